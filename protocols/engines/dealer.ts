@@ -1,0 +1,109 @@
+/**
+ * Dealer: the helper H. Runs the program on masks alone and emits, in program order, what the evaluators need: the explicit halves of dealt values to
+ * P1 (P0's are its stream) and correction words to both. It knows shapes and its own streams; nothing that it does depends on an online value.
+ */
+import type { Arena } from '../../kernels/memory.ts';
+import type { Kernels } from '../../kernels/kernels.ts';
+import type { DealContext, Gate } from '../gates/gate.ts';
+import { open } from '../gates/open.ts';
+import type { Tensor } from '../tensor.ts';
+import type { DealtSink, Program } from './effects.ts';
+import { LocalEngine } from './local.ts';
+import { Stream } from './streams.ts';
+
+/** 32-byte keys that the helper shares with P0 and with P1, one a purpose; `tweak` is public, 16 bytes. */
+export interface DealerKeys {
+  readonly mask0: Uint8Array;
+  readonly mask1: Uint8Array;
+  readonly dealt0: Uint8Array;
+  readonly root0: Uint8Array;
+  readonly root1: Uint8Array;
+  readonly tweak: Uint8Array;
+}
+
+export class Dealer extends LocalEngine implements DealContext {
+  override readonly name = 'dealer';
+  protected override readonly holds = { share: false, wire: false, mask: true, real: false, weights: false, tables: true };
+  private readonly sink: DealtSink;
+  private readonly masks: readonly [Stream, Stream];
+  private readonly halves: Stream;
+  private readonly rootStreams: readonly [Stream, Stream];
+
+  constructor(o: { kernels: Kernels; arena: Arena; keys: DealerKeys; sink: DealtSink }) {
+    super(o.kernels, o.arena, o.keys.tweak);
+    this.sink = o.sink;
+    this.masks = [new Stream(o.kernels, this.place(o.keys.mask0)), new Stream(o.kernels, this.place(o.keys.mask1))];
+    this.halves = new Stream(o.kernels, this.place(o.keys.dealt0));
+    this.rootStreams = [new Stream(o.kernels, this.place(o.keys.root0)), new Stream(o.kernels, this.place(o.keys.root1))];
+  }
+
+  override *input(size: number, scale: number): Program<Tensor> {
+    return this.tensor({ form: 'share', size, bits: 64, scale, boolean: false });
+  }
+
+  override *output(): Program<void> {
+    this.gateNumber++;
+  }
+
+  protected override *exchange(_: readonly Tensor[], wires: readonly Tensor[], __: number, firstGate: number): Program<void> {
+    const top = this.mark(), other = this.scratch(Math.max(...wires.map((w) => w.size)));
+    wires.forEach((w, i) => {
+      this.masks[0].draw(w.mask, firstGate + i, w.bits, w.size);
+      this.masks[1].draw(other, firstGate + i, w.bits, w.size);
+      open.deal(this.kernels, w, other);
+    });
+    this.release(top);
+  }
+
+  protected override run<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void {
+    const top = this.mark();
+    gate.deal(this, params, inputs, outputs);
+    this.release(top);
+  }
+
+  protected override flush(): void {
+    this.sink.endStep(this.hash);
+  }
+
+  // ---- what gates deal: see DealContext -----------------------------------------------------------------------------------------------
+  readonly deal = (src: number, bits: number, n: number): void => {
+    const top = this.mark(), half = this.scratch(n), k = this.kernels;
+    this.halves.draw(half, this.gateNumber, bits, n);
+    k.sub(half, src, half, n);
+    k.reduce(half, half, bits, n);
+    this.send(half, bits === 1 ? 8 : bits, n);
+    this.release(top);
+  };
+
+  readonly deal88 = (lo: number, hi: number, n: number): void => {
+    const top = this.mark(), lo0 = this.scratch(n), hi0 = this.scratch(n), k = this.kernels;
+    this.halves.draw(lo0, this.gateNumber, 64, n);
+    this.halves.draw(hi0, this.gateNumber, 24, n);
+    k.sub88(lo, hi, lo0, hi0, n);
+    const packed = this.arena.alloc(11 * n);
+    k.pack88(packed, lo, hi, n);
+    this.sink.emit(1, packed, 11 * n);
+    this.release(top);
+  };
+
+  readonly dealWords = (src: number, n: number): void => {
+    const top = this.mark(), half = this.scratch(n);
+    this.halves.draw(half, this.gateNumber, 64, n);
+    this.kernels.xor(half, src, half, n);
+    this.send(half, 64, n);
+    this.release(top);
+  };
+
+  readonly dealBoth = (pointer: number, bytes: number): void => {
+    this.sink.emit(0, pointer, bytes);
+    this.sink.emit(1, pointer, bytes);
+  };
+
+  readonly roots = (dst: number, party: 0 | 1, n: number): void => this.rootStreams[party].draw(dst, this.gateNumber, 64, 2 * n);
+
+  private send(src: number, bits: number, n: number): void {
+    const bytes = n * Math.ceil(bits / 8), packed = this.arena.alloc(bytes);
+    this.kernels.pack(packed, src, bits, n);
+    this.sink.emit(1, packed, bytes);
+  }
+}

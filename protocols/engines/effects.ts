@@ -1,0 +1,61 @@
+/**
+ * What a running program asks of its driver. A program is a synchronous generator; it yields an effect, the driver performs it (exchanges
+ * frames, waits for the client, runs a kernel job) and resumes the program. Everything else, taking dealt material included, is a direct
+ * call. Pointers are byte offsets into the engine's memory and stay valid until the program is resumed.
+ */
+
+/** One exchange between the evaluators: send `bytes` bytes at `out`, receive as many into `into`. `hash` is the desync hash for the header. */
+export interface RoundEffect {
+  readonly kind: 'round';
+  readonly out: number;
+  readonly into: number;
+  readonly bytes: number;
+  readonly hash: DesyncHash;
+}
+
+/** Wait for `bytes` bytes from the client (its shares of `rows` embedded tokens) and write them to `into`. */
+export interface InputEffect {
+  readonly kind: 'input';
+  readonly into: number;
+  readonly bytes: number;
+}
+
+/** Send `bytes` bytes at `out` to the client. */
+export interface OutputEffect {
+  readonly kind: 'output';
+  readonly out: number;
+  readonly bytes: number;
+}
+
+/** A kernel call that a backend may answer later; a synchronous backend runs it in place. */
+export interface JobEffect {
+  readonly kind: 'job';
+  run(): void | Promise<void>;
+}
+
+export type Effect = RoundEffect | InputEffect | OutputEffect | JobEffect;
+export type Program<T> = Generator<Effect, T, void>;
+
+/** Two 32-bit halves of the running hash of (gate, shape) over the program so far. */
+export interface DesyncHash {
+  readonly low: number;
+  readonly high: number;
+}
+
+/** Where an evaluator takes dealt material from: the helper's stream, in program order. Blocks (or throws) until it is there. */
+export interface DealtSource {
+  /** Pointer to the next `bytes` bytes, contiguous; valid until the next call. */
+  take(bytes: number): number;
+  /** Checks the helper's running hash for the step just finished; consumes the rest of its frame. */
+  endStep(hash: DesyncHash): void;
+}
+
+/** Where the dealer puts material for both evaluators; bytes are copied before the call returns. */
+export interface DealtSink {
+  emit(party: 0 | 1, pointer: number, bytes: number): void;
+  /** Flushes both streams: the material of one step (the prefill, or one token) is complete. */
+  endStep(hash: DesyncHash): void;
+}
+
+/** Largest single `take`, hence the slack behind a ring: gates deal in chunks of at most this many bytes. */
+export const MAX_TAKE_BYTES = 1 << 20;

@@ -1,0 +1,289 @@
+/**
+ * What every engine shares: programs call it, it makes the results' handles, keeps the running hash of (gate, shape) and the cost, and leaves the
+ * data to the subclass. Program text is the same for all; so are the order of gates, their numbers (the nonces of all streams) and the cost.
+ *
+ * Memory is an arena: a program marks, computes a layer, releases; what outlives a layer (caches, the residual stream) is allocated before the mark.
+ */
+import type { Kernels } from '../../kernels/kernels.ts';
+import { CachetError } from '../errors.ts';
+import { framedBytes } from '../frames.ts';
+import { expTable, type ExpParams } from '../gates/expTable.ts';
+import { fourier, type FourierParams } from '../gates/fourier.ts';
+import type { Gate } from '../gates/gate.ts';
+import { difference, sum, type Linear } from '../gates/linear.ts';
+import { mod } from '../gates/mod.ts';
+import { mul, type Bilinear } from '../gates/mul.ts';
+import { mul3, type Mul3 } from '../gates/mul3.ts';
+import { maskShares, narrow } from '../gates/narrow.ts';
+import { open } from '../gates/open.ts';
+import { spline } from '../gates/spline.ts';
+import { widen } from '../gates/widen.ts';
+import { windowsIdeal, type WindowsParams } from '../gates/windows.ts';
+import { Tensor, type Constant, type TensorSpec } from '../tensor.ts';
+import type { DesyncHash, Program } from './effects.ts';
+
+/** Cost of one step (the prefill, or one token), all parties together, headers included; `gates` splits the payload by gate. */
+export interface StepCost {
+  rounds: number;
+  onlineBytes: number;
+  dealtBytes: number;
+  gates: Map<string, { calls: number; online: number; dealt: number }>;
+}
+
+/** Called after every gate, for traces and tests. */
+export type Observer = (gate: number, name: string, outputs: readonly Tensor[], inputs: readonly Tensor[]) => void;
+
+export abstract class Engine {
+  abstract readonly name: 'evaluator' | 'dealer' | 'fixed' | 'float' | 'meter';
+  /** Which parts of tensors this engine holds; see tensor.ts. */
+  protected abstract readonly holds: { readonly share: boolean; readonly wire: boolean; readonly mask: boolean; readonly real: boolean; readonly weights: boolean; readonly tables: boolean };
+  protected abstract readonly kernels: Kernels | undefined;
+  observe: Observer | undefined;
+  /** Programs name values here (`note`), for calibration. */
+  watch: ((name: string, x: Tensor) => void) | undefined;
+  /** Layer that the program is in; for notes and error messages. */
+  layer = 0;
+  readonly steps: StepCost[] = [];
+  protected gateNumber = 0;
+  private hashLow = 0x9e3779b9 | 0;
+  private hashHigh = 0x85ebca6b | 0;
+  private step: StepCost = newStep();
+  private dealt: [number, number] = [0, 0];
+
+  // ---- memory -----------------------------------------------------------------------------------------------------------------
+  protected abstract allocate(elements: number): number;
+  abstract mark(): number;
+  abstract release(mark: number): void;
+
+  /** Places a public constant in the engine's memory, if it has use for it: 'weights' on shares, 'tables' wherever integers are computed. */
+  constant<A extends ArrayBufferView>(kind: 'weights' | 'tables', array: A): Constant<A> {
+    if (!this.kernels || !(kind === 'weights' ? this.holds.weights : this.holds.tables)) return { pointer: 0, array };
+    const pointer = this.allocate(Math.ceil(array.byteLength / 8));
+    new Uint8Array(this.kernels.memory.buffer, pointer, array.byteLength).set(new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
+    return { pointer, array };
+  }
+
+  /** A zero tensor that outlives layers: a cache (wire with halves, mask 0) or a slot for the residual stream (share). */
+  zeros(spec: TensorSpec): Tensor {
+    const x = this.tensor(spec);
+    x.halves = spec.form === 'wire';
+    if (x.halves && this.holds.mask && !x.mask) x.mask = this.allocate(x.size);
+    if (x.lane) this.kernels!.fill(x.lane, 0, x.size);
+    if (x.mask) this.kernels!.fill(x.mask, 0, x.size);
+    return x;
+  }
+
+  /** Copies rows of src into dst, in place; for caches and slots. Offsets and strides in elements. */
+  store(dst: Tensor, dstFrom: number, dstStride: number, src: Tensor, srcFrom: number, srcStride: number, rows: number, cols: number): void {
+    if (src.form !== dst.form || src.bits !== dst.bits || src.scale !== dst.scale || (src.form === 'wire' && !src.halves))
+      throw new CachetError({ code: 'shape', step: 'store', what: 'tensor does not fit its slot', expected: `${dst.form} of ${dst.bits} bits at scale ${dst.scale}`, got: `${src.form} of ${src.bits} bits at scale ${src.scale}` });
+    this.absorb('store', rows, cols, dstFrom);
+    if (src.lane) this.kernels!.copyRows(dst.lane + 8 * dstFrom, dstStride, src.lane + 8 * srcFrom, srcStride, rows, cols);
+    if (src.mask) this.kernels!.copyRows(dst.mask + 8 * dstFrom, dstStride, src.mask + 8 * srcFrom, srcStride, rows, cols);
+    if (src.real) for (let r = 0; r < rows; r++) dst.real!.set(src.real.subarray(srcFrom + r * srcStride, srcFrom + r * srcStride + cols), dstFrom + r * dstStride);
+  }
+
+  /** Writes public integers into a cache at an element offset (mask 0). */
+  storePublic(dst: Tensor, from: number, values: BigInt64Array): void {
+    this.absorb('storePublic', from, values.length, 0);
+    if (dst.lane) new BigInt64Array(this.kernels!.memory.buffer, dst.lane + 8 * from, values.length).set(values);
+    if (dst.real) values.forEach((v, i) => (dst.real![from + i] = Number(v) / 2 ** dst.scale));
+  }
+
+  // ---- inputs and outputs --------------------------------------------------------------------------------------------------------
+  /** The client's shares over Z_2^64. */
+  abstract input(size: number, scale: number): Program<Tensor>;
+  /** Shares for the client, re-randomised by a zero share. */
+  abstract output(x: Tensor): Program<void>;
+
+  /** Ends a step: cost is closed, the dealt streams are flushed or checked. */
+  endStep(): void {
+    this.step.dealtBytes = framedBytes(this.dealt[0]) + framedBytes(this.dealt[1]);
+    this.steps.push(this.step);
+    this.step = newStep();
+    this.dealt = [0, 0];
+    this.flush();
+  }
+  protected abstract flush(): void;
+
+  // ---- gates ------------------------------------------------------------------------------------------------------------------------
+  /** Opens shares in one round, each over its own ring or `bits` of it. */
+  *open(items: readonly (Tensor | { x: Tensor; bits: number })[]): Program<Tensor[]> {
+    const shares = items.map((i) => (i instanceof Tensor ? i : i.x));
+    const first = this.gateNumber;
+    let bytes = 0;
+    const wires = items.map((item, i) => {
+      const spec = open.shape(shares[i]!, item instanceof Tensor ? item.bits : item.bits);
+      this.absorb(open.name, spec.size, spec.bits, spec.scale);
+      this.gateNumber++;
+      const size = open.cost(spec), w = this.tensor(spec);
+      w.halves = true;
+      if (this.holds.mask && !w.mask) w.mask = this.allocate(w.size);
+      bytes += size;
+      this.count(open.name, 2 * size, 0);
+      return w;
+    });
+    this.step.rounds++;
+    this.step.onlineBytes += 2 * framedBytes(bytes);
+    yield* this.exchange(shares, wires, bytes, first);
+    if (this.observe) wires.forEach((w, i) => this.observe!(first + i, open.name, [w], [shares[i]!]));
+    return wires;
+  }
+  protected abstract exchange(shares: readonly Tensor[], wires: readonly Tensor[], bytes: number, firstGate: number): Program<void>;
+
+  narrow(x: Tensor, shift: number): Tensor {
+    return shift === 0 ? x : this.apply(narrow, { shift }, [x])[0]!;
+  }
+  mod(x: Tensor, bits: number): Tensor {
+    return bits === x.bits ? x : this.apply(mod, { bits }, [x])[0]!;
+  }
+  /** [x >> shift] over Z_2^64. */
+  widen(x: Tensor, shift = 0): Tensor {
+    return this.apply(widen, null, [this.narrow(x, shift)])[0]!;
+  }
+  mul(op: Bilinear, x: Tensor, y: Tensor): Tensor {
+    const bits = Math.min(x.bits, y.bits), a = this.mod(this.withHalves(x), bits), b = x === y ? a : this.mod(this.withHalves(y), bits);
+    return this.apply(mul, op, [a, b])[0]!;
+  }
+  mul3(shape: Mul3, x: Tensor, y: Tensor, z: Tensor): Tensor {
+    const bits = Math.min(x.bits, y.bits, z.bits);
+    return this.apply(mul3, shape, [x, y, z].map((w) => this.mod(this.withHalves(w), bits)))[0]!;
+  }
+  expTable(p: ExpParams, x: Tensor): Tensor[] {
+    return this.apply(expTable, p, [x]);
+  }
+  fourier(p: FourierParams, x: Tensor): Tensor {
+    return this.apply(fourier, p, [x, this.widen(x)])[0]!;
+  }
+  /** f(x) by one narrow spline per factor of 16. */
+  windows(p: WindowsParams, x: Tensor): Tensor {
+    const parts = p.splines.map((s) => this.apply(spline, s, [this.narrow(x, x.scale - s.inputScale)])[0]!);
+    const result = parts.reduce((a, b) => this.add(a, b));
+    // The splines' own reals are those of their tables, one a window; the composition's ideal is f itself.
+    if (result.real) x.real!.forEach((v, i) => (result.real![i] = windowsIdeal(p, v)));
+    return result;
+  }
+
+  /** Any gate by its file: results, cost, hash, data. */
+  apply<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[]): Tensor[] {
+    const outputs = gate.shape(params, inputs).map((spec) => this.tensor(spec));
+    const cost = gate.cost(params, inputs);
+    this.absorb(gate.name, inputs[0]!.size, inputs[0]!.bits, outputs[0]?.size ?? 0);
+    for (const o of outputs) {
+      o.halves = o.form === 'wire' && gate === (mod as Gate<never>) && inputs[0]!.halves;
+      if (o.form === 'wire' && this.holds.mask && !o.mask && (this.name !== 'evaluator' || o.halves)) o.mask = this.allocate(o.size);
+    }
+    this.dealt[0] += cost.p0;
+    this.dealt[1] += cost.p1;
+    this.count(gate.name, 0, cost.p0 + cost.p1);
+    this.run(gate, params, inputs, outputs);
+    this.gateNumber++;
+    this.observe?.(this.gateNumber - 1, gate.name, outputs, inputs);
+    return outputs;
+  }
+  protected abstract run<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void;
+
+  /** Deals the halves of a narrowed wire's mask, once. */
+  withHalves(x: Tensor): Tensor {
+    if (x.halves) return x;
+    if (this.name === 'evaluator') x.mask = this.allocate(x.size);
+    this.apply(maskShares, null, [x]);
+    x.halves = true;
+    return x;
+  }
+
+  // ---- linear maps ---------------------------------------------------------------------------------------------------------------------
+  linear(map: Linear, x: Tensor): Tensor {
+    const y = this.tensor({ form: x.form, size: map.size, bits: map.bits ?? x.bits, scale: x.scale + (map.scale ?? 0), boolean: x.boolean });
+    y.halves = x.halves;
+    this.absorb(map.name, x.size, y.size, y.bits);
+    const k = this.kernels;
+    if (x.lane) map.integer(k!, y.lane, x.lane, this.coins(), this.gateNumber);
+    if (x.mask) map.integer(k!, (y.mask ||= this.allocate(y.size)), x.mask, this.coins(), this.gateNumber);
+    if (x.real) map.real(y.real!, x.real);
+    this.gateNumber++;
+    return y;
+  }
+  /** The same as a job that an asynchronous backend may answer later: for products with weights. */
+  *linearJob(map: Linear, x: Tensor): Program<Tensor> {
+    let y: Tensor | undefined;
+    const run = (): void => void (y = this.linear(map, x));
+    if (this.kernels && x.lane) yield { kind: 'job', run };
+    else run();
+    return y!;
+  }
+  add(a: Tensor, b: Tensor): Tensor {
+    return this.combine(sum, a, b);
+  }
+  sub(a: Tensor, b: Tensor): Tensor {
+    return this.combine(difference, a, b);
+  }
+  private combine(map: typeof sum, a: Tensor, b: Tensor): Tensor {
+    if (a.form !== 'share' || b.form !== 'share' || a.bits !== b.bits || a.scale !== b.scale || a.size !== b.size)
+      throw new CachetError({ code: 'shape', step: map.name, what: 'operands differ', expected: `${a.form} of ${a.size} at ${a.bits} bits, scale ${a.scale}`, got: `${b.form} of ${b.size} at ${b.bits} bits, scale ${b.scale}` });
+    const y = this.tensor(a);
+    this.absorb(map.name, a.size, a.bits, a.scale);
+    this.gateNumber++;
+    if (a.lane) map.integer(this.kernels!, y.lane, a.lane, b.lane, a.size);
+    if (a.real) for (let i = 0; i < a.size; i++) y.real![i] = a.real[i]! + map.sign * b.real![i]!;
+    return y;
+  }
+  /** x + value (at x's scale): a public constant. */
+  addConstant(x: Tensor, value: number): Tensor {
+    const y = this.tensor(x), integer = Math.round(value * 2 ** x.scale);
+    y.halves = x.halves;
+    this.absorb('addConstant', x.size, x.bits, x.scale);
+    this.gateNumber++;
+    if (x.lane) this.kernels!.addScalar(y.lane, x.lane, this.constantHalf(x) ? integer : 0, x.size);
+    if (x.mask) this.kernels!.copy((y.mask ||= this.allocate(x.size)), x.mask, x.size);
+    if (x.real) for (let i = 0; i < x.size; i++) y.real![i] = x.real[i]! + value;
+    return y;
+  }
+  /** Whether this engine adds public constants to that lane (of the evaluators' shares only P0's). */
+  protected constantHalf(_x: Tensor): boolean {
+    return true;
+  }
+  /** Pointer to the public coins' key. */
+  protected coins(): number {
+    return 0;
+  }
+
+  /** Names a value, for calibration and traces; no effect on the protocol. */
+  note(name: string, x: Tensor): void {
+    this.watch?.(`${this.layer}.${name}`, x);
+  }
+
+  // ---- bookkeeping ------------------------------------------------------------------------------------------------------------------------
+  protected get hash(): DesyncHash {
+    return { low: this.hashLow, high: this.hashHigh };
+  }
+
+  protected tensor(spec: TensorSpec): Tensor {
+    const x = new Tensor(spec);
+    if (spec.form === 'share' ? this.holds.share : this.holds.wire) x.lane = this.allocate(spec.size);
+    if (this.holds.real) x.real = new Float64Array(spec.size);
+    return x;
+  }
+
+  /** Two multiply-xor lanes: a desync detector, not a security measure. */
+  private absorb(name: string, a: number, b: number, c: number): void {
+    let low = this.hashLow, high = this.hashHigh;
+    for (let i = 0; i < name.length; i++) low = Math.imul(low ^ name.charCodeAt(i), 0x01000193);
+    for (const v of [a, b, c, this.gateNumber]) {
+      low = Math.imul(low ^ v, 0x85ebca6b) ^ (high >>> 13);
+      high = Math.imul(high ^ low ^ (v >>> 7), 0xc2b2ae35) ^ (low >>> 16);
+    }
+    this.hashLow = low;
+    this.hashHigh = high;
+  }
+
+  private count(name: string, online: number, dealt: number): void {
+    const entry = this.step.gates.get(name) ?? { calls: 0, online: 0, dealt: 0 };
+    entry.calls++;
+    entry.online += online;
+    entry.dealt += dealt;
+    this.step.gates.set(name, entry);
+  }
+}
+
+const newStep = (): StepCost => ({ rounds: 0, onlineBytes: 0, dealtBytes: 0, gates: new Map() });

@@ -1,0 +1,120 @@
+/**
+ * Evaluator: P0 or P1. Holds its half of every share, the public m of every wire and its half of the wire's mask; consumes dealt material in program
+ * order and yields one round effect an opening. It sees masked values, its own halves, dealt halves and keys: nothing that depends on a secret alone.
+ */
+import type { Arena } from '../../kernels/memory.ts';
+import type { Kernels } from '../../kernels/kernels.ts';
+import type { EvaluateContext, Gate } from '../gates/gate.ts';
+import { open } from '../gates/open.ts';
+import type { Tensor } from '../tensor.ts';
+import { MAX_TAKE_BYTES, type DealtSource, type Program } from './effects.ts';
+import { LocalEngine } from './local.ts';
+import { Stream } from './streams.ts';
+
+/** 32-byte keys of one evaluator, one a purpose; `tweak` is public, 16 bytes. `dealt` is used by P0 alone. */
+export interface EvaluatorKeys {
+  readonly mask: Uint8Array;
+  readonly dealt: Uint8Array;
+  readonly root: Uint8Array;
+  readonly zero: Uint8Array;
+  readonly coins: Uint8Array;
+  readonly tweak: Uint8Array;
+}
+
+export class Evaluator extends LocalEngine implements EvaluateContext {
+  override readonly name = 'evaluator';
+  protected override readonly holds = { share: true, wire: true, mask: true, real: false, weights: true, tables: true };
+  readonly party: 0 | 1;
+  private readonly source: DealtSource;
+  private readonly masks: Stream;
+  private readonly halves: Stream;
+  private readonly rootStream: Stream;
+  private readonly zero: Stream;
+  private readonly coinKey: number;
+
+  constructor(o: { party: 0 | 1; kernels: Kernels; arena: Arena; keys: EvaluatorKeys; dealt: DealtSource }) {
+    super(o.kernels, o.arena, o.keys.tweak);
+    this.party = o.party;
+    this.source = o.dealt;
+    this.masks = new Stream(o.kernels, this.place(o.keys.mask));
+    this.halves = new Stream(o.kernels, this.place(o.keys.dealt));
+    this.rootStream = new Stream(o.kernels, this.place(o.keys.root));
+    this.zero = new Stream(o.kernels, this.place(o.keys.zero));
+    this.coinKey = this.place(o.keys.coins);
+  }
+
+  override *input(size: number, scale: number): Program<Tensor> {
+    const x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false });
+    yield { kind: 'input', into: x.lane, bytes: 8 * size };
+    return x;
+  }
+
+  override *output(x: Tensor): Program<void> {
+    const top = this.mark(), out = this.scratch(x.size);
+    this.zero.draw(out, this.gateNumber++, 64, x.size);
+    if (this.party === 0) this.kernels.add(out, x.lane, out, x.size);
+    else this.kernels.sub(out, x.lane, out, x.size);
+    yield { kind: 'output', out, bytes: 8 * x.size };
+    this.release(top);
+  }
+
+  protected override *exchange(shares: readonly Tensor[], wires: readonly Tensor[], bytes: number, firstGate: number): Program<void> {
+    const top = this.mark(), out = this.arena.alloc(bytes), into = this.arena.alloc(bytes);
+    let at = 0, largest = 0;
+    wires.forEach((w, i) => {
+      this.masks.draw(w.mask, firstGate + i, w.bits, w.size);
+      open.evaluate(this.kernels, shares[i]!, w, out + at);
+      at += open.cost(w);
+      largest = Math.max(largest, w.size);
+    });
+    yield { kind: 'round', out, into, bytes, hash: this.hash };
+    const temporary = this.scratch(largest);
+    at = 0;
+    for (const w of wires) {
+      open.combine(this.kernels, w, into + at, temporary);
+      at += open.cost(w);
+    }
+    this.release(top);
+  }
+
+  protected override run<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void {
+    const top = this.mark();
+    gate.evaluate(this, params, inputs, outputs);
+    this.release(top);
+  }
+
+  protected override flush(): void {
+    this.source.endStep(this.hash);
+  }
+
+  protected override constantHalf(x: Tensor): boolean {
+    return x.form === 'wire' || this.party === 0;
+  }
+
+  protected override coins(): number {
+    return this.coinKey;
+  }
+
+  // ---- what gates draw: see EvaluateContext -------------------------------------------------------------------------------------------
+  readonly receive = (dst: number, bits: number, n: number): void => {
+    if (this.party === 0) return this.halves.draw(dst, this.gateNumber, bits, n);
+    const bytes = Math.ceil(bits / 8), most = Math.floor(MAX_TAKE_BYTES / bytes);
+    for (let from = 0; from < n; from += most) {
+      const count = Math.min(most, n - from);
+      this.kernels.unpack(dst + 8 * from, this.source.take(count * bytes), bits === 1 ? 8 : bits, count);
+    }
+  };
+
+  readonly receive88 = (lo: number, hi: number, n: number): void => {
+    if (this.party === 0) {
+      this.halves.draw(lo, this.gateNumber, 64, n);
+      this.halves.draw(hi, this.gateNumber, 24, n);
+    } else this.kernels.unpack88(lo, hi, this.source.take(11 * n), n);
+  };
+
+  readonly receiveWords = (dst: number, n: number): void => this.receive(dst, 64, n);
+
+  readonly receiveBoth = (bytes: number): number => this.source.take(bytes);
+
+  readonly roots = (dst: number, n: number): void => this.rootStream.draw(dst, this.gateNumber, 64, 2 * n);
+}

@@ -1,0 +1,104 @@
+/**
+ * Fixed: the program on integers, without parties. Given a dealer's keys it replays its masks and halves and equals the protocol bit for bit, rounding
+ * and ties included; it keeps a float64 shadow and fails loudly on any value that leaves its ring or a gate's domain. For calibration checks and tests.
+ */
+import type { Arena } from '../../kernels/memory.ts';
+import type { Kernels } from '../../kernels/kernels.ts';
+import { CachetError } from '../errors.ts';
+import type { FixedContext, Gate } from '../gates/gate.ts';
+import { open } from '../gates/open.ts';
+import type { Tensor } from '../tensor.ts';
+import type { DealerKeys } from './dealer.ts';
+import type { Program } from './effects.ts';
+import { LocalEngine } from './local.ts';
+import { Stream } from './streams.ts';
+
+/** The dealer's keys that determine masks and halves, and the evaluators' public coins. */
+export type FixedKeys = Pick<DealerKeys, 'mask0' | 'mask1' | 'dealt0' | 'tweak'> & { readonly coins: Uint8Array };
+
+export class Fixed extends LocalEngine implements FixedContext {
+  override readonly name = 'fixed';
+  protected override readonly holds = { share: true, wire: true, mask: true, real: true, weights: true, tables: true };
+  private readonly masks: readonly [Stream, Stream];
+  private readonly halves: Stream;
+  private readonly coinKey: number;
+  private readonly next: (size: number) => Float64Array;
+  private readonly emit: (values: Float64Array) => void;
+
+  /** `next` gives the input values of each step, `emit` takes its outputs. */
+  constructor(o: { kernels: Kernels; arena: Arena; keys: FixedKeys; next: (size: number) => Float64Array; emit: (values: Float64Array) => void }) {
+    super(o.kernels, o.arena, o.keys.tweak);
+    this.masks = [new Stream(o.kernels, this.place(o.keys.mask0)), new Stream(o.kernels, this.place(o.keys.mask1))];
+    this.halves = new Stream(o.kernels, this.place(o.keys.dealt0));
+    this.coinKey = this.place(o.keys.coins);
+    this.next = o.next;
+    this.emit = o.emit;
+  }
+
+  override *input(size: number, scale: number): Program<Tensor> {
+    const x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false }), values = this.next(size), lane = new BigInt64Array(this.kernels.memory.buffer, x.lane, size);
+    for (let i = 0; i < size; i++) lane[i] = BigInt(Math.round(values[i]! * 2 ** scale));
+    x.real!.set(values);
+    return x;
+  }
+
+  override *output(x: Tensor): Program<void> {
+    this.gateNumber++;
+    this.emit(this.values(x));
+  }
+
+  /** The signed value of a tensor over its ring. */
+  values(x: Tensor): Float64Array {
+    const lane = new BigUint64Array(this.kernels.memory.buffer, x.lane, x.size);
+    return Float64Array.from(lane, (v) => Number(BigInt.asIntN(x.bits, v)) / 2 ** x.scale);
+  }
+
+  protected override *exchange(shares: readonly Tensor[], wires: readonly Tensor[], _: number, firstGate: number): Program<void> {
+    const top = this.mark(), other = this.scratch(Math.max(...wires.map((w) => w.size)));
+    wires.forEach((w, i) => {
+      this.masks[0].draw(w.mask, firstGate + i, w.bits, w.size);
+      this.masks[1].draw(other, firstGate + i, w.bits, w.size);
+      open.deal(this.kernels, w, other);
+      open.fixed(this.kernels, shares[i]!, w);
+      w.real!.set(shares[i]!.real!);
+      this.checkRing(open.name, w);
+    });
+    this.release(top);
+  }
+
+  protected override run<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void {
+    inputs.forEach((x, i) => {
+      const domain = gate.domain(params, inputs, i);
+      if (domain && x.real) this.checkRange(gate.name, x, domain[0], domain[1], 'domain');
+    });
+    const top = this.mark();
+    gate.fixed(this, params, inputs, outputs);
+    this.release(top);
+    gate.ideal(params, inputs.map((x) => x.real!), outputs.map((y) => y.real!));
+    outputs.forEach((y) => this.checkRing(gate.name, y));
+  }
+
+  protected override flush(): void {}
+
+  protected override coins(): number {
+    return this.coinKey;
+  }
+
+  // ---- see FixedContext -----------------------------------------------------------------------------------------------------------------
+  readonly half = (dst: number, bits: number, n: number): void => this.halves.draw(dst, this.gateNumber, bits, n);
+
+  readonly masked = (dst: number, x: Tensor): void => {
+    this.kernels.add(dst, x.lane, x.mask, x.size);
+    this.kernels.reduce(dst, dst, x.bits, x.size);
+  };
+
+  private checkRing(step: string, x: Tensor): void {
+    if (!x.boolean) this.checkRange(step, x, -(2 ** (x.bits - 1 - x.scale)), 2 ** (x.bits - 1 - x.scale), `ring of ${x.bits} bits at scale ${x.scale}`);
+  }
+
+  private checkRange(step: string, x: Tensor, low: number, high: number, what: string): void {
+    for (const v of x.real!)
+      if (!(v >= low && v < high))
+        throw new CachetError({ code: 'range', party: 'fixed engine', step: `gate ${this.gateNumber}, ${step}`, what: `value outside its ${what}`, expected: `${low} <= v < ${high}`, got: String(v), hint: 'prepare the model again with calibration text that covers this input' });
+  }
+}

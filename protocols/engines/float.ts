@@ -1,0 +1,49 @@
+/** Float: the program on float64, without rings or parties: every gate's ideal function. The reference, and the engine that calibrates. */
+import type { Gate } from '../gates/gate.ts';
+import type { Tensor } from '../tensor.ts';
+import type { Program } from './effects.ts';
+import { Engine } from './engine.ts';
+
+export class Float extends Engine {
+  override readonly name = 'float';
+  protected override readonly holds = { share: false, wire: false, mask: false, real: true, weights: false, tables: false };
+  protected override readonly kernels = undefined;
+  private readonly next: (size: number) => Float64Array;
+  private readonly emit: (values: Float64Array) => void;
+
+  /** `next` gives the input values of each step, `emit` takes its outputs. */
+  constructor(o: { next: (size: number) => Float64Array; emit: (values: Float64Array) => void }) {
+    super();
+    this.next = o.next;
+    this.emit = o.emit;
+  }
+
+  protected override allocate(): number {
+    return 0;
+  }
+  override mark(): number {
+    return 0;
+  }
+  override release(): void {}
+
+  override *input(size: number, scale: number): Program<Tensor> {
+    const x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false });
+    x.real!.set(this.next(size));
+    return x;
+  }
+
+  override *output(x: Tensor): Program<void> {
+    this.gateNumber++;
+    this.emit(x.real!);
+  }
+
+  protected override *exchange(shares: readonly Tensor[], wires: readonly Tensor[]): Program<void> {
+    wires.forEach((w, i) => w.real!.set(shares[i]!.real!));
+  }
+
+  protected override run<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void {
+    gate.ideal(params, inputs.map((x) => x.real!), outputs.map((y) => y.real!));
+  }
+
+  protected override flush(): void {}
+}

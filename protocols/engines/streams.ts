@@ -1,0 +1,29 @@
+/**
+ * Where a session's pseudorandom halves come from: one 32-byte key per purpose (keys.ts), the gate's number as nonce, and within a gate a running
+ * element counter, so that sender and receiver draw the same elements by drawing in the same order. No element of a stream is ever used twice.
+ */
+import type { Kernels } from '../../kernels/kernels.ts';
+
+export class Stream {
+  private readonly kernels: Kernels;
+  private readonly key: number;
+  private gate = -1;
+  private next = 0;
+
+  /** `key` points to 32 bytes in the kernels' memory. */
+  constructor(kernels: Kernels, key: number) {
+    this.kernels = kernels;
+    this.key = key;
+  }
+
+  /** The next n elements of this gate's stream, mod 2^bits. */
+  draw(dst: number, gate: number, bits: number, n: number): void {
+    if (gate !== this.gate) {
+      this.gate = gate;
+      this.next = 0;
+    }
+    this.kernels.prg(dst, this.key, gate, 0, this.next, bits, n);
+    this.next += n;
+  }
+}
+

@@ -1,0 +1,35 @@
+/** Errors that a person reads: one line that says what, expected, got, where, and what to try. Never a share, mask, token or key. */
+
+export type ErrorCode =
+  | 'usage' | 'config' | 'artefact' | 'model' | 'range' | 'shape' | 'desync' | 'frame' | 'handshake' | 'link' | 'timeout' | 'aborted' | 'limit' | 'internal';
+
+export interface ErrorDetails {
+  readonly code: ErrorCode;
+  /** What went wrong, in a few words. */
+  readonly what: string;
+  readonly expected?: string;
+  readonly got?: string;
+  /** What the user can do about it. */
+  readonly hint?: string;
+  readonly party?: string;
+  /** Layer, gate or phase. */
+  readonly step?: string;
+  readonly cause?: unknown;
+}
+
+export class CachetError extends Error {
+  override readonly name = 'CachetError';
+  readonly code: ErrorCode;
+  readonly details: ErrorDetails;
+
+  constructor(details: ErrorDetails) {
+    const where = [details.party, details.step].filter(Boolean).join(', ');
+    const parts = [(where ? `${where}: ` : '') + details.what];
+    if (details.expected !== undefined) parts.push(`expected ${details.expected}`);
+    if (details.got !== undefined) parts.push(`got ${details.got}`);
+    if (details.hint !== undefined) parts.push(`try: ${details.hint}`);
+    super(parts.join('; '), details.cause === undefined ? undefined : { cause: details.cause });
+    this.code = details.code;
+    this.details = details;
+  }
+}

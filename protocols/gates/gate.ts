@@ -1,0 +1,82 @@
+/**
+ * What a gate is: a local function from secret tensors (and dealt material) to secret tensors. Every gate is one file with these members in this
+ * order, and one line in registry.ts. Gates are synchronous and do no I/O: `deal` runs at the helper, `evaluate` at P0 and P1.
+ */
+import type { Kernels } from '../../kernels/kernels.ts';
+import type { Tensor, TensorSpec } from '../tensor.ts';
+
+/** What a gate call costs beyond local work: bytes dealt to P0 and to P1, without framing. Rounds and online bytes arise in `open` alone. */
+export interface DealtCost {
+  readonly p0: number;
+  readonly p1: number;
+}
+
+export interface Gate<P> {
+  readonly name: string;
+  /** Ring, scale and size of the results. @throws CachetError 'shape' or 'range' for operands that the gate cannot take. */
+  shape(params: P, inputs: readonly Tensor[]): readonly TensorSpec[];
+  /** Bytes dealt for this call; a public function of shapes alone. */
+  cost(params: P, inputs: readonly TensorSpec[]): DealtCost;
+  /** Input values for which the result is right; Fixed refuses others. */
+  domain(params: P, inputs: readonly TensorSpec[], index: number): readonly [low: number, high: number] | undefined;
+  /** The function, on real numbers: results into outputs. */
+  ideal(params: P, inputs: readonly Float64Array[], outputs: readonly Float64Array[]): void;
+  /** The function on integers, given value and mask lanes: equals the sum of both evaluators' results bit for bit. */
+  fixed(context: FixedContext, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void;
+  /** Helper: from masks to dealt material. */
+  deal(context: DealContext, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void;
+  /** Evaluator: from public values, halves and dealt material to its half of the results. */
+  evaluate(context: EvaluateContext, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void;
+}
+
+export interface GateContext {
+  readonly kernels: Kernels;
+  /** Temporary u64[n], freed when the gate returns. */
+  scratch(n: number): number;
+  /** Frees what was allocated by `scratch` since the gate began, or since `keepScratch`; for loops over chunks. */
+  mark(): number;
+  release(mark: number): void;
+  /** Number of this gate call in the program: the nonce of all its streams. */
+  readonly gate: number;
+  /** Public 16-byte tweak of the session's node PRG. */
+  readonly tweak: number;
+}
+
+export interface DealContext extends GateContext {
+  /** Shares u64[n] over Z_2^bits: P0's half is the next n elements of its stream, P1's half is sent. Clobbers src. */
+  deal(src: number, bits: number, n: number): void;
+  /** The same over Z_2^88 (lo, hi): adds nothing of its own to the value; clobbers both. */
+  deal88(lo: number, hi: number, n: number): void;
+  /** XOR-shares n 64-bit words. Clobbers src. */
+  dealWords(src: number, n: number): void;
+  /** Sends the same bytes to both evaluators. */
+  dealBoth(pointer: number, bytes: number): void;
+  /** The next n key roots u64[n, 2] of a party, from its stream. */
+  roots(dst: number, party: 0 | 1, n: number): void;
+}
+
+export interface EvaluateContext extends GateContext {
+  readonly party: 0 | 1;
+  /** This party's halves of the next n values that `deal` shared. */
+  receive(dst: number, bits: number, n: number): void;
+  receive88(lo: number, hi: number, n: number): void;
+  receiveWords(dst: number, n: number): void;
+  /** The next bytes that `dealBoth` sent; valid until the next receive. */
+  receiveBoth(bytes: number): number;
+  roots(dst: number, n: number): void;
+}
+
+export interface FixedContext extends GateContext {
+  /** P0's stream halves, in the order in which `deal` draws them: what the split of a dealt value depends on. */
+  half(dst: number, bits: number, n: number): void;
+  /** dst = m of a wire whose lane is its value. */
+  masked(dst: number, wire: Tensor): void;
+}
+
+/** Splits n elements into chunks whose dealt bytes stay below `budget`, so that neither side buffers more. */
+export function* chunks(n: number, bytesPerElement: number, budget = 1 << 18): Generator<readonly [from: number, count: number], void, void> {
+  const step = Math.max(1, Math.floor(budget / bytesPerElement));
+  for (let from = 0; from < n; from += step) yield [from, Math.min(step, n - from)];
+}
+
+export const bytesOf = (bits: number): number => Math.ceil(bits / 8);

@@ -1,0 +1,135 @@
+/**
+ * linear: public linear maps, applied to every lane of a tensor: 0 rounds, nothing sent or dealt, exact over the ring, no leakage. On shares the helper
+ * does nothing, which is the usual choice for weights; on wires it maps the mask, and mask halves stay mask halves.
+ *
+ * Source: linearity of additive sharing. A map gives its integer form on one lane and its real form; `Engine.linear` applies it.
+ */
+import { SET, TAU, type Kernels } from '../../kernels/kernels.ts';
+import type { Constant, Matrix } from '../tensor.ts';
+import { BUCKETS } from './bucket.ts';
+
+export const WEIGHT_SCALE = 12;
+
+export interface Linear {
+  readonly name: string;
+  /** Elements of the result. */
+  readonly size: number;
+  /** Bits added to the scale. */
+  readonly scale?: number;
+  /** Ring of the result, if not the operand's. */
+  readonly bits?: number;
+  /** coins: pointer to the public coin key of P0 and P1 (also Fixed), gate: nonce. Only `parities` uses them. */
+  integer(k: Kernels, dst: number, src: number, coins: number, gate: number): void;
+  real(dst: Float64Array, src: Float64Array): void;
+}
+
+/** Columns from .. from + cols - 1 of rows with `stride` columns. */
+export const columns = (rows: number, stride: number, from: number, cols: number): Linear => ({
+  name: 'columns', size: rows * cols,
+  integer: (k, dst, src) => k.copyRows(dst, cols, src + 8 * from, stride, rows, cols),
+  real(dst, src) {
+    for (let r = 0; r < rows; r++) dst.set(src.subarray(r * stride + from, r * stride + from + cols), r * cols);
+  },
+});
+
+/** [rows, cols] -> [cols, rows]; for a few rows. */
+export const transpose = (rows: number, cols: number): Linear => ({
+  name: 'transpose', size: rows * cols,
+  integer(k, dst, src) {
+    for (let r = 0; r < rows; r++) k.copyRows(dst + 8 * r, rows, src + 8 * r * cols, 1, cols, 1);
+  },
+  real(dst, src) {
+    for (let r = 0; r < rows; r++) for (let c = 0; c < cols; c++) dst[c * rows + r] = src[r * cols + c]!;
+  },
+});
+
+/** x[rows, inner] W^T -> [rows, cols], 2^WEIGHT_SCALE finer: coarser weights are scaled up. */
+export const matmul = (w: Matrix, rows: number): Linear => ({
+  name: 'matmul', size: rows * w.cols, scale: WEIGHT_SCALE,
+  integer(k, dst, src) {
+    k.gemmI16(dst, src, w.pointer, rows, w.inner, w.cols);
+    if (w.fraction < WEIGHT_SCALE) k.mulScalar(dst, dst, 2 ** (WEIGHT_SCALE - w.fraction), rows * w.cols, SET);
+  },
+  real(dst, src) {
+    const weights = w.real ?? w.array, unit = w.real ? 1 : 2 ** -w.fraction;
+    for (let r = 0; r < rows; r++)
+      for (let c = 0; c < w.cols; c++) {
+        let sum = 0;
+        for (let i = 0, a = r * w.inner, b = c * w.inner; i < w.inner; i++) sum += src[a + i]! * weights[b + i]!;
+        dst[r * w.cols + c] = sum * unit;
+      }
+  },
+});
+
+export interface RopeTables {
+  /** int32 [positions, dim / 2] at scale `fraction`. */
+  readonly cos: Constant<Int32Array>;
+  readonly sin: Constant<Int32Array>;
+  readonly fraction: number;
+}
+
+/** Rotary embedding (half rotation) of the `heads` heads that start at column `from` of rows with `stride` columns. */
+export const rope = (t: RopeTables, rows: number, stride: number, from: number, heads: number, dim: number, position: number): Linear => ({
+  name: 'rope', size: rows * heads * dim, scale: t.fraction,
+  integer: (k, dst, src) => k.rope(dst, src + 8 * from, stride, t.cos.pointer, t.sin.pointer, position, rows, heads, dim),
+  real(dst, src) {
+    const half = dim / 2, unit = 2 ** -t.fraction;
+    for (let r = 0; r < rows; r++)
+      for (let h = 0; h < heads; h++)
+        for (let j = 0; j < half; j++) {
+          const a = src[r * stride + from + h * dim + j]!, b = src[r * stride + from + h * dim + j + half]!;
+          const c = t.cos.array[(position + r) * half + j]! * unit, s = t.sin.array[(position + r) * half + j]! * unit, o = (r * heads + h) * dim + j;
+          dst[o] = a * c - b * s;
+          dst[o + half] = b * c + a * s;
+        }
+  },
+});
+
+/** Sums of consecutive runs. */
+export const segmentSum = (lengths: Constant<Uint32Array>): Linear => ({
+  name: 'segmentSum', size: lengths.array.length,
+  integer: (k, dst, src) => k.segmentSum(dst, src, lengths.pointer, lengths.array.length),
+  real(dst, src) {
+    let at = 0;
+    lengths.array.forEach((n, s) => {
+      let sum = 0;
+      for (let i = 0; i < n; i++) sum += src[at++]!;
+      dst[s] = sum;
+    });
+  },
+});
+
+/** Spreads one value a run over the run, times an integer 2^shift: result in Z_2^bits, `shift` bits finer. */
+export const segmentSpread = (lengths: Constant<Uint32Array>, size: number, shift: number, bits: number): Linear => ({
+  name: 'segmentSpread', size, scale: shift, bits,
+  integer: (k, dst, src) => k.segmentSpread(dst, src, lengths.pointer, lengths.array.length, 2 ** shift, SET),
+  real(dst, src) {
+    let at = 0;
+    lengths.array.forEach((n, s) => dst.fill(src[s]!, at, (at += n)));
+  },
+});
+
+/** Per run of 64-bit words and per bit position: TAU public random parities, as one 8-bit element each. Real numbers: word = its highest set bit. */
+export const parities = (lengths: Constant<Uint32Array>): Linear => ({
+  name: 'parities', size: lengths.array.length * BUCKETS, bits: TAU,
+  integer: (k, dst, src, coins, gate) => k.parities(dst, src, lengths.pointer, lengths.array.length, coins, gate, 0),
+  real(dst, src) {
+    let at = 0;
+    lengths.array.forEach((n, s) => {
+      let top = -1;
+      for (let i = 0; i < n; i++) top = Math.max(top, src[at++]!);
+      for (let b = 0; b < BUCKETS; b++) dst[s * BUCKETS + b] = b <= top ? 1 : 0;
+    });
+  },
+});
+
+/** One of the rows of an activation: [rows, width] -> [width]. */
+export const row = (index: number, width: number): Linear => ({
+  name: 'row', size: width,
+  integer: (k, dst, src) => k.copy(dst, src + 8 * index * width, width),
+  real: (dst, src) => dst.set(src.subarray(index * width, (index + 1) * width)),
+});
+
+/** Two-operand sums; `Engine.combine` applies them to shares of one ring and scale. */
+export const sum = { name: 'sum', integer: (k: Kernels, dst: number, a: number, b: number, n: number): void => k.add(dst, a, b, n), sign: 1 };
+export const difference = { name: 'difference', integer: (k: Kernels, dst: number, a: number, b: number, n: number): void => k.sub(dst, a, b, n), sign: -1 };

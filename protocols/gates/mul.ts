@@ -1,0 +1,145 @@
+/**
+ * mul: any bilinear operation on two wires -> share, local:
+ *   x op y = m_x op y - r_x op m_y + r_x op r_y, with [y] = m_y - [r_y]; H deals r_x op r_y, whose size is the output's size.
+ *
+ * Source: Beaver 1991 in masked-wire form (ABY2.0, Turbospeedz; Cachet DESIGN 2). Exact over Z_2^n, n the smaller of the operands' rings; the value
+ * must satisfy |x op y| < 2^(n-1) at scale s_x + s_y. Dealt: ceil(n / 8) bytes an output to P1 (keys with public mask 0: none). Leakage: none.
+ * Both operands' mask halves must be with the evaluators (`Engine.mul` deals those of narrowed wires).
+ */
+import { SET, SUB, type Kernels } from '../../kernels/kernels.ts';
+import { CachetError } from '../errors.ts';
+import { share } from '../tensor.ts';
+import { bytesOf, type Gate } from './gate.ts';
+
+export interface Bilinear {
+  readonly name: string;
+  readonly xSize: number;
+  readonly ySize: number;
+  readonly size: number;
+  /** Results whose product of masks is not 0 for sure, hence dealt; `size` unless masks are publicly 0. */
+  readonly dealtSize: number;
+  integer(k: Kernels, dst: number, x: number, y: number, bits: number, mode: number): void;
+  /** r_x op r_y of the dealt results only, packed; and adding them to the full result. Absent: all results are dealt. */
+  dealt?: { integer(k: Kernels, dst: number, x: number, y: number, bits: number): void; add(k: Kernels, dst: number, src: number): void };
+  real(dst: Float64Array, x: Float64Array, y: Float64Array): void;
+}
+
+export const mul: Gate<Bilinear> = {
+  name: 'mul',
+  shape(op, [x, y]) {
+    if (x!.size < op.xSize || y!.size < op.ySize)
+      throw new CachetError({ code: 'shape', step: `mul ${op.name}`, what: 'operand too small', expected: `${op.xSize} and ${op.ySize} elements`, got: `${x!.size} and ${y!.size}` });
+    return [share(op.size, Math.min(x!.bits, y!.bits), x!.scale + y!.scale)];
+  },
+  cost: (op, [x, y]) => ({ p0: 0, p1: op.dealtSize * bytesOf(Math.min(x!.bits, y!.bits)) }),
+  domain: () => undefined,
+  ideal(op, [x, y], [z]) {
+    op.real(z!, x!, y!);
+  },
+  fixed({ kernels: k }, op, [x, y], [z]) {
+    op.integer(k, z!.lane, x!.lane, y!.lane, z!.bits, SET);
+  },
+  deal({ kernels: k, scratch, deal }, op, [x, y], [z]) {
+    const product = scratch(op.dealtSize);
+    if (op.dealt) op.dealt.integer(k, product, x!.mask, y!.mask, z!.bits);
+    else op.integer(k, product, x!.mask, y!.mask, z!.bits, SET);
+    deal(product, z!.bits, op.dealtSize);
+  },
+  evaluate({ kernels: k, scratch, receive, party }, op, [x, y], [z]) {
+    const half = scratch(y!.size), dealt = scratch(op.dealtSize);
+    if (party === 0) k.sub(half, y!.lane, y!.mask, y!.size);
+    else k.mulScalar(half, y!.mask, -1, y!.size, SET);
+    op.integer(k, z!.lane, x!.lane, half, z!.bits, SET);
+    op.integer(k, z!.lane, x!.mask, y!.lane, z!.bits, SUB);
+    receive(dealt, z!.bits, op.dealtSize);
+    if (op.dealt) op.dealt.add(k, z!.lane, dealt);
+    else k.add(z!.lane, z!.lane, dealt, op.size);
+  },
+};
+
+/** Element-wise product of n elements. */
+export const hadamard = (n: number): Bilinear => ({
+  name: 'hadamard', xSize: n, ySize: n, size: n, dealtSize: n,
+  integer: (k, dst, x, y, _, mode) => k.hadamard(dst, x, y, n, mode),
+  real: (dst, x, y) => dst.forEach((_, i) => (dst[i] = x[i]! * y[i]!)),
+});
+
+/** x[rows, cols] times y[rows], row by row. */
+export const scaleRows = (rows: number, cols: number): Bilinear => ({
+  name: 'scaleRows', xSize: rows * cols, ySize: rows, size: rows * cols, dealtSize: rows * cols,
+  integer: (k, dst, x, y, _, mode) => k.scaleRows(dst, x, y, rows, cols, mode),
+  real: (dst, x, y) => dst.forEach((_, i) => (dst[i] = x[i]! * y[Math.floor(i / cols)]!)),
+});
+
+/** Inner product of each of `rows` rows of length cols. */
+export const dotRows = (rows: number, cols: number): Bilinear => ({
+  name: 'dotRows', xSize: rows * cols, ySize: rows * cols, size: rows, dealtSize: rows,
+  integer: (k, dst, x, y, _, mode) => k.dotRows(dst, x, y, rows, cols, mode),
+  real(dst, x, y) {
+    for (let r = 0; r < rows; r++) {
+      let sum = 0;
+      for (let c = r * cols; c < (r + 1) * cols; c++) sum += x[c]! * y[c]!;
+      dst[r] = sum;
+    }
+  },
+});
+
+/** Shape of causal attention: query i of `queries` sees the keys 0 .. past + i of caches [heads / group, capacity, dim]; see kernels.ts, scores. */
+export interface AttentionShape {
+  readonly queries: number;
+  readonly heads: number;
+  readonly group: number;
+  readonly dim: number;
+  readonly past: number;
+  readonly capacity: number;
+  /** The first `prefix` keys and values are public (mask 0). */
+  readonly prefix: number;
+}
+
+export const packedRow = (a: AttentionShape, i: number): number => i * a.past + (i * (i + 1)) / 2;
+export const packedSize = (a: AttentionShape): number => a.heads * packedRow(a, a.queries);
+
+/** Logits q k^T, packed causal rows; q [queries, heads, dim]. */
+export const scores = (a: AttentionShape): Bilinear => {
+  const { queries, heads, group, dim, past, capacity, prefix } = a;
+  const size = packedSize(a), dealtSize = size - queries * heads * prefix;
+  return {
+    name: 'scores', xSize: queries * heads * dim, ySize: (heads / group) * capacity * dim, size, dealtSize,
+    integer: (k, dst, x, y, bits, mode) => k.scores(dst, x, y, queries, heads, group, dim, past, capacity, bits, mode),
+    dealt: {
+      integer: (k, dst, x, y, bits) => k.scores(dst, x, y + prefix * dim * 8, queries, heads, group, dim, past - prefix, capacity, bits, SET),
+      add: (k, dst, src) => k.addTails(dst, src, queries, heads, past, prefix),
+    },
+    real(dst, x, y) {
+      let at = 0;
+      for (let h = 0; h < heads; h++)
+        for (let i = 0; i < queries; i++)
+          for (let t = 0; t <= past + i; t++) {
+            const q = (i * heads + h) * dim, c = (Math.floor(h / group) * capacity + t) * dim;
+            let sum = 0;
+            for (let d = 0; d < dim; d++) sum += x[q + d]! * y[c + d]!;
+            dst[at++] = sum;
+          }
+    },
+  };
+};
+
+/** Packed causal rows times values [heads / group, capacity, dim] -> [queries, heads, dim]. */
+export const mix = (a: AttentionShape): Bilinear => {
+  const { queries, heads, group, dim, past, capacity } = a;
+  return {
+    name: 'mix', xSize: packedSize(a), ySize: (heads / group) * capacity * dim, size: queries * heads * dim, dealtSize: queries * heads * dim,
+    integer: (k, dst, x, y, _, mode) => k.mix(dst, x, y, queries, heads, group, dim, past, capacity, mode),
+    real(dst, x, y) {
+      dst.fill(0);
+      let at = 0;
+      for (let h = 0; h < heads; h++)
+        for (let i = 0; i < queries; i++)
+          for (let t = 0; t <= past + i; t++) {
+            const p = x[at++]!, o = (i * heads + h) * dim, c = (Math.floor(h / group) * capacity + t) * dim;
+            for (let d = 0; d < dim; d++) dst[o + d]! += p * y[c + d]!;
+          }
+    },
+  };
+};
+

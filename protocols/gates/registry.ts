@@ -1,0 +1,14 @@
+/** All gates, in the order of the documentation. `open` and the linear maps are part of every engine; `windows` is a composition of `spline`. */
+import { b2a } from './b2a.ts';
+import { bucket } from './bucket.ts';
+import { expTable } from './expTable.ts';
+import { fourier } from './fourier.ts';
+import { mod } from './mod.ts';
+import { mul } from './mul.ts';
+import { mul3 } from './mul3.ts';
+import { maskShares, narrow } from './narrow.ts';
+import { spline } from './spline.ts';
+import { truthTable } from './truthTable.ts';
+import { widen } from './widen.ts';
+
+export const gates = { narrow, maskShares, mod, widen, mul, mul3, expTable, fourier, spline, truthTable, bucket, b2a } as const;

@@ -1,0 +1,61 @@
+/**
+ * windows: <x> -> [f(x)] for 1/x and 1/sqrt at a bounded relative error over many powers of two: one narrow `spline` per factor of 16, each on a view
+ * of the wire that is just fine enough, blended by a smooth partition of unity, so that reading one cell late at a seam does no harm. f is constant
+ * below lo. A composition of `narrow` and `spline`, hence no gate of its own: rounds 0, dealt and leakage are theirs, summed.
+ *
+ * Source: Cachet DESIGN 2 and its executable form. Relative error about 4e-3 at most, typically 1e-3. Domain [0, hi), cyclic beyond.
+ */
+import type { Constant } from '../tensor.ts';
+import { fitSpline, type SplineParams, type SplinePlan } from './spline.ts';
+
+/** f and its constants: 1 / x, or 1 / sqrt(x / width + eps). */
+export type WindowFunction = { readonly name: 'reciprocal' } | { readonly name: 'rsqrt'; readonly width: number; readonly eps: number };
+
+export interface WindowsPlan {
+  readonly f: WindowFunction;
+  /** Powers of two. */
+  readonly low: number;
+  readonly high: number;
+  readonly outputScale: number;
+  readonly splines: readonly SplinePlan[];
+}
+export interface WindowsParams extends Omit<WindowsPlan, 'splines'> {
+  readonly splines: readonly SplineParams[];
+}
+
+export const windowFunction = (f: WindowFunction): ((x: number) => number) => (f.name === 'reciprocal' ? (x) => 1 / x : (x) => 1 / Math.sqrt(x / f.width + f.eps));
+
+/** Ideal of the composition: f, constant below low. */
+export const windowsIdeal = (p: Pick<WindowsPlan, 'f' | 'low'>, x: number): number => windowFunction(p.f)(Math.max(x, p.low));
+
+const FACTOR = 16, DEGREE = 2, CELLS_PER_WINDOW = 16, STEPS_PER_CELL_LOG2 = 5;
+
+/** Plans and fits all windows; the coefficient arrays are in the order of plan.splines. */
+export function fitWindows(f: WindowFunction, low: number, high: number, outputScale: number, maxInputScale: number): { plan: WindowsPlan; coefficients: BigInt64Array[] } {
+  const splines: SplinePlan[] = [], coefficients: BigInt64Array[] = [], exact = windowFunction(f);
+  for (let a = low; a < high; a *= FACTOR) {
+    const first = a === low, last = FACTOR * a >= high, width = a / CELLS_PER_WINDOW, inputScale = Math.min(maxInputScale, STEPS_PER_CELL_LOG2 - Math.log2(width));
+    const until = last ? high : 2 * FACTOR * a, from = first ? 0 : a;
+    const plan: SplinePlan = {
+      inputScale, outputScale, low: 0, degree: DEGREE,
+      domainBits: Math.log2(high) + inputScale,
+      keyBits: Math.log2(high / width),
+      firstCell: from / width,
+      cells: (until - from) / width,
+    };
+    splines.push(plan);
+    coefficients.push(fitSpline((x) => exact(Math.max(x, low)) * (first ? 1 : step(x / a - 1)) * (last ? 1 : 1 - step(x / (FACTOR * a) - 1)), plan));
+  }
+  return { plan: { f, low, high, outputScale, splines }, coefficients };
+}
+
+export const bindWindows = (plan: WindowsPlan, coefficients: readonly Constant<BigInt64Array>[]): WindowsParams => ({
+  ...plan,
+  splines: plan.splines.map((s, i) => ({ ...s, coefficients: coefficients[i]! })),
+});
+
+/** Smooth step from 0 to 1 on [0, 1] with two vanishing derivatives at both ends. */
+function step(u: number): number {
+  const v = Math.min(1, Math.max(0, u));
+  return v ** 3 * (10 - 15 * v + 6 * v * v);
+}
