@@ -20,6 +20,8 @@ export interface TensorSpec {
   /** Fixed point: value v is the integer round(v 2^scale). */
   readonly scale: number;
   readonly boolean: boolean;
+  /** The ring is meant to wrap: the consuming gate's domain bounds the value, not the ring. */
+  readonly cyclic?: boolean;
 }
 
 export class Tensor implements TensorSpec {
@@ -28,6 +30,7 @@ export class Tensor implements TensorSpec {
   readonly bits: number;
   readonly scale: number;
   readonly boolean: boolean;
+  readonly cyclic: boolean;
   lane = 0;
   mask = 0;
   /** Wires: the evaluators hold halves of the mask (root wires always; narrowed ones once dealt). Tracked alike by all engines. */
@@ -40,6 +43,7 @@ export class Tensor implements TensorSpec {
     this.bits = spec.bits;
     this.scale = spec.scale;
     this.boolean = spec.boolean;
+    this.cyclic = spec.cyclic ?? false;
   }
 }
 

@@ -134,8 +134,8 @@ export abstract class Engine {
   narrow(x: Tensor, shift: number): Tensor {
     return shift === 0 ? x : this.apply(narrow, { shift }, [x])[0]!;
   }
-  mod(x: Tensor, bits: number): Tensor {
-    return bits === x.bits ? x : this.apply(mod, { bits }, [x])[0]!;
+  mod(x: Tensor, bits: number, cyclic = false): Tensor {
+    return bits === x.bits ? x : this.apply(mod, { bits, cyclic }, [x])[0]!;
   }
   /** [x >> shift] over Z_2^64. */
   widen(x: Tensor, shift = 0): Tensor {

@@ -93,7 +93,7 @@ export class Fixed extends LocalEngine implements FixedContext {
   };
 
   private checkRing(step: string, x: Tensor): void {
-    if (!x.boolean) this.checkRange(step, x, -(2 ** (x.bits - 1 - x.scale)), 2 ** (x.bits - 1 - x.scale), `ring of ${x.bits} bits at scale ${x.scale}`);
+    if (!x.boolean && !x.cyclic) this.checkRange(step, x, -(2 ** (x.bits - 1 - x.scale)), 2 ** (x.bits - 1 - x.scale), `ring of ${x.bits} bits at scale ${x.scale}`);
   }
 
   private checkRange(step: string, x: Tensor, low: number, high: number, what: string): void {

@@ -1,0 +1,14 @@
+/** The kernel backends. All implement `Kernels` and pass test/kernels.test.ts against `reference`. */
+import type { Kernels } from './kernels.ts';
+import { KernelError } from './memory.ts';
+import { referenceKernels } from './reference/index.ts';
+import { wasmKernels } from './wasm/index.ts';
+
+export const backends: Readonly<Record<string, (memory: WebAssembly.Memory) => Kernels>> = { wasm: wasmKernels, reference: referenceKernels };
+
+/** @throws KernelError for an unknown name. */
+export function createKernels(name: string, memory: WebAssembly.Memory): Kernels {
+  const create = backends[name];
+  if (!create) throw new KernelError(`unknown kernel backend: expected one of ${Object.keys(backends).join(', ')}, got ${name}`);
+  return create(memory);
+}

@@ -1,0 +1,6 @@
+export * from './ring';
+export * from './linear';
+export * from './packing';
+export * from './prg';
+export * from './dpf';
+export * from './gates';
