@@ -1,5 +1,5 @@
 // Products over Z_2^64: int16 weights times shares, element-wise products, causal attention.
-import { put, putOne } from './ring';
+import { put, putOne } from './element';
 
 /** Sum of the two lanes. */
 // @ts-ignore: decorator
@@ -8,11 +8,7 @@ function sum2(v: v128): u64 {
   return i64x2.extract_lane(v, 0) + i64x2.extract_lane(v, 1);
 }
 
-/**
- * x splits into 32-bit halves, x = l + 2^32 h, and w into a signed 16-bit factor: w x = w l + 2^32 (w h). With w sign-extended to 32 bits,
- * w h mod 2^32 is one i32x4.mul for four elements; w l is exact in 64 bits from two extended multiplications of the unsigned l and the offset,
- * non-negative w + 2^15, whose excess 2^15 sum(l) is taken off once a row. So a row of x is laid out once as l and h, 4 elements each.
- */
+/** Four columns at a time, so that a row of x is read from registers four times; weights are widened on the way. */
 export function gemmI16(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32): void {
   const body = inner & ~7;
   for (let r = 0; r < rows; r++) {

@@ -1,5 +1,5 @@
 // Packing ring elements to ceil(bits / 8) bytes. Unaligned 8-byte stores overlap; the last elements are written byte by byte.
-import { maskOf } from './ring';
+import { maskOf } from './element';
 
 export function pack(dst: usize, src: usize, bits: i32, n: i32): i32 {
   if (bits == 1) return packBits(dst, src, n);
