@@ -91,19 +91,19 @@ function referencePlan(w: LlamaWeights, matrices: readonly Matrices[]): LlamaPla
   const { shape } = w, half = shape.headDim / 2, size = shape.maxPositions * half;
   const angle = (i: number): number => Math.floor(i / half) * shape.ropeTheta ** (-(i % half) / half);
   const table = (f: (x: number) => number) => ({ pointer: 0, array: Int32Array.from({ length: size }, (_, i) => Math.round(f(angle(i)) * 4096)) });
-  const windows = (f: WindowFunction, low: number) => ({ f, low, high: 2 ** 40, outputScale: 20, splines: [IDLE_SPLINE] });
-  const norm = { squareScale: 12, openBits: 52, rsqrt: windows({ name: 'rsqrt', width: shape.width, eps: shape.eps }, 0) };
+  const windows = (f: WindowFunction, outputScale: number) => ({ f, low: 0, high: 2 ** 40, outputScale, splines: [{ ...IDLE_SPLINE, outputScale }] });
+  const norm = { squareScale: 12, openBits: 52, rsqrt: windows({ name: 'rsqrt', width: shape.width, eps: shape.eps }, SCALE.rsqrt) };
   const layers = matrices.map((m): LayerPlan => ({
     ...m, norm1: norm, norm2: norm, lowBucket: -32,
     exp: { inputScale: 12, low: 0, domainBits: 19, cellsLog2: 4, outputScale: SCALE.probability, shifts: [0], tables: { pointer: 0, array: new BigUint64Array(0) } },
-    reciprocal: windows({ name: 'reciprocal' }, 0),
+    reciprocal: windows({ name: 'reciprocal' }, SCALE.reciprocal),
     silu: { name: 'silu', inputScale: 12, periodBits: 17, terms: 16, edge: 12, bits: 56, outputScale: SCALE.silu, slope: 0, constant: 0, tables: { pointer: 0, array: new BigInt64Array(0) } },
   }));
   return { shape, prefixIds: [], prefixKeys: layers.map(() => new BigInt64Array(0)), prefixValues: layers.map(() => new BigInt64Array(0)), rope: { cos: table(Math.cos), sin: table(Math.sin), fraction: 12 }, nonzero: { bits: 8, table: { pointer: 0, array: nonzeroTable() } }, layers };
 }
 
 /** A spline of no cells: the Float engine takes f itself (Engine.windows), this only carries the shapes. */
-const IDLE_SPLINE = { inputScale: 0, outputScale: 20, low: 0, domainBits: 1, keyBits: 1, firstCell: 0, cells: 0, degree: 0, coefficients: { pointer: 0, array: new BigInt64Array(0) } };
+const IDLE_SPLINE = { inputScale: 0, low: 0, domainBits: 1, keyBits: 1, firstCell: 0, cells: 0, degree: 0, coefficients: { pointer: 0, array: new BigInt64Array(0) } };
 
 function nonzeroTable(): Uint8Array {
   const table = new Uint8Array(32).fill(255);

@@ -99,13 +99,13 @@ export const segmentSum = (lengths: Constant<Uint32Array>): Linear => ({
   },
 });
 
-/** Spreads one value a run over the run, times an integer 2^shift: result in Z_2^bits, `shift` bits finer. */
-export const segmentSpread = (lengths: Constant<Uint32Array>, size: number, shift: number, bits: number): Linear => ({
-  name: 'segmentSpread', size, scale: shift, bits,
+/** Spreads one value a run over the run, its integer times 2^shift: result in Z_2^bits, `scale` bits finer (hence 2^(shift - scale) times the value). */
+export const segmentSpread = (lengths: Constant<Uint32Array>, size: number, shift: number, bits: number, scale = shift): Linear => ({
+  name: 'segmentSpread', size, scale, bits,
   integer: (k, dst, src) => k.segmentSpread(dst, src, lengths.pointer, lengths.array.length, 2 ** shift, SET),
   real(dst, src) {
     let at = 0;
-    lengths.array.forEach((n, s) => dst.fill(src[s]!, at, (at += n)));
+    lengths.array.forEach((n, s) => dst.fill(src[s]! * 2 ** (shift - scale), at, (at += n)));
   },
 });
 

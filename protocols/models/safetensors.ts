@@ -47,7 +47,7 @@ export function readSafetensors(bytes: Uint8Array): Safetensors {
     const entry = entries[name];
     if (!entry) throw new CachetError({ code: 'model', step: name, what: 'tensor missing', expected: types.join(' or '), got: 'none' });
     if (!types.includes(entry.dtype)) throw new CachetError({ code: 'model', step: name, what: 'tensor of an unsupported type', expected: types.join(' or '), got: entry.dtype });
-    return { entry, data: bytes.slice(start + entry.data_offsets[0], start + entry.data_offsets[1]).buffer };
+    return { entry, data: new Uint8Array(bytes.subarray(start + entry.data_offsets[0], start + entry.data_offsets[1])).buffer };
   };
   return {
     metadata: metadata ?? {},
