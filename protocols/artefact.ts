@@ -67,8 +67,8 @@ export interface Artefact {
   readonly tensors: Safetensors;
 }
 
-/** @throws CachetError 'artefact' if the bytes are no artefact of this version. */
-export function readArtefact(bytes: Uint8Array): Artefact {
+/** `digest`, where it is already known, is not computed again. @throws CachetError 'artefact' if the bytes are no artefact of this version. */
+export function readArtefact(bytes: Uint8Array, digest = bytesToHex(sha256(bytes))): Artefact {
   const tensors = readSafetensors(bytes), text = tensors.metadata['cachet'];
   if (text === undefined) throw new CachetError({ code: 'artefact', what: 'not a Cachet artefact', expected: 'a model.cachet file', got: 'a safetensors file without Cachet metadata', hint: 'cachet prepare --model DIR' });
   const parsed = headerSchema.safeParse(JSON.parse(text));
@@ -78,7 +78,7 @@ export function readArtefact(bytes: Uint8Array): Artefact {
   }
   const header = parsed.data, embed = tensors.float32('embed');
   return {
-    digest: bytesToHex(sha256(bytes)), bytes, name: header.name, shape: header.shape, prefixIds: header.prefixIds,
+    digest, bytes, name: header.name, shape: header.shape, prefixIds: header.prefixIds,
     embed, finalNorm: tensors.float32('finalNorm'), head: header.shape.tied ? embed : tensors.float32('head'), header, tensors,
   };
 }

@@ -24,18 +24,6 @@ export const sessionSpecSchema = z.strictObject({
 });
 export type SessionSpec = z.infer<typeof sessionSpecSchema>;
 
-/** What one step took: this party's own counts. */
-export interface StepReport {
-  readonly step: number;
-  /** Tokens that went in. */
-  readonly rows: number;
-  readonly rounds: number;
-  /** Sent by this evaluator to the other, headers included. */
-  readonly onlineBytes: number;
-  /** Received from the helper, headers included. */
-  readonly dealtBytes: number;
-}
-
 /** @throws CachetError 'limit' if the model has no room for the session. */
 export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
   const needed = artefact.prefixIds.length + spec.promptTokens + spec.maxTokens;

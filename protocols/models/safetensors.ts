@@ -33,7 +33,7 @@ export function readSafetensors(bytes: Uint8Array): Safetensors {
   if (!(length <= bytes.length - 8)) throw corrupt(`${bytes.length} bytes`);
   let header: Record<string, Entry>;
   try {
-    header = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes.subarray(8, 8 + length))) as Record<string, Entry>;
+    header = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(new Uint8Array(bytes.subarray(8, 8 + length)))) as Record<string, Entry>;
   } catch {
     throw corrupt('a header that is not JSON');
   }

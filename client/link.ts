@@ -1,0 +1,150 @@
+/**
+ * One WebSocket between two parties as a link: control messages and byte messages in frames (protocols/frames.ts). Checks version, session, kind,
+ * sequence and length of every frame; counts bytes. Works over the browser's WebSocket and the `ws` package alike.
+ */
+import { pack, unpack } from 'msgpackr';
+import { CachetError } from '../protocols/errors.ts';
+import type { DesyncHash } from '../protocols/engines/effects.ts';
+import { FRAME, HEADER_BYTES, MAX_FRAME_PAYLOAD, readHeader, writeHeader, type FrameHeader, type FrameKind } from '../protocols/frames.ts';
+import { parseControl, type Control } from '../protocols/handshake.ts';
+
+/** What a link needs of a WebSocket. */
+export interface Socket {
+  binaryType: string;
+  readonly readyState: number;
+  readonly bufferedAmount: number;
+  send(data: Uint8Array<ArrayBuffer>): void;
+  close(code?: number, reason?: string): void;
+  addEventListener(type: 'open' | 'message' | 'close' | 'error', listener: (event: { data?: unknown; reason?: string; code?: number; message?: string }) => void): void;
+}
+
+const NO_HASH: DesyncHash = { low: 0, high: 0 };
+const OPEN = 1;
+
+export class Link {
+  /** Name of the other end, for messages. */
+  peer: string;
+  /** Sent and received: payloads and headers of round and dealt frames; everything else. */
+  readonly counted = { sent: 0, received: 0, otherSent: 0, otherReceived: 0 };
+  onControl: ((message: Control) => void) | undefined;
+  onFrame: ((header: FrameHeader, payload: Uint8Array) => void) | undefined;
+  /** Called once, with the reason; not after `close` here. `clean`: the other end closed the link in good order. */
+  onEnd: ((error: CachetError, clean: boolean) => void) | undefined;
+  private readonly socket: Socket;
+  private session: readonly [number, number] = [0, 0];
+  private readonly next = { sent: [0, 0, 0, 0, 0], received: [0, 0, 0, 0, 0] };
+  private ended = false;
+
+  constructor(socket: Socket, peer: string) {
+    this.socket = socket;
+    this.peer = peer;
+    socket.addEventListener('message', (event) => this.receive(event.data));
+    socket.addEventListener('close', (event) => this.end(new CachetError({ code: 'link', what: `connection to ${this.peer} closed`, got: event.reason || `code ${event.code ?? 'unknown'}`, hint: `see the log of ${this.peer}` }), event.code === 1000));
+    socket.addEventListener('error', (event) => this.end(new CachetError({ code: 'link', what: `connection to ${this.peer} failed`, got: event.message ?? 'an error', hint: `check that ${this.peer} is running` })));
+  }
+
+  /** From here on all frames carry, and must carry, this session's prefix. */
+  bind(session: Uint8Array): void {
+    const view = new DataView(session.buffer, session.byteOffset, 8);
+    this.session = [view.getUint32(0, true), view.getUint32(4, true)];
+  }
+
+  /** Bytes that wait in the socket. */
+  get waiting(): number {
+    return this.socket.bufferedAmount;
+  }
+
+  control(message: Control): void {
+    const payload = pack(message), frame = this.frame({ kind: FRAME.control, last: true, hash: NO_HASH }, payload.length);
+    frame.set(payload, HEADER_BYTES);
+    this.push(frame);
+  }
+
+  /** Sends a message in frames; the bytes are copied before this returns. `last` is false for a part of a longer message. */
+  send(kind: Exclude<FrameKind, typeof FRAME.control>, message: Uint8Array, hash: DesyncHash = NO_HASH, last = true): void {
+    for (let from = 0; from < message.length || from === 0; from += MAX_FRAME_PAYLOAD) {
+      const part = message.subarray(from, from + MAX_FRAME_PAYLOAD), frame = this.frame({ kind, last: last && from + MAX_FRAME_PAYLOAD >= message.length, hash }, part.length);
+      frame.set(part, HEADER_BYTES);
+      this.push(frame);
+    }
+  }
+
+  close(): void {
+    this.ended = true;
+    this.onEnd = undefined;
+    this.socket.close(1000);
+  }
+
+  /** Tells the other end why, then closes. */
+  fail(error: CachetError): void {
+    if (this.ended) return;
+    if (this.socket.readyState === OPEN) this.control({ type: 'error', code: error.code, message: error.message.slice(0, 1000) });
+    this.close();
+  }
+
+  private frame(header: Omit<FrameHeader, 'session' | 'length' | 'sequence'>, length: number): Uint8Array<ArrayBuffer> {
+    const frame = new Uint8Array(HEADER_BYTES + length);
+    writeHeader(new DataView(frame.buffer), { ...header, length, session: this.session, sequence: this.next.sent[header.kind]!++ });
+    if (header.kind === FRAME.round || header.kind === FRAME.dealt) this.counted.sent += frame.length;
+    else this.counted.otherSent += frame.length;
+    return frame;
+  }
+
+  private push(frame: Uint8Array<ArrayBuffer>): void {
+    if (this.socket.readyState === OPEN) this.socket.send(frame);
+  }
+
+  private receive(data: unknown): void {
+    if (this.ended) return;
+    try {
+      if (!(data instanceof ArrayBuffer) && !(data instanceof Uint8Array)) throw new CachetError({ code: 'frame', what: 'text message', expected: 'binary frames', got: typeof data });
+      const frame = data instanceof ArrayBuffer ? new Uint8Array(data) : data, header = readHeader(frame), payload = frame.subarray(HEADER_BYTES);
+      if (header.sequence !== this.next.received[header.kind]!++) throw new CachetError({ code: 'frame', what: 'frame out of order', expected: `number ${this.next.received[header.kind]! - 1} of its kind`, got: String(header.sequence) });
+      if (header.session[0] !== this.session[0] || header.session[1] !== this.session[1]) throw new CachetError({ code: 'frame', what: 'frame of another session', expected: 'this session', got: 'another' });
+      if (header.kind === FRAME.round || header.kind === FRAME.dealt) this.counted.received += frame.length;
+      else this.counted.otherReceived += frame.length;
+      if (header.kind !== FRAME.control) {
+        if (!this.onFrame) throw new CachetError({ code: 'frame', what: 'unexpected frame', expected: 'control messages', got: `kind ${header.kind}` });
+        return this.onFrame(header, payload);
+      }
+      const message = parseControl(unpack(payload));
+      if (message.type === 'error') throw new CachetError({ code: 'aborted', party: this.peer, what: message.message });
+      this.onControl?.(message);
+    } catch (cause) {
+      const error = cause instanceof CachetError ? cause : new CachetError({ code: 'frame', what: 'undecodable frame', got: cause instanceof Error ? cause.message : String(cause), cause });
+      const told = error.code === 'aborted' ? error : new CachetError({ ...error.details, party: error.details.party ?? `link to ${this.peer}` });
+      const handler = this.onEnd;
+      if (error.code !== 'aborted') this.fail(told);
+      this.onEnd = handler;
+      this.end(told);
+    }
+  }
+
+  private end(error: CachetError, clean = false): void {
+    const handler = this.onEnd;
+    this.ended = true;
+    this.onEnd = undefined;
+    this.onControl = undefined;
+    if (this.socket.readyState === OPEN) this.socket.close(1000);
+    handler?.(error, clean);
+  }
+}
+
+/** Waits for the next control message of a type. @throws CachetError if another comes, the link ends or time is up. */
+export function expectControl<T extends Control['type']>(link: Link, type: T, timeoutMs: number, signal?: AbortSignal): Promise<Extract<Control, { type: T }>> {
+  return new Promise((resolve, reject) => {
+    const finish = (error?: CachetError, message?: Control): void => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', aborted);
+      link.onControl = undefined;
+      link.onEnd = undefined;
+      if (error) reject(error);
+      else resolve(message as Extract<Control, { type: T }>);
+    };
+    const timer = setTimeout(() => finish(new CachetError({ code: 'timeout', what: `no ${type} from ${link.peer}`, expected: `one within ${timeoutMs / 1000} s`, got: 'nothing', hint: `check that ${link.peer} and the parties behind it are running` })), timeoutMs);
+    const aborted = (): void => finish(new CachetError({ code: 'aborted', what: 'interrupted' }));
+    signal?.addEventListener('abort', aborted, { once: true });
+    link.onEnd = finish;
+    link.onControl = (message) => finish(message.type === type ? undefined : new CachetError({ code: 'handshake', party: link.peer, what: 'unexpected message', expected: type, got: message.type }), message);
+  });
+}

@@ -1,0 +1,45 @@
+/** What the engine's worker and the main thread say to each other, and where things lie in their shared memory. */
+import type { DealerKeys } from '../protocols/engines/dealer.ts';
+import type { DesyncHash } from '../protocols/engines/effects.ts';
+import type { EvaluatorKeys } from '../protocols/engines/evaluator.ts';
+import type { SessionSpec } from '../protocols/session.ts';
+import { RING_SPACE } from './sharedRing.ts';
+
+/** Low page: kernels own it from 4096 on. */
+export const ADDRESS = {
+  /** u32: effects that the main thread has completed. */
+  completed: 1024,
+  /** u32[2] counters of ring 0 and ring 1. */
+  rings: [1032, 1040],
+} as const;
+export const FIRST_RING = 1 << 16;
+export const ringBase = (ring: 0 | 1): number => FIRST_RING + ring * RING_SPACE;
+
+interface StartCommon {
+  readonly memory: WebAssembly.Memory;
+  readonly kernels: string;
+  /** Bytes of the artefact, shared. */
+  readonly artefact: Uint8Array;
+  readonly digest: string;
+  readonly spec: SessionSpec;
+  /** Where the arena begins, and its size. */
+  readonly arena: number;
+  readonly arenaBytes: number;
+}
+export type EngineStart =
+  | (StartCommon & { readonly role: 'evaluator'; readonly party: 0 | 1; readonly keys: EvaluatorKeys })
+  | (StartCommon & { readonly role: 'helper'; readonly keys: DealerKeys });
+
+/** Worker to main. `round`, `input` and `output` block the worker until it is told that they are complete. */
+export type EngineMessage =
+  | { readonly type: 'round'; readonly out: number; readonly into: number; readonly bytes: number; readonly hash: DesyncHash }
+  | { readonly type: 'input'; readonly into: number; readonly bytes: number }
+  | { readonly type: 'output'; readonly out: number; readonly bytes: number }
+  /** Evaluator: dealt bytes consumed in all. */
+  | { readonly type: 'consumed'; readonly total: number }
+  /** Helper: something to send in this ring. */
+  | { readonly type: 'dealt'; readonly party: 0 | 1 }
+  /** A step is complete; evaluator: the dealt bytes that it took in all, and its cost; helper: the bytes dealt in all to each. */
+  | { readonly type: 'step'; readonly hash: DesyncHash; readonly dealt: readonly number[]; readonly rounds: number; readonly waitDealtMs: number; readonly highWater: number }
+  | { readonly type: 'done' }
+  | { readonly type: 'failed'; readonly message: string; readonly code: string };

@@ -1,0 +1,94 @@
+/**
+ * How a session begins, and every control message (msgpack maps, schema-checked). The client names the session by a random ticket:
+ *
+ *   client -> P0, P1   hello { ticket, nonce, spec }
+ *   P1 -> P0           hello { ticket, client's nonce, own nonce and X25519 key, spec }      P0 -> P1  welcome { nonce, key }
+ *   P0, P1 -> H        the same                                                             H -> both welcome { nonce, key } once both are there
+ *   P0, P1 -> client   ready { session }
+ *
+ * Session id = SHA-256(spec, ticket, nonces of client, p0, p1, helper): fresh as long as one party's nonce is. Pair secrets: HKDF-SHA256 of the X25519
+ * secret with the session id as salt and one info string a purpose. The exchange is not authenticated yet: whoever can stand between the parties can
+ * read a session; only loopback or a network that is trusted will do until identities are added.
+ */
+import { x25519 } from '@noble/curves/ed25519.js';
+import { hkdf } from '@noble/hashes/hkdf.js';
+import { sha256 } from '@noble/hashes/sha2.js';
+import { utf8ToBytes } from '@noble/hashes/utils.js';
+import { z } from 'zod';
+import type { DealerKeys } from './engines/dealer.ts';
+import type { EvaluatorKeys } from './engines/evaluator.ts';
+import { CachetError } from './errors.ts';
+import { PROTOCOL_VERSION, sessionSpecSchema, type SessionSpec } from './session.ts';
+
+export type Role = 'client' | 'p0' | 'p1' | 'helper';
+
+const bytes = (n: number) => z.instanceof(Uint8Array).refine((b) => b.length === n, { message: `expected ${n} bytes` });
+const count = z.number().int().min(0);
+
+export const controlSchema = z.discriminatedUnion('type', [
+  z.strictObject({ type: z.literal('hello'), role: z.literal('client'), ticket: bytes(16), nonce: bytes(32), spec: sessionSpecSchema }),
+  z.strictObject({ type: z.literal('join'), role: z.enum(['p0', 'p1']), ticket: bytes(16), clientNonce: bytes(32), nonce: bytes(32), publicKey: bytes(32), spec: sessionSpecSchema }),
+  z.strictObject({ type: z.literal('welcome'), role: z.enum(['p0', 'helper']), nonce: bytes(32), publicKey: bytes(32) }),
+  z.strictObject({ type: z.literal('ready'), session: bytes(32) }),
+  /** Evaluator to helper: bytes of the dealt stream that it may have sent in all. */
+  z.strictObject({ type: z.literal('credit'), limit: count }),
+  /** Evaluator to client, after each step: its own counts. */
+  z.strictObject({ type: z.literal('report'), step: count, rows: count, rounds: count, onlineBytes: count, dealtBytes: count, ms: z.number(), waitDealtMs: z.number() }),
+  /** Client to evaluators: no further token. Helper to evaluators: all is dealt. */
+  z.strictObject({ type: z.literal('stop') }),
+  z.strictObject({ type: z.literal('error'), code: z.string().max(32), message: z.string().max(1000) }),
+]);
+export type Control = z.infer<typeof controlSchema>;
+export type Hello = Extract<Control, { type: 'hello' }>;
+export type Join = Extract<Control, { type: 'join' }>;
+export type Report = Extract<Control, { type: 'report' }>;
+
+/** @throws CachetError 'handshake' naming the field. */
+export function parseControl(value: unknown): Control {
+  const parsed = controlSchema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0]!, field = issue.path.join('.') || 'type';
+  throw new CachetError({ code: 'handshake', what: `bad control message, field ${field}`, expected: `the messages of protocol version ${PROTOCOL_VERSION}`, got: issue.code, hint: 'run the same version of cachet on all parties' });
+}
+
+/** Two specs must be the same in every field. @throws CachetError 'handshake' naming the first that differs. */
+export function requireSameSpec(mine: SessionSpec, theirs: SessionSpec): void {
+  for (const key of Object.keys(mine) as (keyof SessionSpec)[])
+    if (mine[key] !== theirs[key]) throw new CachetError({ code: 'handshake', what: `parties disagree about ${key}`, expected: String(mine[key]), got: String(theirs[key]), hint: 'give all parties the same model and version' });
+}
+
+export interface Nonces {
+  readonly client: Uint8Array;
+  readonly p0: Uint8Array;
+  readonly p1: Uint8Array;
+  readonly helper: Uint8Array;
+}
+
+export function sessionId(spec: SessionSpec, ticket: Uint8Array, nonces: Nonces): Uint8Array {
+  const hash = sha256.create();
+  hash.update(utf8ToBytes(JSON.stringify(['cachet session', spec.version, spec.artefact, spec.promptTokens, spec.maxTokens])));
+  for (const part of [ticket, nonces.client, nonces.p0, nonces.p1, nonces.helper]) hash.update(part);
+  return hash.digest();
+}
+
+/** One end of a key exchange; the secret key never leaves this object. */
+export class KeyExchange {
+  private readonly secret = x25519.utils.randomSecretKey();
+  readonly publicKey = x25519.getPublicKey(this.secret);
+
+  /** 32-byte keys for this pair of parties and this session, one a purpose. */
+  derive(peer: Uint8Array, session: Uint8Array): (purpose: string) => Uint8Array {
+    const shared = x25519.getSharedSecret(this.secret, peer);
+    return (purpose) => hkdf(sha256, shared, session, utf8ToBytes(`cachet/${PROTOCOL_VERSION}/${purpose}`), 32);
+  }
+}
+
+const tweakOf = (session: Uint8Array): Uint8Array => sha256.create().update(utf8ToBytes('cachet/tweak')).update(session).digest().slice(0, 16);
+
+export function evaluatorKeys(party: 0 | 1, session: Uint8Array, helper: (purpose: string) => Uint8Array, peer: (purpose: string) => Uint8Array): EvaluatorKeys {
+  return { mask: helper(`mask/p${party}`), dealt: helper(`dealt/p${party}`), root: helper(`root/p${party}`), zero: peer('zero'), coins: peer('coins'), tweak: tweakOf(session) };
+}
+
+export function dealerKeys(session: Uint8Array, p0: (purpose: string) => Uint8Array, p1: (purpose: string) => Uint8Array): DealerKeys {
+  return { mask0: p0('mask/p0'), mask1: p1('mask/p1'), dealt0: p0('dealt/p0'), root0: p0('root/p0'), root1: p1('root/p1'), tweak: tweakOf(session) };
+}
