@@ -49,6 +49,10 @@ export class Link {
     this.session = [view.getUint32(0, true), view.getUint32(4, true)];
   }
 
+  get open(): boolean {
+    return !this.ended && this.socket.readyState === OPEN;
+  }
+
   /** Bytes that wait in the socket. */
   get waiting(): number {
     return this.socket.bufferedAmount;
@@ -130,8 +134,9 @@ export class Link {
   }
 }
 
-/** Waits for the next control message of a type. @throws CachetError if another comes, the link ends or time is up. */
-export function expectControl<T extends Control['type']>(link: Link, type: T, timeoutMs: number, signal?: AbortSignal): Promise<Extract<Control, { type: T }>> {
+/** Waits for the next control message, which must be of that type. @throws CachetError if another comes, the link ends or time is up. */
+export function expectControl<T extends Control['type']>(link: Link, types: T | readonly T[], timeoutMs: number, signal?: AbortSignal): Promise<Extract<Control, { type: T }>> {
+  const accepted = [types].flat() as readonly string[], name = accepted.join(' or ');
   return new Promise((resolve, reject) => {
     const finish = (error?: CachetError, message?: Control): void => {
       clearTimeout(timer);
@@ -141,10 +146,10 @@ export function expectControl<T extends Control['type']>(link: Link, type: T, ti
       if (error) reject(error);
       else resolve(message as Extract<Control, { type: T }>);
     };
-    const timer = setTimeout(() => finish(new CachetError({ code: 'timeout', what: `no ${type} from ${link.peer}`, expected: `one within ${timeoutMs / 1000} s`, got: 'nothing', hint: `check that ${link.peer} and the parties behind it are running` })), timeoutMs);
+    const timer = setTimeout(() => finish(new CachetError({ code: 'timeout', what: `no ${name} from ${link.peer}`, expected: `one within ${timeoutMs / 1000} s`, got: 'nothing', hint: `check that ${link.peer} and the parties behind it are running` })), timeoutMs);
     const aborted = (): void => finish(new CachetError({ code: 'aborted', what: 'interrupted' }));
     signal?.addEventListener('abort', aborted, { once: true });
-    link.onEnd = finish;
-    link.onControl = (message) => finish(message.type === type ? undefined : new CachetError({ code: 'handshake', party: link.peer, what: 'unexpected message', expected: type, got: message.type }), message);
+    link.onEnd = (error) => finish(error);
+    link.onControl = (message) => finish(accepted.includes(message.type) ? undefined : new CachetError({ code: 'handshake', party: link.peer, what: 'unexpected message', expected: name, got: message.type }), message);
   });
 }

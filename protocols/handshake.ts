@@ -22,7 +22,7 @@ import { PROTOCOL_VERSION, sessionSpecSchema, type SessionSpec } from './session
 
 export type Role = 'client' | 'p0' | 'p1' | 'helper';
 
-const bytes = (n: number) => z.instanceof(Uint8Array).refine((b) => b.length === n, { message: `expected ${n} bytes` });
+const bytes = (n: number) => z.custom<Uint8Array>((b) => b instanceof Uint8Array && b.length === n, { message: `expected ${n} bytes` });
 const count = z.number().int().min(0);
 
 export const controlSchema = z.discriminatedUnion('type', [

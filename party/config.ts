@@ -1,0 +1,43 @@
+/** The configuration that all parties of a deployment share: a JSON file. */
+import { z } from 'zod';
+import { EMBEDDED_MODEL, readJson } from '../client/node.ts';
+import { CachetError } from '../protocols/errors.ts';
+
+const url = z.string().regex(/^ws:\/\/[^/:]+:\d+$/, 'an address like ws://127.0.0.1:7700');
+
+export const configSchema = z.strictObject({
+  /** Model folder, or the embedded model's name; must be the same model at all parties. */
+  model: z.string().default(EMBEDDED_MODEL),
+  p0: url,
+  p1: url,
+  helper: url,
+  /** Kernel backend. */
+  kernels: z.enum(['wasm', 'reference']).default('wasm'),
+  /** Longest wait for another party while a session is set up, ms. */
+  timeoutMs: z.number().int().min(100).default(30_000),
+  /** Longest wait for the client's next token, ms. */
+  clientTimeoutMs: z.number().int().min(100).default(600_000),
+  /** Sessions at a time, at each party. */
+  maxSessions: z.number().int().min(1).default(2),
+  /** Links are neither encrypted nor authenticated yet: addresses other than loopback are refused unless this is true. */
+  insecure: z.boolean().default(false),
+});
+export type Config = z.infer<typeof configSchema>;
+
+const LOOPBACK = /^ws:\/\/(127\.\d+\.\d+\.\d+|localhost|\[::1\]):/;
+
+/** @throws CachetError 'config' naming the field. */
+export function checkConfig(json: unknown, from: string): Config {
+  const parsed = configSchema.safeParse(json);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!;
+    throw new CachetError({ code: 'config', step: `${from}, ${issue.path.join('.') || 'top level'}`, what: 'bad configuration', expected: 'p0, p1, helper as ws://host:port; see cachet party --help', got: issue.message });
+  }
+  const config = parsed.data;
+  for (const role of ['p0', 'p1', 'helper'] as const)
+    if (!config.insecure && !LOOPBACK.test(config[role]))
+      throw new CachetError({ code: 'config', step: `${from}, ${role}`, what: 'address is not loopback', expected: 'ws://127.0.0.1:port, since links are not encrypted or authenticated yet', got: config[role], hint: '"insecure": true if the network itself is trusted' });
+  return config;
+}
+
+export const readConfigFile = async (path: string): Promise<Config> => checkConfig(await readJson(path, 'config', 'cachet party --help shows an example'), path);

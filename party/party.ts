@@ -1,0 +1,204 @@
+/**
+ * A party's process: listens, brings the links of a session together by the client's ticket, agrees on the session, runs it. Evaluators wait for a
+ * client's hello (and P0 for P1's join) and join the helper; the helper waits for both.
+ */
+import { randomBytes } from 'node:crypto';
+import { bytesToHex } from '@noble/hashes/utils.js';
+import { expectControl, type Link } from '../client/link.ts';
+import type { Artefact } from '../protocols/artefact.ts';
+import { CachetError } from '../protocols/errors.ts';
+import { dealerKeys, evaluatorKeys, KeyExchange, requireSameSpec, sessionId, type Control, type Hello, type Join } from '../protocols/handshake.ts';
+import { checkSpec, type SessionSpec } from '../protocols/session.ts';
+import type { Config } from './config.ts';
+import { EvaluatorSession } from './evaluatorSession.ts';
+import { HelperSession } from './helperSession.ts';
+import { connect, listen, type Listener } from './sockets.ts';
+
+export type PartyRole = 'p0' | 'p1' | 'helper';
+
+export interface PartyEvent {
+  readonly event: 'listening' | 'session' | 'end' | 'refused';
+  /** First 8 bytes of the session id, hex. */
+  readonly session?: string;
+  readonly spec?: SessionSpec;
+  readonly error?: string;
+  readonly url?: string;
+  readonly seconds?: number;
+}
+
+type Greeting = { readonly link: Link; readonly message: Hello | Join };
+
+/** Links of one ticket that have come in so far. */
+interface Meeting {
+  readonly greetings: Map<string, Greeting>;
+  readonly timer: NodeJS.Timeout;
+}
+
+export class Party {
+  private readonly role: PartyRole;
+  private readonly config: Config;
+  private readonly artefact: Artefact;
+  private readonly onEvent: (event: PartyEvent) => void;
+  private readonly meetings = new Map<string, Meeting>();
+  private readonly active = new Set<{ abort(error: CachetError): void }>();
+  private readonly closing = new AbortController();
+  private listener: Listener | undefined;
+  /** Sessions being set up or running. */
+  private sessions = 0;
+
+  constructor(o: { role: PartyRole; config: Config; artefact: Artefact; onEvent: (event: PartyEvent) => void }) {
+    this.role = o.role;
+    this.config = o.config;
+    this.onEvent = o.onEvent;
+    // Shared, so that engine threads do not copy it.
+    const bytes = new Uint8Array(new SharedArrayBuffer(o.artefact.bytes.length));
+    bytes.set(o.artefact.bytes);
+    this.artefact = { ...o.artefact, bytes };
+  }
+
+  async start(): Promise<void> {
+    const { hostname, port } = new URL(this.config[this.role].replace(/^ws/, 'http'));
+    this.listener = await listen(hostname.replace(/^\[|\]$/g, ''), Number(port), (link) => void this.greet(link));
+    this.onEvent({ event: 'listening', url: this.config[this.role] });
+  }
+
+  /** Ends all sessions and stops listening. */
+  async close(): Promise<void> {
+    this.closing.abort();
+    for (const session of this.active) session.abort(new CachetError({ code: 'aborted', party: this.role, what: 'party stopped' }));
+    await this.listener?.close();
+  }
+
+  /** Who must have come before a session is set up. */
+  private get awaited(): readonly string[] {
+    return { p0: ['client', 'p1'], p1: ['client'], helper: ['p0', 'p1'] }[this.role];
+  }
+
+  private async greet(link: Link): Promise<void> {
+    let key: string | undefined;
+    try {
+      const message = await this.firstMessage(link);
+      link.peer = message.role;
+      if (!this.awaited.includes(message.role)) throw new CachetError({ code: 'handshake', party: this.role, what: 'unexpected party', expected: this.awaited.join(' or '), got: message.role, hint: 'check the addresses in the configuration' });
+      if (message.spec.artefact !== this.artefact.digest)
+        throw new CachetError({ code: 'handshake', party: this.role, what: 'another model', expected: `artefact ${this.artefact.digest.slice(0, 16)}`, got: message.spec.artefact.slice(0, 16), hint: 'give all parties and the client the same model' });
+      checkSpec(this.artefact, message.spec);
+      key = bytesToHex(message.ticket);
+      const meeting = this.meeting(key);
+      if (meeting.greetings.has(message.role)) throw new CachetError({ code: 'handshake', party: this.role, what: `second ${message.role} for one ticket`, expected: 'one', got: 'two' });
+      meeting.greetings.set(message.role, { link, message });
+      link.onEnd = (e) => this.fail(key!, e);
+      if (this.awaited.every((role) => meeting.greetings.has(role))) {
+        this.meetings.delete(key);
+        clearTimeout(meeting.timer);
+        await this.setUp(meeting);
+      }
+    } catch (error) {
+      link.fail(error as CachetError);
+      if (key !== undefined) this.fail(key, error as CachetError);
+      this.onEvent({ event: 'refused', error: (error as Error).message });
+    }
+  }
+
+  private firstMessage(link: Link): Promise<Hello | Join> {
+    return expectControl(link, ['hello', 'join'], this.config.timeoutMs, this.closing.signal);
+  }
+
+  private meeting(key: string): Meeting {
+    const known = this.meetings.get(key);
+    if (known) return known;
+    if (this.sessions + this.meetings.size >= this.config.maxSessions)
+      throw new CachetError({ code: 'limit', party: this.role, what: 'too many sessions', expected: `at most ${this.config.maxSessions} at a time`, got: 'one more', hint: 'try again later, or raise maxSessions in the configuration' });
+    const timer = setTimeout(() => {
+      const missing = this.awaited.filter((role) => !this.meetings.get(key)?.greetings.has(role));
+      this.fail(key, new CachetError({ code: 'timeout', party: this.role, what: `no connection from ${missing.join(' and ')}`, expected: `one within ${this.config.timeoutMs / 1000} s`, got: 'nothing', hint: 'check that all parties are running' }));
+    }, this.config.timeoutMs);
+    const meeting: Meeting = { greetings: new Map(), timer };
+    this.meetings.set(key, meeting);
+    return meeting;
+  }
+
+  private fail(key: string, error: CachetError): void {
+    const meeting = this.meetings.get(key);
+    if (!meeting) return;
+    this.meetings.delete(key);
+    clearTimeout(meeting.timer);
+    for (const { link } of meeting.greetings.values()) link.fail(error);
+    this.onEvent({ event: 'refused', error: error.message });
+  }
+
+  /** All awaited links are there: exchange nonces and keys, then run. */
+  private async setUp(meeting: Meeting): Promise<void> {
+    const links = new Set([...meeting.greetings.values()].map((g) => g.link));
+    this.sessions++;
+    try {
+      const [first, ...rest] = [...meeting.greetings.values()];
+      for (const { message } of rest) requireSameSpec(first!.message.spec, message.spec);
+      await (this.role === 'helper' ? this.setUpHelper(meeting) : this.setUpEvaluator(this.role, meeting, links));
+    } catch (error) {
+      this.sessions--;
+      for (const link of links) link.fail(error as CachetError);
+      throw error;
+    }
+  }
+
+  private async setUpEvaluator(role: 'p0' | 'p1', meeting: Meeting, links: Set<Link>): Promise<void> {
+    const { timeoutMs } = this.config, { signal } = this.closing, client = meeting.greetings.get('client') as { link: Link; message: Hello }, { ticket, spec } = client.message;
+    const nonce = new Uint8Array(randomBytes(32)), withPeer = new KeyExchange(), withHelper = new KeyExchange();
+    const join = (publicKey: Uint8Array): Join => ({ type: 'join', role, ticket, clientNonce: client.message.nonce, nonce, publicKey, spec });
+    const meet = async (to: 'p0' | 'helper', exchange: KeyExchange): Promise<{ link: Link; welcome: Extract<Control, { type: 'welcome' }> }> => {
+      const link = await connect(this.config[to], to, timeoutMs, signal);
+      links.add(link);
+      const welcome = expectControl(link, 'welcome', timeoutMs, signal);
+      link.control(join(exchange.publicKey));
+      return { link, welcome: await welcome };
+    };
+    let peer: { link: Link; nonce: Uint8Array; publicKey: Uint8Array };
+    const helperMet = meet('helper', withHelper);
+    if (role === 'p0') {
+      const { link, message } = meeting.greetings.get('p1') as { link: Link; message: Join };
+      if (bytesToHex(message.clientNonce) !== bytesToHex(client.message.nonce)) throw new CachetError({ code: 'handshake', party: role, what: 'parties met different clients', expected: 'one nonce', got: 'two' });
+      link.control({ type: 'welcome', role: 'p0', nonce, publicKey: withPeer.publicKey });
+      peer = { link, ...message };
+    } else {
+      const p0 = meet('p0', withPeer);
+      p0.catch(() => undefined);
+      await helperMet;
+      const { link, welcome } = await p0;
+      peer = { link, ...welcome };
+    }
+    const helper = await helperMet;
+    const nonces = role === 'p0' ? { p0: nonce, p1: peer.nonce } : { p0: peer.nonce, p1: nonce };
+    const session = sessionId(spec, ticket, { client: client.message.nonce, ...nonces, helper: helper.welcome.nonce }), party = role === 'p0' ? 0 : 1;
+    const keys = evaluatorKeys(party, session, withHelper.derive(helper.welcome.publicKey, session), withPeer.derive(peer.publicKey, session));
+    for (const link of links) if (!link.open) throw new CachetError({ code: 'link', party: role, what: `${link.peer} left while the session was set up` });
+    client.link.control({ type: 'ready', session });
+    for (const link of links) link.bind(session);
+    this.run(session, spec, (onEnd) => new EvaluatorSession({ party, artefact: this.artefact, spec, kernels: this.config.kernels, keys, links: { client: client.link, peer: peer.link, helper: helper.link }, clientTimeoutMs: this.config.clientTimeoutMs, onEnd }));
+  }
+
+  private async setUpHelper(meeting: Meeting): Promise<void> {
+    const [p0, p1] = (['p0', 'p1'] as const).map((role) => meeting.greetings.get(role) as { link: Link; message: Join }), { ticket, spec, clientNonce } = p0!.message;
+    if (bytesToHex(clientNonce) !== bytesToHex(p1!.message.clientNonce)) throw new CachetError({ code: 'handshake', party: 'helper', what: 'parties met different clients', expected: 'one nonce', got: 'two' });
+    const nonce = new Uint8Array(randomBytes(32)), session = sessionId(spec, ticket, { client: clientNonce, p0: p0!.message.nonce, p1: p1!.message.nonce, helper: nonce });
+    const [with0, with1] = [p0!, p1!].map(({ link, message }) => {
+      const exchange = new KeyExchange();
+      link.control({ type: 'welcome', role: 'helper', nonce, publicKey: exchange.publicKey });
+      link.bind(session);
+      return exchange.derive(message.publicKey, session);
+    });
+    const keys = dealerKeys(session, with0!, with1!);
+    this.run(session, spec, (onEnd) => new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, keys, links: [p0!.link, p1!.link], onEnd }));
+  }
+
+  private run(session: Uint8Array, spec: SessionSpec, begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void }): void {
+    const id = bytesToHex(session.subarray(0, 8)), started = performance.now();
+    this.onEvent({ event: 'session', session: id, spec });
+    const running = begin((error) => {
+      this.active.delete(running);
+      this.sessions--;
+      this.onEvent({ event: 'end', session: id, seconds: (performance.now() - started) / 1e3, ...(error ? { error: error.message } : {}) });
+    });
+    this.active.add(running);
+  }
+}

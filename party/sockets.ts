@@ -1,0 +1,79 @@
+/** WebSockets of the `ws` package as links: connecting, listening, heartbeats. */
+import { WebSocket, WebSocketServer } from 'ws';
+import { Link, type Socket } from '../client/link.ts';
+import { CachetError } from '../protocols/errors.ts';
+import { HEADER_BYTES, MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
+
+const OPTIONS = { perMessageDeflate: false, maxPayload: HEADER_BYTES + MAX_FRAME_PAYLOAD } as const;
+const PING_MS = 5_000, DEAD_MS = 20_000;
+
+/** Pings while open; a peer that is silent for DEAD_MS is dropped, which ends its session with a reason. */
+function heartbeat(socket: WebSocket): void {
+  let heard = Date.now();
+  const alive = (): void => void (heard = Date.now());
+  socket.on('pong', alive);
+  socket.on('message', alive);
+  const timer = setInterval(() => {
+    if (Date.now() - heard > DEAD_MS) socket.terminate();
+    else if (socket.readyState === WebSocket.OPEN) socket.ping();
+  }, PING_MS);
+  timer.unref();
+  socket.on('close', () => clearInterval(timer));
+}
+
+function link(socket: WebSocket, peer: string): Link {
+  socket.binaryType = 'nodebuffer';
+  heartbeat(socket);
+  return new Link(socket as unknown as Socket, peer);
+}
+
+/** @throws CachetError 'link' if nobody listens there within the timeout; tries again until then. */
+export async function connect(url: string, peer: string, timeoutMs: number, signal?: AbortSignal): Promise<Link> {
+  const until = Date.now() + timeoutMs;
+  for (;;) {
+    const socket = new WebSocket(url, { ...OPTIONS, handshakeTimeout: timeoutMs });
+    const failure = await new Promise<Error | undefined>((resolve) => {
+      const aborted = (): void => {
+        socket.terminate();
+        resolve(new Error('interrupted'));
+      };
+      signal?.addEventListener('abort', aborted, { once: true });
+      socket.once('open', () => {
+        signal?.removeEventListener('abort', aborted);
+        resolve(undefined);
+      });
+      socket.once('error', (error) => {
+        signal?.removeEventListener('abort', aborted);
+        resolve(error);
+      });
+    });
+    if (!failure) return link(socket, peer);
+    if (signal?.aborted) throw new CachetError({ code: 'aborted', what: 'interrupted' });
+    if (Date.now() > until) throw new CachetError({ code: 'link', what: `cannot connect to ${peer}`, expected: `a party listening at ${url}`, got: failure.message || (failure as NodeJS.ErrnoException).code || 'no answer', hint: `start it: cachet party --role ${peer} --config FILE` });
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+export interface Listener {
+  readonly port: number;
+  close(): Promise<void>;
+}
+
+/** @throws CachetError 'link' if the address is in use. */
+export function listen(host: string, port: number, onLink: (link: Link) => void): Promise<Listener> {
+  return new Promise((resolve, reject) => {
+    const server = new WebSocketServer({ host, port, ...OPTIONS });
+    server.once('error', (cause: NodeJS.ErrnoException) => reject(new CachetError({ code: 'link', what: 'cannot listen', expected: `${host}:${port} free`, got: cause.code ?? cause.message, hint: 'another port in the configuration', cause })));
+    server.on('connection', (socket, request) => onLink(link(socket, request.socket.remoteAddress ?? 'peer')));
+    server.once('listening', () =>
+      resolve({
+        port: (server.address() as { port: number }).port,
+        close: () =>
+          new Promise((done) => {
+            for (const socket of server.clients) socket.terminate();
+            server.close(() => done());
+          }),
+      }),
+    );
+  });
+}
