@@ -24,6 +24,8 @@ export interface PartyEvent {
   readonly error?: string;
   readonly url?: string;
   readonly seconds?: number;
+  /** Bytes on each link, headers included: with the client, with the others. */
+  readonly traffic?: readonly { readonly peer: string; readonly sent: number; readonly received: number }[];
 }
 
 type Greeting = { readonly link: Link; readonly message: Hello | Join };
@@ -59,7 +61,7 @@ export class Party {
   async start(): Promise<void> {
     const { hostname, port } = new URL(this.config[this.role].replace(/^ws/, 'http'));
     this.listener = await listen(hostname.replace(/^\[|\]$/g, ''), Number(port), (link) => void this.greet(link));
-    this.onEvent({ event: 'listening', url: this.config[this.role] });
+    this.onEvent({ event: 'listening', url: `ws://${hostname}:${this.listener.port}` });
   }
 
   /** Ends all sessions and stops listening. */
@@ -174,7 +176,7 @@ export class Party {
     for (const link of links) if (!link.open) throw new CachetError({ code: 'link', party: role, what: `${link.peer} left while the session was set up` });
     client.link.control({ type: 'ready', session });
     for (const link of links) link.bind(session);
-    this.run(session, spec, (onEnd) => new EvaluatorSession({ party, artefact: this.artefact, spec, kernels: this.config.kernels, keys, links: { client: client.link, peer: peer.link, helper: helper.link }, clientTimeoutMs: this.config.clientTimeoutMs, onEnd }));
+    this.run(session, spec, [...links], (onEnd) => new EvaluatorSession({ party, artefact: this.artefact, spec, kernels: this.config.kernels, keys, links: { client: client.link, peer: peer.link, helper: helper.link }, clientTimeoutMs: this.config.clientTimeoutMs, onEnd }));
   }
 
   private async setUpHelper(meeting: Meeting): Promise<void> {
@@ -188,17 +190,19 @@ export class Party {
       return exchange.derive(message.publicKey, session);
     });
     const keys = dealerKeys(session, with0!, with1!);
-    this.run(session, spec, (onEnd) => new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, keys, links: [p0!.link, p1!.link], onEnd }));
+    this.run(session, spec, [p0!.link, p1!.link], (onEnd) => new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, keys, links: [p0!.link, p1!.link], onEnd }));
   }
 
-  private run(session: Uint8Array, spec: SessionSpec, begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void }): void {
+  private run(session: Uint8Array, spec: SessionSpec, links: readonly Link[], begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void }): void {
     const id = bytesToHex(session.subarray(0, 8)), started = performance.now();
     this.onEvent({ event: 'session', session: id, spec });
     const running = begin((error) => {
       this.active.delete(running);
       this.sessions--;
-      this.onEvent({ event: 'end', session: id, seconds: (performance.now() - started) / 1e3, ...(error ? { error: error.message } : {}) });
+      this.onEvent({ event: 'end', session: id, seconds: (performance.now() - started) / 1e3, traffic: links.map(trafficOf), ...(error ? { error: error.message } : {}) });
     });
     this.active.add(running);
   }
 }
+
+const trafficOf = ({ peer, counted }: Link) => ({ peer, sent: counted.sent + counted.otherSent, received: counted.received + counted.otherReceived });

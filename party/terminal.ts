@@ -34,3 +34,15 @@ export function table(rows: readonly (readonly string[])[]): string {
   const widths = rows[0]!.map((_, c) => Math.max(...rows.map((r) => r[c]!.length)));
   return rows.map((r) => r.map((cell, c) => (/^[-\d.,]+( |$)/.test(cell) || c > 0 ? cell.padStart(widths[c]!) : cell.padEnd(widths[c]!))).join('  ').trimEnd()).join('\n');
 }
+
+/** Calls `stop` on Ctrl-C or termination; a second Ctrl-C ends the process at once. */
+export function onInterrupt(stop: () => void): void {
+  let asked = false;
+  const handler = (): void => {
+    if (asked) process.exit(130);
+    asked = true;
+    stop();
+  };
+  process.on('SIGINT', handler);
+  process.on('SIGTERM', handler);
+}

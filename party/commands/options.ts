@@ -1,0 +1,35 @@
+/** Options that several commands share. */
+import { InvalidArgumentError, Option, type Command } from 'commander';
+import type { Sampling } from '../../client/sampling.ts';
+
+export interface SamplingOptions {
+  readonly maxTokens: number;
+  readonly temperature: number;
+  readonly topK: number;
+  readonly topP: number;
+  readonly seed?: number;
+}
+
+export function integer(low: number): (text: string) => number {
+  return (text) => {
+    const v = Number(text);
+    if (!Number.isInteger(v) || v < low || text.trim() === '') throw new InvalidArgumentError(`expected an integer from ${low}, got ${text}.`);
+    return v;
+  };
+}
+
+export function real(text: string): number {
+  const v = Number(text);
+  if (!Number.isFinite(v) || text.trim() === '') throw new InvalidArgumentError(`expected a number, got ${text}.`);
+  return v;
+}
+
+export const addSampling = (command: Command): Command =>
+  command
+    .addOption(new Option('--max-tokens <n>', 'tokens to generate at most').argParser(integer(1)).default(16))
+    .addOption(new Option('--temperature <t>', '0: greedy').argParser(real).default(0))
+    .addOption(new Option('--top-k <k>', 'sample from the k best tokens, 0: all').argParser(integer(0)).default(0))
+    .addOption(new Option('--top-p <p>', 'sample from the best tokens that have probability p together').argParser(real).default(1))
+    .addOption(new Option('--seed <n>', 'makes sampling repeatable (default: cryptographic randomness)').argParser(integer(0)));
+
+export const samplingOf = (o: SamplingOptions): Sampling => ({ temperature: o.temperature, topK: o.topK, topP: o.topP, ...(o.seed === undefined ? {} : { seed: o.seed }) });

@@ -1,0 +1,101 @@
+/** Three party processes on loopback, for the demo, benchmarks and tests: real processes of the command line, on free ports. */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { CachetError } from '../protocols/errors.ts';
+import type { Config } from './config.ts';
+import type { PartyEvent, PartyRole } from './party.ts';
+
+const ROLES: readonly PartyRole[] = ['helper', 'p0', 'p1'];
+
+export class Trio {
+  readonly config: Config;
+  readonly events: (PartyEvent & { readonly role: PartyRole })[] = [];
+  private readonly children: Map<PartyRole, ChildProcess>;
+  private readonly folder: string;
+  private readonly listeners = new Set<() => void>();
+
+  /** @throws CachetError 'link' if a process does not come up. */
+  static async start(model: string, options: Partial<Config> = {}): Promise<Trio> {
+    const folder = await mkdtemp(join(tmpdir(), 'cachet-')), config = { model, p0: 'ws://127.0.0.1:0', p1: 'ws://127.0.0.1:0', helper: 'ws://127.0.0.1:0', ...options } as Config;
+    const trio = new Trio(config, folder);
+    try {
+      // Each listens on a free port; those who connect to it are started after it.
+      for (const role of ROLES) config[role] = await trio.launch(role);
+      return trio;
+    } catch (error) {
+      await trio.stop();
+      throw error;
+    }
+  }
+
+  private constructor(config: Config, folder: string) {
+    this.config = config;
+    this.folder = folder;
+    this.children = new Map();
+  }
+
+  private async launch(role: PartyRole): Promise<string> {
+    const file = join(this.folder, `${role}.json`);
+    await writeFile(file, JSON.stringify(this.config));
+    const child = spawn(process.execPath, [fileURLToPath(new URL('./cli.js', import.meta.url)), 'party', '--role', role, '--config', file, '--json'], { stdio: ['ignore', 'pipe', 'pipe'] });
+    this.children.set(role, child);
+    let complaint = '';
+    child.stderr.on('data', (data: Buffer) => (complaint += data.toString()));
+    return new Promise((resolve, reject) => {
+      child.once('exit', (code) => {
+        this.push({ role, event: 'end', error: `process ended with status ${code}` });
+        reject(new CachetError({ code: 'link', party: role, what: 'process did not start', got: complaint.trim() || `status ${code}` }));
+      });
+      createInterface({ input: child.stdout }).on('line', (line) => {
+        const event = JSON.parse(line) as PartyEvent;
+        if (event.event === 'listening') resolve(event.url!);
+        this.push({ ...event, role });
+      });
+    });
+  }
+
+  private push(event: PartyEvent & { role: PartyRole }): void {
+    this.events.push(event);
+    for (const listener of this.listeners) listener();
+  }
+
+  /** Process ids, by role. */
+  get pids(): Readonly<Record<string, number>> {
+    return Object.fromEntries([...this.children].map(([role, child]) => [role, child.pid!]));
+  }
+
+  /** Waits until all three have ended a session; returns their events. */
+  async ended(session: string, timeoutMs = 60_000): Promise<(PartyEvent & { readonly role: PartyRole })[]> {
+    const found = () => this.events.filter((e) => e.event === 'end' && e.session === session);
+    if (found().length < ROLES.length)
+      await new Promise<void>((resolve) => {
+        const check = (): void => {
+          if (found().length >= ROLES.length) finish();
+        };
+        const finish = (): void => {
+          clearTimeout(timer);
+          this.listeners.delete(check);
+          resolve();
+        };
+        const timer = setTimeout(finish, timeoutMs);
+        this.listeners.add(check);
+      });
+    return found();
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(
+      [...this.children.values()].map((child) => {
+        if (child.exitCode !== null || child.signalCode !== null) return undefined;
+        const gone = new Promise((resolve) => child.once('exit', resolve)), timer = setTimeout(() => child.kill('SIGKILL'), 5000);
+        child.kill('SIGTERM');
+        return gone.finally(() => clearTimeout(timer));
+      }),
+    );
+    await rm(this.folder, { recursive: true, force: true });
+  }
+}
