@@ -37,8 +37,10 @@ export type EngineMessage =
   | { readonly type: 'output'; readonly out: number; readonly bytes: number }
   /** Evaluator: dealt bytes consumed in all. */
   | { readonly type: 'consumed'; readonly total: number }
-  /** Helper: something to send in this ring. */
-  | { readonly type: 'dealt'; readonly party: 0 | 1 }
+  /** Helper: bytes dealt in all to this party, up to here within the present step. */
+  | { readonly type: 'dealt'; readonly party: 0 | 1; readonly total: number }
+  /** Helper: frames end at these totals. */
+  | { readonly type: 'cut'; readonly dealt: readonly number[] }
   /** A step is complete; evaluator: the dealt bytes that it took in all, and its cost; helper: the bytes dealt in all to each. */
   | { readonly type: 'step'; readonly hash: DesyncHash; readonly dealt: readonly number[]; readonly rounds: number; readonly waitDealtMs: number; readonly highWater: number }
   | { readonly type: 'done' }

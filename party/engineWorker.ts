@@ -95,10 +95,14 @@ class RingSink implements DealtSink {
       this.total[party]! += written;
       if (this.total[party]! - this.told[party]! >= MAX_FRAME_PAYLOAD || written === 0) {
         this.told[party] = this.total[party]!;
-        post({ type: 'dealt', party });
+        post({ type: 'dealt', party, total: this.total[party]! });
       }
       if (at < n) rings[party].waitFree();
     }
+  }
+
+  flush(): void {
+    post({ type: 'cut', dealt: [...this.total] });
   }
 
   endStep(hash: { low: number; high: number }): void {

@@ -17,8 +17,10 @@ interface Stream {
   readonly link: Link;
   credit: number;
   sent: number;
-  /** Ends of steps already dealt: position and hash. */
-  readonly ends: { at: number; hash: DesyncHash }[];
+  /** Dealt in all, as far as the engine has told: the ring may already hold bytes of a step whose beginning is not known here yet. */
+  ready: number;
+  /** Where frames end: a step's end has its hash. */
+  readonly ends: { at: number; hash: DesyncHash | undefined }[];
   retry: NodeJS.Timeout | undefined;
   told: boolean;
 }
@@ -34,7 +36,7 @@ export class HelperSession {
   /** Links bound to the session. */
   constructor(o: { artefact: Artefact; spec: SessionSpec; kernels: string; keys: DealerKeys; links: readonly [Link, Link]; onEnd: (error: CachetError | undefined) => void }) {
     this.onEnd = o.onEnd;
-    this.streams = o.links.map((link): Stream => ({ link, credit: 0, sent: 0, ends: [], retry: undefined, told: false })) as [Stream, Stream];
+    this.streams = o.links.map((link): Stream => ({ link, credit: 0, sent: 0, ready: 0, ends: [], retry: undefined, told: false })) as [Stream, Stream];
     this.streams.forEach((s, party) => {
       s.link.onControl = (m) => {
         if (m.type !== 'credit') return this.end(new CachetError({ code: 'frame', party: s.link.peer, what: 'unexpected message', expected: 'credit', got: m.type }));
@@ -53,28 +55,40 @@ export class HelperSession {
 
   private fromEngine(m: EngineMessage): void {
     if (this.ended) return;
-    if (m.type === 'step') this.streams.forEach((s, party) => s.ends.push({ at: m.dealt[party]!, hash: m.hash }));
+    if (m.type === 'dealt') {
+      this.streams[m.party].ready = m.total;
+      return this.pump(m.party);
+    }
     if (m.type === 'done') this.dealtAll = true;
-    if (m.type === 'dealt') this.pump(m.party);
-    else this.streams.forEach((_, party) => this.pump(party as 0 | 1));
+    this.streams.forEach((s, party) => {
+      if (m.type === 'step' || m.type === 'cut') {
+        s.ready = m.dealt[party]!;
+        s.ends.push({ at: s.ready, hash: m.type === 'step' ? m.hash : undefined });
+      }
+      this.pump(party as 0 | 1);
+    });
   }
 
-  /** Sends whole frames: MAX_FRAME_PAYLOAD bytes, or what is left of a step. */
+  /** Sends whole frames: MAX_FRAME_PAYLOAD bytes, or what is left up to a cut. */
   private pump(party: 0 | 1): void {
     const s = this.streams[party], ring = this.engine.rings[party];
     clearTimeout(s.retry);
     while (!this.ended) {
       const end = s.ends[0], n = end ? Math.min(MAX_FRAME_PAYLOAD, end.at - s.sent) : MAX_FRAME_PAYLOAD;
-      if (ring.available < n || s.sent + n > s.credit) break;
+      if (end && n === 0 && !end.hash) {
+        s.ends.shift();
+        continue;
+      }
+      if (s.sent + n > Math.min(s.ready, s.credit)) break;
       if (s.link.waiting > MAX_WAITING) {
         s.retry = setTimeout(() => this.pump(party), RETRY_MS);
         return;
       }
-      const last = end !== undefined && s.sent + n === end.at;
-      s.link.send(FRAME.dealt, this.engine.view(ring.peek(n), n), last ? end.hash : undefined, last);
+      const atEnd = end !== undefined && s.sent + n === end.at;
+      s.link.send(FRAME.dealt, this.engine.view(ring.peek(n), n), atEnd ? end.hash : undefined, atEnd && end.hash !== undefined);
       ring.consume(n);
       s.sent += n;
-      if (last) s.ends.shift();
+      if (atEnd) s.ends.shift();
     }
     if (this.dealtAll && s.ends.length === 0 && !s.told) {
       s.told = true;

@@ -47,7 +47,7 @@ export class Trio {
     child.stderr.on('data', (data: Buffer) => (complaint += data.toString()));
     return new Promise((resolve, reject) => {
       child.once('exit', (code) => {
-        this.push({ role, event: 'end', error: `process ended with status ${code}` });
+        this.push({ role, event: 'end', error: `process ended with status ${code}${complaint ? `: ${complaint.trim()}` : ''}` });
         reject(new CachetError({ code: 'link', party: role, what: 'process did not start', got: complaint.trim() || `status ${code}` }));
       });
       createInterface({ input: child.stdout }).on('line', (line) => {

@@ -61,8 +61,12 @@ export class Dealer extends LocalEngine implements DealContext {
     this.release(top);
   }
 
-  protected override flush(): void {
+  protected override finishStep(): void {
     this.sink.endStep(this.hash);
+  }
+
+  protected override cutDealt(): void {
+    this.sink.flush();
   }
 
   // ---- what gates deal: see DealContext -----------------------------------------------------------------------------------------------

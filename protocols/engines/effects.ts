@@ -53,9 +53,14 @@ export interface DealtSource {
 /** Where the dealer puts material for both evaluators; bytes are copied before the call returns. */
 export interface DealtSink {
   emit(party: 0 | 1, pointer: number, bytes: number): void;
+  /** Cuts both streams into frames here, and sends them. */
+  flush(): void;
   /** Flushes both streams: the material of one step (the prefill, or one token) is complete. */
   endStep(hash: DesyncHash): void;
 }
 
 /** Largest single `take`, hence the slack behind a ring: gates deal in chunks of at most this many bytes. */
 export const MAX_TAKE_BYTES = 1 << 20;
+
+/** Dealt bytes, both evaluators together, after which the streams are flushed; several times smaller than an evaluator's buffer. */
+export const FLUSH_BYTES = 2 << 20;

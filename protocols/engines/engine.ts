@@ -20,7 +20,7 @@ import { spline } from '../gates/spline.ts';
 import { widen } from '../gates/widen.ts';
 import { windowsIdeal, type WindowsParams } from '../gates/windows.ts';
 import { Tensor, type Constant, type TensorSpec } from '../tensor.ts';
-import type { DesyncHash, Program } from './effects.ts';
+import { FLUSH_BYTES, type DesyncHash, type Program } from './effects.ts';
 
 /** Cost of one step (the prefill, or one token), all parties together, headers included; `gates` splits the payload by gate. */
 export interface StepCost {
@@ -98,13 +98,24 @@ export abstract class Engine {
 
   /** Ends a step: cost is closed, the dealt streams are flushed or checked. */
   endStep(): void {
-    this.step.dealtBytes = framedBytes(this.dealt[0]) + framedBytes(this.dealt[1]);
+    this.step.dealtBytes += framedBytes(this.dealt[0]) + framedBytes(this.dealt[1]);
     this.steps.push(this.step);
     this.step = newStep();
     this.dealt = [0, 0];
-    this.flush();
+    this.finishStep();
   }
-  protected abstract flush(): void;
+  protected abstract finishStep(): void;
+
+  /**
+   * Cuts the dealt streams into frames here. Done before a gate that would make more than FLUSH_BYTES wait, so that neither evaluator ever lacks what the
+   * other's full buffer holds back: all dealt material but that of the last FLUSH_BYTES and the present gate has always been sent to both.
+   */
+  private flushDealt(): void {
+    for (const bytes of this.dealt) if (bytes > 0) this.step.dealtBytes += framedBytes(bytes);
+    this.dealt = [0, 0];
+    this.cutDealt();
+  }
+  protected cutDealt(): void {}
 
   // ---- gates ------------------------------------------------------------------------------------------------------------------------
   /** Opens shares in one round, each over its own ring or `bits` of it. */
@@ -173,6 +184,7 @@ export abstract class Engine {
       o.halves = o.form === 'wire' && gate === (mod as Gate<never>) && inputs[0]!.halves;
       if (o.form === 'wire' && this.holds.mask && !o.mask && (this.name !== 'evaluator' || o.halves)) o.mask = this.allocate(o.size);
     }
+    if (this.dealt[0] + this.dealt[1] > 0 && this.dealt[0] + this.dealt[1] + cost.p0 + cost.p1 > FLUSH_BYTES) this.flushDealt();
     this.dealt[0] += cost.p0;
     this.dealt[1] += cost.p1;
     this.count(gate.name, 0, cost.p0 + cost.p1);

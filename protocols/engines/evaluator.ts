@@ -83,7 +83,7 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
     this.release(top);
   }
 
-  protected override flush(): void {
+  protected override finishStep(): void {
     this.source.endStep(this.hash);
   }
 

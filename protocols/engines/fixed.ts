@@ -78,7 +78,7 @@ export class Fixed extends LocalEngine implements FixedContext {
     outputs.forEach((y) => this.checkRing(gate.name, y));
   }
 
-  protected override flush(): void {}
+  protected override finishStep(): void {}
 
   protected override coins(): number {
     return this.coinKey;

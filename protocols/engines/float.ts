@@ -45,5 +45,5 @@ export class Float extends Engine {
     gate.ideal(params, inputs.map((x) => x.real!), outputs.map((y) => y.real!));
   }
 
-  protected override flush(): void {}
+  protected override finishStep(): void {}
 }

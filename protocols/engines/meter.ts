@@ -29,5 +29,5 @@ export class Meter extends Engine {
 
   protected override run<P>(_: Gate<P>): void {}
 
-  protected override flush(): void {}
+  protected override finishStep(): void {}
 }

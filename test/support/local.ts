@@ -31,18 +31,23 @@ export function place(backend = 'wasm', bytes = MEMORY) {
 
 /** Queue of dealt bytes for one evaluator: `take` copies into a fixed region of its memory. */
 class Queue implements DealtSource {
+  /** Bytes on the wire of the segments flushed so far, and the bytes of the present one. */
+  framed = 0;
+  private segment = 0;
   private parts: Uint8Array[] = [];
   private readonly memory: WebAssembly.Memory;
   private readonly region: number;
-  taken = 0;
-  total = 0;
   constructor(memory: WebAssembly.Memory, arena: Arena) {
     this.memory = memory;
     this.region = arena.alloc(MAX_TAKE_BYTES);
   }
   push(part: Uint8Array): void {
     this.parts.push(part);
-    this.total += part.length;
+    this.segment += part.length;
+  }
+  flush(last: boolean): void {
+    if (this.segment > 0 || last) this.framed += framedBytes(this.segment);
+    this.segment = 0;
   }
   take(bytes: number): number {
     if (bytes > MAX_TAKE_BYTES) throw new Error(`take of ${bytes} bytes`);
@@ -56,7 +61,6 @@ class Queue implements DealtSource {
       if (n === part.length) this.parts.shift();
       else this.parts[0] = part.subarray(n);
     }
-    this.taken += bytes;
     return this.region;
   }
   endStep(): void {
@@ -83,7 +87,7 @@ export interface LocalRun {
 export function runLocal(program: (e: Engine) => Program<unknown>, inputs: readonly [Uint8Array[], Uint8Array[]] = [[], []], o: { seed?: number; backend?: string; observe?: (party: 0 | 1, gate: number, name: string, outputs: readonly Tensor[], engine: Evaluator) => void } = {}): LocalRun {
   const keys = testKeys(o.seed ?? 1), places = [place(o.backend), place(o.backend), place(o.backend)] as const;
   const queues = [0, 1].map((i) => new Queue(places[i]!.kernels.memory, places[i]!.arena)) as [Queue, Queue];
-  const sink: DealtSink = { emit: (party, pointer, bytes) => queues[party].push(new Uint8Array(places[2].kernels.memory.buffer).slice(pointer, pointer + bytes)), endStep: () => undefined };
+  const sink: DealtSink = { emit: (party, pointer, bytes) => queues[party].push(new Uint8Array(places[2].kernels.memory.buffer).slice(pointer, pointer + bytes)), flush: () => queues.forEach((q) => q.flush(false)), endStep: () => queues.forEach((q) => q.flush(true)) };
   const dealer = new Dealer({ ...places[2], keys: keys.dealer, sink });
   const evaluators = [new Evaluator({ party: 0, ...places[0], keys: keys.p0, dealt: queues[0] }), new Evaluator({ party: 1, ...places[1], keys: keys.p1, dealt: queues[1] })] as const;
   evaluators.forEach((e, i) => (e.observe = o.observe && ((gate, name, outputs) => o.observe!(i as 0 | 1, gate, name, outputs, e))));
@@ -117,7 +121,7 @@ export function runLocal(program: (e: Engine) => Program<unknown>, inputs: reado
     onlineBytes += 2 * framedBytes(a.bytes);
   }
   queues.forEach((q) => q.endStep());
-  return { evaluators, dealer, messages, outputs, rounds, onlineBytes, dealtBytes: framedBytes(queues[0].total) + framedBytes(queues[1].total) };
+  return { evaluators, dealer, messages, outputs, rounds, onlineBytes, dealtBytes: queues[0].framed + queues[1].framed };
 }
 
 /** The same program on the Fixed engine with the same keys. */
