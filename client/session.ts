@@ -52,6 +52,7 @@ export class PrivateSession {
   private waiting: { resolve: () => void; reject: (error: CachetError) => void } | undefined;
   private failure: CachetError | undefined;
   private steps = 0;
+  private readonly aborted = (): void => this.fail(new CachetError({ code: 'aborted', what: 'interrupted' }));
   private readonly outputs: [number, number] = [0, 0];
 
   /** @throws CachetError 'limit' for a prompt that does not fit the model, 'link', 'handshake', 'timeout', 'aborted'. */
@@ -92,7 +93,7 @@ export class PrivateSession {
       };
       link.onEnd = (error) => this.fail(error);
     });
-    o.signal?.addEventListener('abort', () => this.fail(new CachetError({ code: 'aborted', what: 'interrupted' })), { once: true });
+    o.signal?.addEventListener('abort', this.aborted, { once: true });
   }
 
   /** One step: the prompt's private tokens first, then one token at a time. Returns the last position's residual stream, before the final norm. */
@@ -122,6 +123,7 @@ export class PrivateSession {
   /** Ends the session in good order; waits (briefly) for the last step's report. */
   async stop(): Promise<void> {
     for (let i = 0; i < 100 && this.reports.length < this.steps && !this.failure; i++) await new Promise((resolve) => setTimeout(resolve, 10));
+    this.o.signal?.removeEventListener('abort', this.aborted);
     for (const link of this.links) {
       link.onEnd = undefined;
       if (link.open) link.control({ type: 'stop' });

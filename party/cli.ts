@@ -3,12 +3,13 @@
 import { Command, CommanderError } from 'commander';
 import { CachetError } from '../protocols/errors.ts';
 import { askCommand } from './commands/ask.ts';
+import { benchCommand } from './commands/bench.ts';
 import { costCommand } from './commands/cost.ts';
 import { demoCommand } from './commands/demo.ts';
 import { partyCommand } from './commands/party.ts';
 import { prepareCommand } from './commands/prepare.ts';
 
-const commands = [demoCommand, askCommand, partyCommand, costCommand, prepareCommand];
+const commands = [demoCommand, askCommand, partyCommand, costCommand, prepareCommand, benchCommand];
 
 const program = new Command('cachet').description('Private transformer inference: a prompt that nobody else may see.').version('0.1.0').showHelpAfterError('(add --help for the options)');
 for (const command of commands) program.addCommand(command);

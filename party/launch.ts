@@ -4,7 +4,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
+import { packageRoot } from '../client/node.ts';
 import { CachetError } from '../protocols/errors.ts';
 import type { Config } from './config.ts';
 import type { PartyEvent, PartyRole } from './party.ts';
@@ -41,7 +41,7 @@ export class Trio {
   private async launch(role: PartyRole): Promise<string> {
     const file = join(this.folder, `${role}.json`);
     await writeFile(file, JSON.stringify(this.config));
-    const child = spawn(process.execPath, [fileURLToPath(new URL('./cli.js', import.meta.url)), 'party', '--role', role, '--config', file, '--json'], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(process.execPath, [join(packageRoot(), 'dist', 'party', 'cli.js'), 'party', '--role', role, '--config', file, '--json'], { stdio: ['ignore', 'pipe', 'pipe'] });
     this.children.set(role, child);
     let complaint = '';
     child.stderr.on('data', (data: Buffer) => (complaint += data.toString()));
