@@ -224,6 +224,7 @@ export abstract class Engine {
     else run();
     return y!;
   }
+  /** Two shares, or two wires of one ring: a wire's mask is combined like its value, with nothing dealt. */
   add(a: Tensor, b: Tensor): Tensor {
     return this.combine(sum, a, b);
   }
@@ -231,12 +232,14 @@ export abstract class Engine {
     return this.combine(difference, a, b);
   }
   private combine(map: typeof sum, a: Tensor, b: Tensor): Tensor {
-    if (a.form !== 'share' || b.form !== 'share' || a.bits !== b.bits || a.scale !== b.scale || a.size !== b.size)
+    if (a.form !== b.form || a.boolean || b.boolean || a.bits !== b.bits || a.scale !== b.scale || a.size !== b.size)
       throw new CachetError({ code: 'shape', step: map.name, what: 'operands differ', expected: `${a.form} of ${a.size} at ${a.bits} bits, scale ${a.scale}`, got: `${b.form} of ${b.size} at ${b.bits} bits, scale ${b.scale}` });
     const y = this.tensor(a);
+    y.halves = a.halves && b.halves;
     this.absorb(map.name, a.size, a.bits, a.scale);
     this.gateNumber++;
     if (a.lane) map.integer(this.kernels!, y.lane, a.lane, b.lane, a.size);
+    if (a.mask && b.mask) map.integer(this.kernels!, (y.mask ||= this.allocate(a.size)), a.mask, b.mask, a.size);
     if (a.real) for (let i = 0; i < a.size; i++) y.real![i] = a.real[i]! + map.sign * b.real![i]!;
     return y;
   }

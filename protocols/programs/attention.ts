@@ -75,8 +75,9 @@ export function* attention(e: Engine, plan: LlamaPlan, layer: LayerPlan, cache: 
 
   const mark = rowLengths(e, heads, queries, shape.past);
   const top = yield* rowMax(e, zw!, mark.rows, mark.buckets, layer.lowBucket, plan.nonzero);
-  const [relative] = yield* e.open([e.sub(z, e.linear(segmentSpread(mark.rows, packedSize(shape), BUCKET_SHIFT, RING.logits, z.scale), top))]);
-  const fine = e.narrow(relative!, 12);
+  // The reference alone is opened, one small value a row; the logits' wire is shifted by it without another opening.
+  const [reference] = yield* e.open([top]);
+  const fine = e.narrow(e.sub(zw!, e.linear(segmentSpread(mark.rows, packedSize(shape), BUCKET_SHIFT, RING.logits, z.scale), reference!)), 12);
   e.note('relative', fine);
   const [p] = yield* e.open(e.expTable(layer.exp, fine));
   const sums = e.linear(segmentSum(mark.rows), p!);
