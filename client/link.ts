@@ -118,9 +118,10 @@ export class Link {
       const error = cause instanceof CachetError ? cause : new CachetError({ code: 'frame', what: 'undecodable frame', got: cause instanceof Error ? cause.message : String(cause), cause });
       const told = error.code === 'aborted' ? error : new CachetError({ ...error.details, party: error.details.party ?? `link to ${this.peer}` });
       const handler = this.onEnd;
+      this.onEnd = undefined;
       if (error.code !== 'aborted') this.fail(told);
-      this.onEnd = handler;
       this.end(told);
+      handler?.(told, false);
     }
   }
 

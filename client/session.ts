@@ -91,7 +91,8 @@ export class PrivateSession {
         this.partial[i]!.push(m);
         this.report();
       };
-      link.onEnd = (error) => this.fail(error);
+      // An evaluator that has sent its last result may close before the other has sent its own.
+      link.onEnd = (error, clean) => void ((clean && this.outputs[i] === o.maxTokens) || this.fail(error));
     });
     o.signal?.addEventListener('abort', this.aborted, { once: true });
   }

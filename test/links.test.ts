@@ -1,0 +1,156 @@
+/** Frames, links, rings and inboxes: what passes, and what every kind of bad frame gets. */
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { Link, type Socket } from '../client/link.ts';
+import { Inbox } from '../party/inbox.ts';
+import { RING_BYTES, RING_SPACE, SharedRing } from '../party/sharedRing.ts';
+import { CachetError } from '../protocols/errors.ts';
+import { FRAME, framedBytes, HEADER_BYTES, MAX_FRAME_PAYLOAD, readHeader, writeHeader, type FrameHeader } from '../protocols/frames.ts';
+
+/** Two ends of an in-memory connection: delivers at once. */
+class Pipe implements Socket {
+  binaryType = 'nodebuffer';
+  readyState = 1;
+  bufferedAmount = 0;
+  other!: Pipe;
+  sent: Uint8Array[] = [];
+  private readonly listeners = new Map<string, ((event: { data?: unknown; code?: number }) => void)[]>();
+  send(data: Uint8Array<ArrayBuffer>): void {
+    this.sent.push(data);
+    this.other.emit('message', { data });
+  }
+  close(): void {
+    if (this.readyState !== 1) return;
+    this.readyState = 3;
+    this.other.readyState = 3;
+    this.other.emit('close', { code: 1000 });
+  }
+  addEventListener(type: string, listener: (event: { data?: unknown; code?: number }) => void): void {
+    this.listeners.set(type, [...(this.listeners.get(type) ?? []), listener]);
+  }
+  emit(type: string, event: { data?: unknown; code?: number }): void {
+    for (const listener of this.listeners.get(type) ?? []) listener(event);
+  }
+}
+
+function pair() {
+  const a = new Pipe(), b = new Pipe();
+  a.other = b;
+  b.other = a;
+  return { a, b, left: new Link(a, 'right'), right: new Link(b, 'left') };
+}
+
+const header = (h: Partial<FrameHeader> & { payload?: number } = {}): Uint8Array => {
+  const frame = new Uint8Array(HEADER_BYTES + (h.payload ?? 3));
+  writeHeader(new DataView(frame.buffer), { kind: FRAME.round, last: true, sequence: 0, session: [0, 0], hash: { low: 0, high: 0 }, length: h.payload ?? 3, ...h });
+  return frame;
+};
+
+describe('frames', () => {
+  it('read what they write', () => {
+    const h = { kind: FRAME.dealt, last: false, sequence: 7, session: [1, 0xffffffff] as const, hash: { low: -5, high: 9 }, length: 3 };
+    const frame = new Uint8Array(HEADER_BYTES + 3);
+    writeHeader(new DataView(frame.buffer), h);
+    expect(readHeader(frame)).toEqual(h);
+  });
+  it('count one header a frame, an empty message included', () => {
+    expect([0, 1, MAX_FRAME_PAYLOAD, MAX_FRAME_PAYLOAD + 1].map(framedBytes)).toEqual([32, 33, MAX_FRAME_PAYLOAD + 32, MAX_FRAME_PAYLOAD + 65]);
+  });
+  it.each<[string, (f: Uint8Array) => Uint8Array]>([
+    ['truncated frame', (f) => f.subarray(0, 20)],
+    ['frame of another version', (f) => (f.fill(9, 0, 1), f)],
+    ['unknown frame kind', (f) => (f.fill(99, 1, 2), f)],
+    ['reserved header bits set', (f) => (f.fill(1, 28, 29), f)],
+    ['wrong frame length', (f) => f.subarray(0, f.length - 1)],
+  ])('refuse a %s', (what, spoil) => expect(() => readHeader(spoil(header()))).toThrow(what));
+});
+
+describe('links', () => {
+  it('carry control messages and messages of any length, and count alike at both ends', () => {
+    const { left, right } = pair(), got: Uint8Array[] = [], lasts: boolean[] = [];
+    right.onFrame = (h, p) => (got.push(p.slice()), lasts.push(h.last));
+    for (const n of [0, 5, 2 * MAX_FRAME_PAYLOAD, 2 * MAX_FRAME_PAYLOAD + 1]) left.send(FRAME.round, new Uint8Array(n).fill(n & 255));
+    expect(got.map((p) => p.length)).toEqual([0, 5, MAX_FRAME_PAYLOAD, MAX_FRAME_PAYLOAD, MAX_FRAME_PAYLOAD, MAX_FRAME_PAYLOAD, 1]);
+    expect(lasts).toEqual([true, true, false, true, false, false, true]);
+    expect(left.counted.sent).toBe(right.counted.received);
+    let control: unknown;
+    right.onControl = (m) => (control = m);
+    left.control({ type: 'credit', limit: 5 });
+    expect(control).toEqual({ type: 'credit', limit: 5 });
+  });
+  it.each<[RegExp, (a: Pipe) => void]>([
+    [/frame out of order/, (a) => a.send(header({ sequence: 1 }) as Uint8Array<ArrayBuffer>)],
+    [/frame of another session/, (a) => a.send(header({ session: [1, 2] }) as Uint8Array<ArrayBuffer>)],
+    [/text message/, (a) => a.other.emit('message', { data: 'x' })],
+    [/bad control message, field type/, (a) => a.send(Uint8Array.from([...header({ kind: FRAME.control, payload: 1 }).subarray(0, HEADER_BYTES), 0x80]))],
+  ])('end with %s, told to both ends', (reason, act) => {
+    const { a, left, right } = pair(), reasons: string[] = [];
+    right.onFrame = () => undefined;
+    left.onEnd = (e) => reasons.push(e.message);
+    right.onEnd = (e) => reasons.push(e.message);
+    act(a);
+    expect(reasons).toHaveLength(2);
+    for (const r of reasons) expect(r).toMatch(reason);
+    expect(right.open).toBe(false);
+  });
+  it('say when the other end closed in good order', () => {
+    const { left, right } = pair();
+    let clean: boolean | undefined;
+    right.onEnd = (_, c) => (clean = c);
+    left.close();
+    expect(clean).toBe(true);
+  });
+});
+
+describe('inbox', () => {
+  const frame = (last: boolean, length: number, low = 1): [FrameHeader, Uint8Array] => [{ kind: FRAME.round, last, sequence: 0, session: [0, 0], hash: { low, high: 0 }, length }, new Uint8Array(length).fill(length)];
+  it('puts frames together whether they come before or after the engine asks', () => {
+    for (const early of [true, false]) {
+      const inbox = new Inbox('p1', 100), into = new Uint8Array(5);
+      let done = 0;
+      if (early) inbox.push(...frame(false, 3));
+      inbox.expect(into, { low: 1, high: 0 }, () => done++);
+      if (!early) inbox.push(...frame(false, 3));
+      inbox.push(...frame(true, 2));
+      expect([done, ...into]).toEqual([1, 3, 3, 3, 2, 2]);
+    }
+  });
+  it('refuses another hash, a wrong length and too much', () => {
+    const start = (): Inbox => {
+      const inbox = new Inbox('p1', 100);
+      inbox.expect(new Uint8Array(5), { low: 1, high: 0 }, () => undefined);
+      return inbox;
+    };
+    expect(() => start().push(...frame(true, 5, 2))).toThrow(/different programs/);
+    expect(() => start().push(...frame(true, 4))).toThrow(/wrong length; expected 5 bytes; got 4/);
+    expect(() => start().push(...frame(false, 6))).toThrow(/wrong length/);
+    expect(() => new Inbox('p1', 100).push(...frame(true, 101))).toThrow(CachetError);
+  });
+});
+
+describe('shared ring', () => {
+  it('gives back the written bytes in order, contiguous, over many turns', () => {
+    const memory = new WebAssembly.Memory({ initial: Math.ceil((RING_SPACE + 65536) / 65536), maximum: 200, shared: true }), ring = new SharedRing(memory, 1024, 65536), all = new Uint8Array(memory.buffer);
+    // Just before the end, so that every run wraps.
+    Atomics.store(new Int32Array(memory.buffer, 1024, 2), 0, RING_BYTES - 1000);
+    Atomics.store(new Int32Array(memory.buffer, 1024, 2), 1, RING_BYTES - 1000);
+    let next = 0, read = 0;
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 700 }), fc.integer({ min: 1, max: 700 }), (w, r) => {
+        next += ring.write(Uint8Array.from({ length: w }, (_, i) => (next + i) % 251));
+        const n = Math.min(r, ring.available), at = ring.peek(n);
+        for (let i = 0; i < n; i++) expect(all[at + i]).toBe((read + i) % 251);
+        ring.consume(n);
+        read += n;
+      }),
+      { numRuns: 200 },
+    );
+    expect(read).toBeGreaterThan(1000);
+  });
+  it('takes no more than is free', () => {
+    const memory = new WebAssembly.Memory({ initial: Math.ceil((RING_SPACE + 65536) / 65536), maximum: 200, shared: true }), ring = new SharedRing(memory, 1024, 65536);
+    expect(ring.write(new Uint8Array(RING_BYTES + 5))).toBe(RING_BYTES);
+    expect(ring.free).toBe(0);
+    expect(ring.write(new Uint8Array(1))).toBe(0);
+  });
+});
