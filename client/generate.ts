@@ -18,9 +18,17 @@ export interface GenerateOptions extends Omit<SessionOptions, 'promptTokens'> {
  * @throws CachetError 'usage' for a prompt without the model's public prefix; what PrivateSession throws.
  */
 export async function* generate(o: GenerateOptions): AsyncGenerator<number, void, void> {
-  const { artefact, promptIds } = o, choose = sampler(o.sampling), prefix = artefact.prefixIds.length;
+  const { artefact, promptIds } = o,
+    choose = sampler(o.sampling),
+    prefix = artefact.prefixIds.length;
   if (!artefact.prefixIds.every((id, i) => promptIds[i] === id))
-    throw new CachetError({ code: 'usage', what: "prompt does not begin with the model's public prefix", expected: `token ids ${artefact.prefixIds.join(' ')}`, got: 'another beginning', hint: 'promptIds adds it' });
+    throw new CachetError({
+      code: 'usage',
+      what: "prompt does not begin with the model's public prefix",
+      expected: `token ids ${artefact.prefixIds.join(' ')}`,
+      got: 'another beginning',
+      hint: 'promptIds adds it',
+    });
   const session = await PrivateSession.open({ ...o, promptTokens: promptIds.length - prefix });
   try {
     o.onSession?.(session);
@@ -38,7 +46,8 @@ export async function* generate(o: GenerateOptions): AsyncGenerator<number, void
 
 /** A prompt's token ids: the public prefix is added unless the text already begins with it. */
 export function promptIds(artefact: SessionOptions['artefact'], tokenizer: Tokenizer, text: string): number[] {
-  const ids = tokenizer.encode(text), { prefixIds } = artefact;
+  const ids = tokenizer.encode(text),
+    { prefixIds } = artefact;
   return prefixIds.every((id, i) => ids[i] === id) ? ids : [...prefixIds, ...ids];
 }
 

@@ -4,7 +4,8 @@ import { product, rmsNorm } from '../protocols/models/llama.ts';
 
 /** Embedding rows of the tokens, [ids.length, width], as fixed point integers at 2^scale. */
 export function embed(a: Artefact, ids: readonly number[], scale: number): BigInt64Array<ArrayBuffer> {
-  const { width } = a.shape, out = new BigInt64Array(ids.length * width);
+  const { width } = a.shape,
+    out = new BigInt64Array(ids.length * width);
   ids.forEach((id, i) => {
     for (let c = 0; c < width; c++) out[i * width + c] = BigInt(Math.round(a.embed[id * width + c]! * 2 ** scale));
   });

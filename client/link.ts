@@ -15,7 +15,10 @@ export interface Socket {
   readonly bufferedAmount: number;
   send(data: Uint8Array<ArrayBuffer>): void;
   close(code?: number, reason?: string): void;
-  addEventListener(type: 'open' | 'message' | 'close' | 'error', listener: (event: { data?: unknown; reason?: string; code?: number; message?: string }) => void): void;
+  addEventListener(
+    type: 'open' | 'message' | 'close' | 'error',
+    listener: (event: { data?: unknown; reason?: string; code?: number; message?: string }) => void,
+  ): void;
 }
 
 const NO_HASH: DesyncHash = { low: 0, high: 0 };
@@ -39,8 +42,27 @@ export class Link {
     this.socket = socket;
     this.peer = peer;
     socket.addEventListener('message', (event) => this.receive(event.data));
-    socket.addEventListener('close', (event) => this.end(new CachetError({ code: 'link', what: `connection to ${this.peer} closed`, got: event.reason || `code ${event.code ?? 'unknown'}`, hint: `see the log of ${this.peer}` }), event.code === 1000));
-    socket.addEventListener('error', (event) => this.end(new CachetError({ code: 'link', what: `connection to ${this.peer} failed`, got: event.message ?? 'an error', hint: `check that ${this.peer} is running` })));
+    socket.addEventListener('close', (event) =>
+      this.end(
+        new CachetError({
+          code: 'link',
+          what: `connection to ${this.peer} closed`,
+          got: event.reason || `code ${event.code ?? 'unknown'}`,
+          hint: `see the log of ${this.peer}`,
+        }),
+        event.code === 1000,
+      ),
+    );
+    socket.addEventListener('error', (event) =>
+      this.end(
+        new CachetError({
+          code: 'link',
+          what: `connection to ${this.peer} failed`,
+          got: event.message ?? 'an error',
+          hint: `check that ${this.peer} is running`,
+        }),
+      ),
+    );
   }
 
   /** From here on all frames carry, and must carry, this session's prefix. */
@@ -59,7 +81,8 @@ export class Link {
   }
 
   control(message: Control): void {
-    const payload = pack(message), frame = this.frame({ kind: FRAME.control, last: true, hash: NO_HASH }, payload.length);
+    const payload = pack(message),
+      frame = this.frame({ kind: FRAME.control, last: true, hash: NO_HASH }, payload.length);
     frame.set(payload, HEADER_BYTES);
     this.push(frame);
   }
@@ -67,7 +90,8 @@ export class Link {
   /** Sends a message in frames; the bytes are copied before this returns. `last` is false for a part of a longer message. */
   send(kind: Exclude<FrameKind, typeof FRAME.control>, message: Uint8Array, hash: DesyncHash = NO_HASH, last = true): void {
     for (let from = 0; from < message.length || from === 0; from += MAX_FRAME_PAYLOAD) {
-      const part = message.subarray(from, from + MAX_FRAME_PAYLOAD), frame = this.frame({ kind, last: last && from + MAX_FRAME_PAYLOAD >= message.length, hash }, part.length);
+      const part = message.subarray(from, from + MAX_FRAME_PAYLOAD),
+        frame = this.frame({ kind, last: last && from + MAX_FRAME_PAYLOAD >= message.length, hash }, part.length);
       frame.set(part, HEADER_BYTES);
       this.push(frame);
     }
@@ -101,10 +125,20 @@ export class Link {
   private receive(data: unknown): void {
     if (this.ended) return;
     try {
-      if (!(data instanceof ArrayBuffer) && !(data instanceof Uint8Array)) throw new CachetError({ code: 'frame', what: 'text message', expected: 'binary frames', got: typeof data });
-      const frame = data instanceof ArrayBuffer ? new Uint8Array(data) : data, header = readHeader(frame), payload = frame.subarray(HEADER_BYTES);
-      if (header.sequence !== this.next.received[header.kind]!++) throw new CachetError({ code: 'frame', what: 'frame out of order', expected: `number ${this.next.received[header.kind]! - 1} of its kind`, got: String(header.sequence) });
-      if (header.session[0] !== this.session[0] || header.session[1] !== this.session[1]) throw new CachetError({ code: 'frame', what: 'frame of another session', expected: 'this session', got: 'another' });
+      if (!(data instanceof ArrayBuffer) && !(data instanceof Uint8Array))
+        throw new CachetError({ code: 'frame', what: 'text message', expected: 'binary frames', got: typeof data });
+      const frame = data instanceof ArrayBuffer ? new Uint8Array(data) : data,
+        header = readHeader(frame),
+        payload = frame.subarray(HEADER_BYTES);
+      if (header.sequence !== this.next.received[header.kind]!++)
+        throw new CachetError({
+          code: 'frame',
+          what: 'frame out of order',
+          expected: `number ${this.next.received[header.kind]! - 1} of its kind`,
+          got: String(header.sequence),
+        });
+      if (header.session[0] !== this.session[0] || header.session[1] !== this.session[1])
+        throw new CachetError({ code: 'frame', what: 'frame of another session', expected: 'this session', got: 'another' });
       if (header.kind === FRAME.round || header.kind === FRAME.dealt) this.counted.received += frame.length;
       else this.counted.otherReceived += frame.length;
       if (header.kind !== FRAME.control) {
@@ -115,7 +149,10 @@ export class Link {
       if (message.type === 'error') throw new CachetError({ code: 'aborted', party: this.peer, what: message.message });
       this.onControl?.(message);
     } catch (cause) {
-      const error = cause instanceof CachetError ? cause : new CachetError({ code: 'frame', what: 'undecodable frame', got: cause instanceof Error ? cause.message : String(cause), cause });
+      const error =
+        cause instanceof CachetError
+          ? cause
+          : new CachetError({ code: 'frame', what: 'undecodable frame', got: cause instanceof Error ? cause.message : String(cause), cause });
       const told = error.code === 'aborted' ? error : new CachetError({ ...error.details, party: error.details.party ?? `link to ${this.peer}` });
       const handler = this.onEnd;
       this.onEnd = undefined;
@@ -136,8 +173,14 @@ export class Link {
 }
 
 /** Waits for the next control message, which must be of that type. @throws CachetError if another comes, the link ends or time is up. */
-export function expectControl<T extends Control['type']>(link: Link, types: T | readonly T[], timeoutMs: number, signal?: AbortSignal): Promise<Extract<Control, { type: T }>> {
-  const accepted = [types].flat() as readonly string[], name = accepted.join(' or ');
+export function expectControl<T extends Control['type']>(
+  link: Link,
+  types: T | readonly T[],
+  timeoutMs: number,
+  signal?: AbortSignal,
+): Promise<Extract<Control, { type: T }>> {
+  const accepted = [types].flat() as readonly string[],
+    name = accepted.join(' or ');
   return new Promise((resolve, reject) => {
     const finish = (error?: CachetError, message?: Control): void => {
       clearTimeout(timer);
@@ -147,10 +190,28 @@ export function expectControl<T extends Control['type']>(link: Link, types: T | 
       if (error) reject(error);
       else resolve(message as Extract<Control, { type: T }>);
     };
-    const timer = setTimeout(() => finish(new CachetError({ code: 'timeout', what: `no ${name} from ${link.peer}`, expected: `one within ${timeoutMs / 1000} s`, got: 'nothing', hint: `check that ${link.peer} and the parties behind it are running` })), timeoutMs);
+    const timer = setTimeout(
+      () =>
+        finish(
+          new CachetError({
+            code: 'timeout',
+            what: `no ${name} from ${link.peer}`,
+            expected: `one within ${timeoutMs / 1000} s`,
+            got: 'nothing',
+            hint: `check that ${link.peer} and the parties behind it are running`,
+          }),
+        ),
+      timeoutMs,
+    );
     const aborted = (): void => finish(new CachetError({ code: 'aborted', what: 'interrupted' }));
     signal?.addEventListener('abort', aborted, { once: true });
     link.onEnd = (error) => finish(error);
-    link.onControl = (message) => finish(accepted.includes(message.type) ? undefined : new CachetError({ code: 'handshake', party: link.peer, what: 'unexpected message', expected: name, got: message.type }), message);
+    link.onControl = (message) =>
+      finish(
+        accepted.includes(message.type)
+          ? undefined
+          : new CachetError({ code: 'handshake', party: link.peer, what: 'unexpected message', expected: name, got: message.type }),
+        message,
+      );
   });
 }

@@ -27,7 +27,14 @@ export async function readBytes(path: string, code: 'config' | 'artefact' | 'mod
   try {
     return await readFile(path);
   } catch (cause) {
-    throw new CachetError({ code, what: 'cannot read file', expected: path, got: (cause as NodeJS.ErrnoException).code ?? String(cause), ...(hint === undefined ? {} : { hint }), cause });
+    throw new CachetError({
+      code,
+      what: 'cannot read file',
+      expected: path,
+      got: (cause as NodeJS.ErrnoException).code ?? String(cause),
+      ...(hint === undefined ? {} : { hint }),
+      cause,
+    });
   }
 }
 
@@ -47,8 +54,12 @@ export async function readModelArtefact(model: string): Promise<Artefact> {
 }
 
 export async function readTokenizer(model: string): Promise<Tokenizer> {
-  const folder = modelFolder(model), config = join(folder, 'tokenizer_config.json');
-  return new Tokenizer((await readJson(join(folder, 'tokenizer.json'), 'model')) as object, existsSync(config) ? ((await readJson(config, 'model')) as object) : {});
+  const folder = modelFolder(model),
+    config = join(folder, 'tokenizer_config.json');
+  return new Tokenizer(
+    (await readJson(join(folder, 'tokenizer.json'), 'model')) as object,
+    existsSync(config) ? ((await readJson(config, 'model')) as object) : {},
+  );
 }
 
 export const artefactPath = (model: string): string => join(modelFolder(model), ARTEFACT_FILE);

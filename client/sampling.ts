@@ -24,9 +24,13 @@ export function sampler(s: Sampling = {}): (logits: Float64Array) => number {
   return (logits) => {
     const best = logits.reduce((a, v, i) => (v > logits[a]! ? i : a), 0);
     if (temperature === 0) return best;
-    const ids = Array.from(logits.keys()).sort((a, b) => logits[b]! - logits[a]!).slice(0, topK || logits.length);
-    const weights = ids.map((id) => Math.exp((logits[id]! - logits[best]!) / temperature)), total = weights.reduce((a, b) => a + b, 0);
-    let kept = 0, mass = 0;
+    const ids = Array.from(logits.keys())
+      .sort((a, b) => logits[b]! - logits[a]!)
+      .slice(0, topK || logits.length);
+    const weights = ids.map((id) => Math.exp((logits[id]! - logits[best]!) / temperature)),
+      total = weights.reduce((a, b) => a + b, 0);
+    let kept = 0,
+      mass = 0;
     while (kept < ids.length && mass < topP * total) mass += weights[kept++]!;
     let at = next() * mass;
     for (let i = 0; i < kept; i++) if ((at -= weights[i]!) < 0) return ids[i]!;

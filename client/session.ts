@@ -60,13 +60,16 @@ export class PrivateSession {
     const spec: SessionSpec = { version: PROTOCOL_VERSION, artefact: o.artefact.digest, promptTokens: o.promptTokens, maxTokens: o.maxTokens };
     if (o.promptTokens < 1) throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'at least one private token', got: 'none' });
     checkSpec(o.artefact, spec);
-    const timeoutMs = o.timeoutMs ?? 30_000, ticket = crypto.getRandomValues(new Uint8Array(16)), nonce = crypto.getRandomValues(new Uint8Array(32));
+    const timeoutMs = o.timeoutMs ?? 30_000,
+      ticket = crypto.getRandomValues(new Uint8Array(16)),
+      nonce = crypto.getRandomValues(new Uint8Array(32));
     const links = await Promise.all([o.connect('p0'), o.connect('p1')]);
     try {
       const ready = links.map((link) => expectControl(link, 'ready', timeoutMs, o.signal));
       for (const link of links) link.control({ type: 'hello', role: 'client', ticket, nonce, spec });
       const [a, b] = await Promise.all(ready);
-      if (hex(a!.session) !== hex(b!.session)) throw new CachetError({ code: 'handshake', what: 'evaluators are in different sessions', expected: 'one session id', got: 'two' });
+      if (hex(a!.session) !== hex(b!.session))
+        throw new CachetError({ code: 'handshake', what: 'evaluators are in different sessions', expected: 'one session id', got: 'two' });
       for (const link of links) link.bind(a!.session);
       return new PrivateSession(o, links as [Link, Link], hex(a!.session.subarray(0, 8)));
     } catch (error) {
@@ -99,26 +102,43 @@ export class PrivateSession {
 
   /** One step: the prompt's private tokens first, then one token at a time. Returns the last position's residual stream, before the final norm. */
   async step(ids: readonly number[]): Promise<Float64Array> {
-    const expected = this.steps === 0 ? this.o.promptTokens : 1, { artefact } = this.o;
+    const expected = this.steps === 0 ? this.o.promptTokens : 1,
+      { artefact } = this.o;
     if (ids.length !== expected || this.steps >= this.o.maxTokens)
-      throw new CachetError({ code: 'usage', what: 'step does not fit the session', expected: `${expected} tokens, at most ${this.o.maxTokens} steps`, got: `${ids.length} tokens in step ${this.steps + 1}` });
+      throw new CachetError({
+        code: 'usage',
+        what: 'step does not fit the session',
+        expected: `${expected} tokens, at most ${this.o.maxTokens} steps`,
+        got: `${ids.length} tokens in step ${this.steps + 1}`,
+      });
     if (this.failure) throw this.failure;
     this.steps++;
-    const values = embed(artefact, ids, SCALE.residual), mask = new BigInt64Array(values.length);
+    const values = embed(artefact, ids, SCALE.residual),
+      mask = new BigInt64Array(values.length);
     for (let at = 0; at < mask.byteLength; at += 65536) crypto.getRandomValues(new Uint8Array(mask.buffer, at, Math.min(65536, mask.byteLength - at)));
     for (let i = 0; i < values.length; i++) values[i] = values[i]! - mask[i]!;
     this.links[0].send(FRAME.input, new Uint8Array(values.buffer));
     this.links[1].send(FRAME.input, new Uint8Array(mask.buffer));
     await this.result();
     const [a, b] = this.received.map((parts) => join(parts.splice(0)));
-    if (a!.length !== 8 * artefact.shape.width || b!.length !== a!.length) throw new CachetError({ code: 'frame', what: 'result of the wrong length', expected: `${8 * artefact.shape.width} bytes`, got: `${a!.length} and ${b!.length}` });
-    const x = new BigInt64Array(a!.buffer), y = new BigInt64Array(b!.buffer);
+    if (a!.length !== 8 * artefact.shape.width || b!.length !== a!.length)
+      throw new CachetError({
+        code: 'frame',
+        what: 'result of the wrong length',
+        expected: `${8 * artefact.shape.width} bytes`,
+        got: `${a!.length} and ${b!.length}`,
+      });
+    const x = new BigInt64Array(a!.buffer),
+      y = new BigInt64Array(b!.buffer);
     return Float64Array.from({ length: artefact.shape.width }, (_, i) => Number(BigInt.asIntN(64, x[i]! + y[i]!)) / 2 ** SCALE.residual);
   }
 
   /** Bytes to and from both evaluators. */
   get clientBytes(): { readonly sent: number; readonly received: number } {
-    return { sent: this.links[0].counted.otherSent + this.links[1].counted.otherSent, received: this.links[0].counted.otherReceived + this.links[1].counted.otherReceived };
+    return {
+      sent: this.links[0].counted.otherSent + this.links[1].counted.otherSent,
+      received: this.links[0].counted.otherReceived + this.links[1].counted.otherReceived,
+    };
   }
 
   /** Ends the session in good order; waits (briefly) for the last step's report. */
@@ -135,7 +155,10 @@ export class PrivateSession {
   private result(): Promise<void> {
     return new Promise((resolve, reject) => {
       const ms = this.o.stepTimeoutMs ?? 600_000;
-      const timer = setTimeout(() => this.fail(new CachetError({ code: 'timeout', what: 'no result from the evaluators', expected: `one within ${ms / 1000} s`, got: 'nothing' })), ms);
+      const timer = setTimeout(
+        () => this.fail(new CachetError({ code: 'timeout', what: 'no result from the evaluators', expected: `one within ${ms / 1000} s`, got: 'nothing' })),
+        ms,
+      );
       this.waiting = {
         resolve: () => (clearTimeout(timer), resolve()),
         reject: (error) => (clearTimeout(timer), reject(error)),
@@ -154,8 +177,16 @@ export class PrivateSession {
 
   private report(): void {
     while (this.partial[0].length > 0 && this.partial[1].length > 0) {
-      const a = this.partial[0].shift()!, b = this.partial[1].shift()!;
-      const report: StepReport = { rows: a.rows, rounds: a.rounds, onlineBytes: a.onlineBytes + b.onlineBytes, dealtBytes: a.dealtBytes + b.dealtBytes, ms: Math.max(a.ms, b.ms), waitDealtMs: Math.max(a.waitDealtMs, b.waitDealtMs) };
+      const a = this.partial[0].shift()!,
+        b = this.partial[1].shift()!;
+      const report: StepReport = {
+        rows: a.rows,
+        rounds: a.rounds,
+        onlineBytes: a.onlineBytes + b.onlineBytes,
+        dealtBytes: a.dealtBytes + b.dealtBytes,
+        ms: Math.max(a.ms, b.ms),
+        waitDealtMs: Math.max(a.waitDealtMs, b.waitDealtMs),
+      };
       this.reports.push(report);
       this.o.onReport?.(this.reports.length - 1, report);
     }

@@ -10,7 +10,14 @@ export class Tokenizer {
     try {
       this.inner = new HuggingFace(json, config);
     } catch (cause) {
-      throw new CachetError({ code: 'model', step: 'tokenizer.json', what: 'unusable tokenizer', expected: 'a Hugging Face tokenizer', got: (cause as Error).message, cause });
+      throw new CachetError({
+        code: 'model',
+        step: 'tokenizer.json',
+        what: 'unusable tokenizer',
+        expected: 'a Hugging Face tokenizer',
+        got: (cause as Error).message,
+        cause,
+      });
     }
   }
 

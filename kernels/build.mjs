@@ -11,9 +11,25 @@ const built = await stat(target).catch(() => undefined);
 if (!built || built.mtimeMs < newest || process.argv.includes('--force')) {
   const output = new Map();
   const { error, stderr } = await asc.main(
-    ['index.ts', '--outFile', 'out.wasm', '-O3', '--noAssert', '--runtime', 'stub', '--enable', 'simd,threads,bulk-memory', '--importMemory', '--sharedMemory', '--initialMemory', '1', '--maximumMemory', '65536'],
+    [
+      'index.ts',
+      '--outFile',
+      'out.wasm',
+      '-O3',
+      '--noAssert',
+      '--runtime',
+      'stub',
+      '--enable',
+      'simd,threads,bulk-memory',
+      '--importMemory',
+      '--sharedMemory',
+      '--initialMemory',
+      '1',
+      '--maximumMemory',
+      '65536',
+    ],
     {
-      readFile: (name, base) => readFile(here + 'assembly/' + name, 'utf8').catch(() => null),
+      readFile: (name) => readFile(here + 'assembly/' + name, 'utf8').catch(() => null),
       writeFile: (name, contents) => void output.set(name, contents),
       listFiles: () => [],
     },

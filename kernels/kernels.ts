@@ -10,11 +10,10 @@
  * Every backend implements all of it and passes test/kernels.test.ts against `reference`.
  */
 
-export const SET = 0, ADD = 1, SUB = -1;
-export type Mode = typeof SET | typeof ADD | typeof SUB;
+export const SET = 0,
+  ADD = 1,
+  SUB = -1;
 
-/** log2 of the fraction of the two sine tables, of the exponential's tables (`expTables`, `cosTables`). */
-export const COS_FRACTION = 30, EXP_FRACTION = 31, EXP_PUBLIC_FRACTION = 20;
 /** Random parities per bucket of `parities`; a non-empty bucket is missed with probability 2^-TAU. */
 export const TAU = 8;
 
@@ -58,7 +57,19 @@ export interface Kernels {
    * row(h, i) starts at h * S + i * past + i (i + 1) / 2 with S = queries * past + queries (queries + 1) / 2.
    * dst[row(h, i) + t] (mode)= q[i, h] . k[h / group, t]. Only the low `bits` bits of the result are needed (the rest is arbitrary).
    */
-  scores(dst: number, q: number, k: number, queries: number, heads: number, group: number, dim: number, past: number, capacity: number, bits: number, mode: number): void;
+  scores(
+    dst: number,
+    q: number,
+    k: number,
+    queries: number,
+    heads: number,
+    group: number,
+    dim: number,
+    past: number,
+    capacity: number,
+    bits: number,
+    mode: number,
+  ): void;
   /** Packed rows p (as in `scores`) times values: dst u64[queries, heads, dim]; dst[i, h] (mode)= sum_t p[row(h, i) + t] * v[h / group, t]. */
   mix(dst: number, p: number, v: number, queries: number, heads: number, group: number, dim: number, past: number, capacity: number, mode: number): void;
   /** Adds packed rows over the keys from `skip` on to the tails of full packed rows: dst rows have past + i + 1 entries, src rows past - skip + i + 1. */
@@ -101,9 +112,37 @@ export interface Kernels {
   // (payload corrections of the left, then of the right child). At the last level party p's leaf is (-1)^p (G + t CW), t its control bit; roots
   // have t = party. Depth bits >= 1; points are bits-bit, most significant bit first.
   /** roots0, roots1: u64[count, 2] (seeds of P0, P1); points u64[count]; payload u64[count, words]; keys: count * dpfKeyBytes. */
-  dpfGenerate(keys: number, roots0: number, roots1: number, points: number, payload: number, count: number, bits: number, words: number, tweak: number, keyIndex0: number, gate: number, sub: number): void;
+  dpfGenerate(
+    keys: number,
+    roots0: number,
+    roots1: number,
+    points: number,
+    payload: number,
+    count: number,
+    bits: number,
+    words: number,
+    tweak: number,
+    keyIndex0: number,
+    gate: number,
+    sub: number,
+  ): void;
   /** dst u64[count, span, words]: each key at the points from[i], from[i] + 1, .. (mod 2^bits), span <= 2^bits. */
-  dpfEvaluate(dst: number, keys: number, roots: number, party: number, from: number, span: number, count: number, bits: number, words: number, tweak: number, keyIndex0: number, gate: number, sub: number, scratch: number): void;
+  dpfEvaluate(
+    dst: number,
+    keys: number,
+    roots: number,
+    party: number,
+    from: number,
+    span: number,
+    count: number,
+    bits: number,
+    words: number,
+    tweak: number,
+    keyIndex0: number,
+    gate: number,
+    sub: number,
+    scratch: number,
+  ): void;
   /** Bytes of scratch that `dpfEvaluate` and `splineEvaluate` need for a span of points. */
   dpfScratchBytes(span: number, words: number): number;
 
@@ -115,7 +154,25 @@ export interface Kernels {
    * firstCell .. firstCell + cells - 1. M = m[i] mod 2^domainBits; low = domainBits - keyBits; mu = M >> low; Ml = M mod 2^low; the key of element i
    * (point R >> low, payload Rl^b) is read at the points mu - cell; coefficients i64[cells, words]. words = degree + 1 <= 4.
    */
-  splineEvaluate(dst: number, m: number, keys: number, roots: number, party: number, n: number, domainBits: number, keyBits: number, firstCell: number, cells: number, coefficients: number, words: number, tweak: number, keyIndex0: number, gate: number, sub: number, scratch: number): void;
+  splineEvaluate(
+    dst: number,
+    m: number,
+    keys: number,
+    roots: number,
+    party: number,
+    n: number,
+    domainBits: number,
+    keyBits: number,
+    firstCell: number,
+    cells: number,
+    coefficients: number,
+    words: number,
+    tweak: number,
+    keyIndex0: number,
+    gate: number,
+    sub: number,
+    scratch: number,
+  ): void;
 
   // expTable. tables is what `expTables` of protocols/gates/expTable.ts lays out, all u64 entries:
   //   [0, 256):   mask low   round(2^31 e^(-i / 2^scale))                for the low 8 bits of rho
@@ -127,7 +184,19 @@ export interface Kernels {
    *  [i, c] of lo, hi (each u64[n, 2^cellsLog2]; hi reduced to 24 bits). */
   expDeal(lo: number, hi: number, r: number, domainBits: number, cellsLog2: number, tables: number, n: number): void;
   /** dst[i] = party's share: y = sum_a g[(mu - a) mod 2^cellsLog2] E[i, a] mod 2^88; party 0: low 64 bits of y >> shift; party 1: minus (2^88 - y mod 2^88) >> shift. */
-  expEvaluate(dst: number, m: number, lo: number, hi: number, party: number, domainBits: number, cellsLog2: number, tables: number, shiftIndex: number, shift: number, n: number): void;
+  expEvaluate(
+    dst: number,
+    m: number,
+    lo: number,
+    hi: number,
+    party: number,
+    domainBits: number,
+    cellsLog2: number,
+    tables: number,
+    shiftIndex: number,
+    shift: number,
+    n: number,
+  ): void;
 
   // fourier. tables: u64 (signed) entries: cos high [0, 512), sin high [512, 1024): round(2^30 cos(2 pi 256 i / 2^periodBits)), ..;
   // cos low [1024, 1280), sin low [1280, 1536): round(2^30 cos(2 pi i / 2^periodBits)); then coefficients a_k round(a_k 2^24), k = 1 .. terms.

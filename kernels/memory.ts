@@ -31,8 +31,10 @@ export class Arena {
 
   /** @throws KernelError when the arena is full. */
   alloc(bytes: number): number {
-    const at = this.next, next = at + Math.ceil(bytes / 16) * 16;
-    if (next > this.end) throw new KernelError(`engine memory exhausted: expected at most ${this.end - at} bytes more, got a request for ${bytes}; try: a shorter prompt`);
+    const at = this.next,
+      next = at + Math.ceil(bytes / 16) * 16;
+    if (next > this.end)
+      throw new KernelError(`engine memory exhausted: expected at most ${this.end - at} bytes more, got a request for ${bytes}; try: a shorter prompt`);
     this.next = next;
     if (next > this.top) this.top = next;
     return at;

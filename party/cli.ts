@@ -11,7 +11,10 @@ import { prepareCommand } from './commands/prepare.ts';
 
 const commands = [demoCommand, askCommand, partyCommand, costCommand, prepareCommand, benchCommand];
 
-const program = new Command('cachet').description('Private transformer inference: a prompt that nobody else may see.').version('0.1.0').showHelpAfterError('(add --help for the options)');
+const program = new Command('cachet')
+  .description('Private transformer inference: a prompt that nobody else may see.')
+  .version('0.1.0')
+  .showHelpAfterError('(add --help for the options)');
 for (const command of commands) program.addCommand(command);
 program.exitOverride();
 for (const command of commands) command.exitOverride();

@@ -31,13 +31,27 @@ export function checkConfig(json: unknown, from: string): Config {
   const parsed = configSchema.safeParse(json);
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!;
-    throw new CachetError({ code: 'config', step: `${from}, ${issue.path.join('.') || 'top level'}`, what: 'bad configuration', expected: 'p0, p1, helper as ws://host:port; see cachet party --help', got: issue.message });
+    throw new CachetError({
+      code: 'config',
+      step: `${from}, ${issue.path.join('.') || 'top level'}`,
+      what: 'bad configuration',
+      expected: 'p0, p1, helper as ws://host:port; see cachet party --help',
+      got: issue.message,
+    });
   }
   const config = parsed.data;
   for (const role of ['p0', 'p1', 'helper'] as const)
     if (!config.insecure && !LOOPBACK.test(config[role]))
-      throw new CachetError({ code: 'config', step: `${from}, ${role}`, what: 'address is not loopback', expected: 'ws://127.0.0.1:port, since links are not encrypted or authenticated yet', got: config[role], hint: '"insecure": true if the network itself is trusted' });
+      throw new CachetError({
+        code: 'config',
+        step: `${from}, ${role}`,
+        what: 'address is not loopback',
+        expected: 'ws://127.0.0.1:port, since links are not encrypted or authenticated yet',
+        got: config[role],
+        hint: '"insecure": true if the network itself is trusted',
+      });
   return config;
 }
 
-export const readConfigFile = async (path: string): Promise<Config> => checkConfig(await readJson(path, 'config', 'cachet party --help shows an example'), path);
+export const readConfigFile = async (path: string): Promise<Config> =>
+  checkConfig(await readJson(path, 'config', 'cachet party --help shows an example'), path);

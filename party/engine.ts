@@ -16,18 +16,37 @@ export class EngineThread {
   private readonly completed: Int32Array;
 
   /** `artefact.bytes` should lie in a SharedArrayBuffer, so that the worker does not copy it. */
-  constructor(o: { role: Role; artefact: Artefact; spec: SessionSpec; kernels: string; onMessage: (message: EngineMessage) => void; onError: (error: CachetError) => void }) {
-    const arena = FIRST_RING + 2 * RING_SPACE, size = arenaBytes(o.role.role, o.artefact, o.spec);
+  constructor(o: {
+    role: Role;
+    artefact: Artefact;
+    spec: SessionSpec;
+    kernels: string;
+    onMessage: (message: EngineMessage) => void;
+    onError: (error: CachetError) => void;
+  }) {
+    const arena = FIRST_RING + 2 * RING_SPACE,
+      size = arenaBytes(o.role.role, o.artefact, o.spec);
     this.memory = reserveMemory(arena + size);
     this.completed = new Int32Array(this.memory.buffer, ADDRESS.completed, 1);
     this.rings = [new SharedRing(this.memory, ADDRESS.rings[0], ringBase(0)), new SharedRing(this.memory, ADDRESS.rings[1], ringBase(1))];
-    const workerData: EngineStart = { ...o.role, memory: this.memory, kernels: o.kernels, artefact: o.artefact.bytes, digest: o.artefact.digest, spec: o.spec, arena, arenaBytes: size };
+    const workerData: EngineStart = {
+      ...o.role,
+      memory: this.memory,
+      kernels: o.kernels,
+      artefact: o.artefact.bytes,
+      digest: o.artefact.digest,
+      spec: o.spec,
+      arena,
+      arenaBytes: size,
+    };
     this.worker = new Worker(new URL('./engineWorker.js', import.meta.url), { workerData });
     this.worker.on('message', (message: EngineMessage) => {
       if (message.type === 'failed') o.onError(new CachetError({ code: message.code as ErrorCode, what: message.message }));
       else o.onMessage(message);
     });
-    this.worker.on('error', (cause) => o.onError(new CachetError({ code: 'internal', what: 'engine stopped', got: cause.message, hint: 'report this as a bug', cause })));
+    this.worker.on('error', (cause) =>
+      o.onError(new CachetError({ code: 'internal', what: 'engine stopped', got: cause.message, hint: 'report this as a bug', cause })),
+    );
   }
 
   /** The bytes at an address of the engine's memory. */

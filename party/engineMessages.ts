@@ -42,6 +42,13 @@ export type EngineMessage =
   /** Helper: frames end at these totals. */
   | { readonly type: 'cut'; readonly dealt: readonly number[] }
   /** A step is complete; evaluator: the dealt bytes that it took in all, and its cost; helper: the bytes dealt in all to each. */
-  | { readonly type: 'step'; readonly hash: DesyncHash; readonly dealt: readonly number[]; readonly rounds: number; readonly waitDealtMs: number; readonly highWater: number }
+  | {
+      readonly type: 'step';
+      readonly hash: DesyncHash;
+      readonly dealt: readonly number[];
+      readonly rounds: number;
+      readonly waitDealtMs: number;
+      readonly highWater: number;
+    }
   | { readonly type: 'done' }
   | { readonly type: 'failed'; readonly message: string; readonly code: string };

@@ -9,10 +9,14 @@ import { dealerProgram, evaluatorProgram } from '../protocols/session.ts';
 import { ADDRESS, ringBase, type EngineMessage, type EngineStart } from './engineMessages.ts';
 import { RING_BYTES, SharedRing } from './sharedRing.ts';
 
-const start = workerData as EngineStart, { memory, spec } = start, bytes = new Uint8Array(memory.buffer);
-const completed = new Int32Array(memory.buffer, ADDRESS.completed, 1), rings = ([0, 1] as const).map((i) => new SharedRing(memory, ADDRESS.rings[i], ringBase(i))) as [SharedRing, SharedRing];
+const start = workerData as EngineStart,
+  { memory, spec } = start,
+  bytes = new Uint8Array(memory.buffer);
+const completed = new Int32Array(memory.buffer, ADDRESS.completed, 1),
+  rings = ([0, 1] as const).map((i) => new SharedRing(memory, ADDRESS.rings[i], ringBase(i))) as [SharedRing, SharedRing];
 const post = (message: EngineMessage): void => parentPort!.postMessage(message);
-let effects = 0, rounds = 0;
+let effects = 0,
+  rounds = 0;
 
 /** Blocks until the main thread has completed the effect just posted. */
 function wait(): void {
@@ -89,7 +93,7 @@ class RingSink implements DealtSink {
   private readonly told = [0, 0];
 
   emit(party: 0 | 1, pointer: number, n: number): void {
-    for (let at = 0; at < n; ) {
+    for (let at = 0; at < n;) {
       const written = rings[party].write(bytes.subarray(pointer + at, pointer + n));
       at += written;
       this.total[party]! += written;
@@ -110,7 +114,9 @@ class RingSink implements DealtSink {
   }
 }
 
-const kernels = createKernels(start.kernels, memory), arena = new Arena(memory, start.arena, start.arenaBytes), artefact = readArtefact(start.artefact, start.digest);
+const kernels = createKernels(start.kernels, memory),
+  arena = new Arena(memory, start.arena, start.arenaBytes),
+  artefact = readArtefact(start.artefact, start.digest);
 try {
   drive(
     start.role === 'evaluator'

@@ -49,22 +49,32 @@ export class EvaluatorSession {
 
   constructor(o: EvaluatorSessionOptions) {
     this.o = o;
-    const { client, peer, helper } = o.links, limit = arenaBytes('evaluator', o.artefact, o.spec);
+    const { client, peer, helper } = o.links,
+      limit = arenaBytes('evaluator', o.artefact, o.spec);
     this.rounds = new Inbox(peer.peer, limit);
     this.inputs = new Inbox(client.peer, limit);
-    this.engine = new EngineThread({ role: { role: 'evaluator', party: o.party, keys: o.keys }, artefact: o.artefact, spec: o.spec, kernels: o.kernels, onMessage: (m) => this.guard(() => this.fromEngine(m)), onError: (e) => this.end(e) });
+    this.engine = new EngineThread({
+      role: { role: 'evaluator', party: o.party, keys: o.keys },
+      artefact: o.artefact,
+      spec: o.spec,
+      kernels: o.kernels,
+      onMessage: (m) => this.guard(() => this.fromEngine(m)),
+      onError: (e) => this.end(e),
+    });
     peer.onFrame = this.on(FRAME.round, peer, (h, p) => this.rounds.push(h, p));
     client.onFrame = this.on(FRAME.input, client, (h, p) => this.inputs.push(h, p));
     helper.onFrame = this.on(FRAME.dealt, helper, (h, p) => this.fromHelper(h, p));
-    client.onControl = (m) => this.guard(() => {
-      if (m.type !== 'stop') throw new CachetError({ code: 'frame', party: client.peer, what: 'unexpected message', expected: 'stop', got: m.type });
-      this.drain();
-    });
-    helper.onControl = (m) => this.guard(() => {
-      if (m.type !== 'stop') throw new CachetError({ code: 'frame', party: helper.peer, what: 'unexpected message', expected: 'stop', got: m.type });
-      this.helperDone = true;
-      this.finish();
-    });
+    client.onControl = (m) =>
+      this.guard(() => {
+        if (m.type !== 'stop') throw new CachetError({ code: 'frame', party: client.peer, what: 'unexpected message', expected: 'stop', got: m.type });
+        this.drain();
+      });
+    helper.onControl = (m) =>
+      this.guard(() => {
+        if (m.type !== 'stop') throw new CachetError({ code: 'frame', party: helper.peer, what: 'unexpected message', expected: 'stop', got: m.type });
+        this.helperDone = true;
+        this.finish();
+      });
     client.onEnd = (e) => this.state === 'running' && this.end(e);
     helper.onEnd = (e) => !this.helperDone && this.end(e);
     // A peer that finished first closes in good order; it is missed only if a round is still to come.
@@ -82,7 +92,14 @@ export class EvaluatorSession {
 
   private on(kind: number, link: Link, take: (header: FrameHeader, payload: Uint8Array) => void) {
     return (header: FrameHeader, payload: Uint8Array): void => {
-      if (header.kind !== kind) throw new CachetError({ code: 'frame', party: link.peer, what: 'frame of a kind that this party does not send', expected: String(kind), got: String(header.kind) });
+      if (header.kind !== kind)
+        throw new CachetError({
+          code: 'frame',
+          party: link.peer,
+          what: 'frame of a kind that this party does not send',
+          expected: String(kind),
+          got: String(header.kind),
+        });
       this.guard(() => take(header, payload));
     };
   }
@@ -105,7 +122,13 @@ export class EvaluatorSession {
         this.rounds.expect(this.engine.view(m.into, m.bytes), m.hash, () => this.engine.complete());
         break;
       case 'input':
-        this.timer = setTimeout(() => this.end(new CachetError({ code: 'timeout', what: 'no token from the client', expected: `one within ${this.o.clientTimeoutMs / 1000} s`, got: 'nothing' })), this.o.clientTimeoutMs);
+        this.timer = setTimeout(
+          () =>
+            this.end(
+              new CachetError({ code: 'timeout', what: 'no token from the client', expected: `one within ${this.o.clientTimeoutMs / 1000} s`, got: 'nothing' }),
+            ),
+          this.o.clientTimeoutMs,
+        );
         this.inputs.expect(this.engine.view(m.into, m.bytes), undefined, () => {
           clearTimeout(this.timer);
           this.stepStarted = performance.now();
@@ -134,7 +157,13 @@ export class EvaluatorSession {
     this.framed += HEADER_BYTES + payload.length;
     if (this.state === 'draining') this.o.links.helper.control({ type: 'credit', limit: this.dealt + RING_BYTES });
     else if (this.engine.rings[0].write(payload) !== payload.length)
-      throw new CachetError({ code: 'frame', party: this.o.links.helper.peer, what: 'more dealt material than the credit allows', expected: `${RING_BYTES} bytes ahead at most`, got: `${payload.length} more` });
+      throw new CachetError({
+        code: 'frame',
+        party: this.o.links.helper.peer,
+        what: 'more dealt material than the credit allows',
+        expected: `${RING_BYTES} bytes ahead at most`,
+        got: `${payload.length} more`,
+      });
     if (header.last) {
       this.announced.push({ end: this.dealt, hash: header.hash, framed: this.framed });
       this.framed = 0;
@@ -145,12 +174,27 @@ export class EvaluatorSession {
   /** Compares the helper's step ends with the engine's, and reports the step to the client. */
   private settleSteps(): void {
     while (this.announced.length > 0 && this.reached.length > 0) {
-      const theirs = this.announced.shift()!, mine = this.reached.shift()!, sent = this.o.links.peer.counted.sent;
+      const theirs = this.announced.shift()!,
+        mine = this.reached.shift()!,
+        sent = this.o.links.peer.counted.sent;
       if (theirs.end !== mine.dealt[0] || theirs.hash.low !== mine.hash.low || theirs.hash.high !== mine.hash.high)
-        throw new CachetError({ code: 'desync', party: this.o.links.helper.peer, what: 'parties run different programs', expected: `${mine.dealt[0]} bytes dealt by step ${this.steps}`, got: `${theirs.end} bytes, or another running hash`, hint: 'give all parties the same model and version' });
+        throw new CachetError({
+          code: 'desync',
+          party: this.o.links.helper.peer,
+          what: 'parties run different programs',
+          expected: `${mine.dealt[0]} bytes dealt by step ${this.steps}`,
+          got: `${theirs.end} bytes, or another running hash`,
+          hint: 'give all parties the same model and version',
+        });
       this.o.links.client.control({
-        type: 'report', step: this.steps, rows: this.steps === 0 ? this.o.spec.promptTokens : 1, rounds: mine.rounds, onlineBytes: sent - this.sentBefore, dealtBytes: theirs.framed,
-        ms: performance.now() - this.stepStarted, waitDealtMs: mine.waitDealtMs,
+        type: 'report',
+        step: this.steps,
+        rows: this.steps === 0 ? this.o.spec.promptTokens : 1,
+        rounds: mine.rounds,
+        onlineBytes: sent - this.sentBefore,
+        dealtBytes: theirs.framed,
+        ms: performance.now() - this.stepStarted,
+        waitDealtMs: mine.waitDealtMs,
       });
       this.sentBefore = sent;
       this.steps++;

@@ -34,19 +34,34 @@ export class HelperSession {
   private ended = false;
 
   /** Links bound to the session. */
-  constructor(o: { artefact: Artefact; spec: SessionSpec; kernels: string; keys: DealerKeys; links: readonly [Link, Link]; onEnd: (error: CachetError | undefined) => void }) {
+  constructor(o: {
+    artefact: Artefact;
+    spec: SessionSpec;
+    kernels: string;
+    keys: DealerKeys;
+    links: readonly [Link, Link];
+    onEnd: (error: CachetError | undefined) => void;
+  }) {
     this.onEnd = o.onEnd;
     this.streams = o.links.map((link): Stream => ({ link, credit: 0, sent: 0, ready: 0, ends: [], retry: undefined, told: false })) as [Stream, Stream];
     this.streams.forEach((s, party) => {
       s.link.onControl = (m) => {
-        if (m.type !== 'credit') return this.end(new CachetError({ code: 'frame', party: s.link.peer, what: 'unexpected message', expected: 'credit', got: m.type }));
+        if (m.type !== 'credit')
+          return this.end(new CachetError({ code: 'frame', party: s.link.peer, what: 'unexpected message', expected: 'credit', got: m.type }));
         s.credit = Math.max(s.credit, m.limit);
         this.pump(party as 0 | 1);
       };
       // An evaluator that has everything closes in good order.
       s.link.onEnd = (e, clean) => this.end(clean && s.told ? undefined : e);
     });
-    this.engine = new EngineThread({ role: { role: 'helper', keys: o.keys }, artefact: o.artefact, spec: o.spec, kernels: o.kernels, onMessage: (m) => this.fromEngine(m), onError: (e) => this.end(e) });
+    this.engine = new EngineThread({
+      role: { role: 'helper', keys: o.keys },
+      artefact: o.artefact,
+      spec: o.spec,
+      kernels: o.kernels,
+      onMessage: (m) => this.fromEngine(m),
+      onError: (e) => this.end(e),
+    });
   }
 
   abort(error: CachetError): void {
@@ -71,10 +86,12 @@ export class HelperSession {
 
   /** Sends whole frames: MAX_FRAME_PAYLOAD bytes, or what is left up to a cut. */
   private pump(party: 0 | 1): void {
-    const s = this.streams[party], ring = this.engine.rings[party];
+    const s = this.streams[party],
+      ring = this.engine.rings[party];
     clearTimeout(s.retry);
     while (!this.ended) {
-      const end = s.ends[0], n = end ? Math.min(MAX_FRAME_PAYLOAD, end.at - s.sent) : MAX_FRAME_PAYLOAD;
+      const end = s.ends[0],
+        n = end ? Math.min(MAX_FRAME_PAYLOAD, end.at - s.sent) : MAX_FRAME_PAYLOAD;
       if (end && n === 0 && !end.hash) {
         s.ends.shift();
         continue;

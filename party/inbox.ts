@@ -26,7 +26,14 @@ export class Inbox {
   /** @throws CachetError 'frame' or 'desync' if the frames are not the message that is expected. */
   push(header: FrameHeader, payload: Uint8Array): void {
     this.held += payload.length;
-    if (this.held > this.limit) throw new CachetError({ code: 'frame', party: this.peer, what: 'more than one message ahead', expected: `at most ${this.limit} bytes`, got: `${this.held} bytes` });
+    if (this.held > this.limit)
+      throw new CachetError({
+        code: 'frame',
+        party: this.peer,
+        what: 'more than one message ahead',
+        expected: `at most ${this.limit} bytes`,
+        got: `${this.held} bytes`,
+      });
     this.frames.push({ header, payload });
     this.settle();
   }
@@ -40,13 +47,27 @@ export class Inbox {
 
   private settle(): void {
     while (this.expected && this.frames.length > 0) {
-      const { into, hash, done } = this.expected, { header, payload } = this.frames.shift()!;
+      const { into, hash, done } = this.expected,
+        { header, payload } = this.frames.shift()!;
       this.held -= payload.length;
       if (hash && (header.hash.low !== hash.low || header.hash.high !== hash.high))
-        throw new CachetError({ code: 'desync', party: this.peer, what: 'parties run different programs', expected: 'the same gates and shapes', got: 'another running hash', hint: 'give all parties the same model and version' });
+        throw new CachetError({
+          code: 'desync',
+          party: this.peer,
+          what: 'parties run different programs',
+          expected: 'the same gates and shapes',
+          got: 'another running hash',
+          hint: 'give all parties the same model and version',
+        });
       const end = this.filled + payload.length;
       if (end > into.length || header.last !== (end === into.length))
-        throw new CachetError({ code: 'frame', party: this.peer, what: 'message of the wrong length', expected: `${into.length} bytes`, got: `${header.last ? '' : 'more than '}${end} bytes` });
+        throw new CachetError({
+          code: 'frame',
+          party: this.peer,
+          what: 'message of the wrong length',
+          expected: `${into.length} bytes`,
+          got: `${header.last ? '' : 'more than '}${end} bytes`,
+        });
       into.set(payload, this.filled);
       this.filled = end;
       if (header.last) {

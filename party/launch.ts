@@ -20,7 +20,8 @@ export class Trio {
 
   /** @throws CachetError 'link' if a process does not come up. */
   static async start(model: string, options: Partial<Config> = {}): Promise<Trio> {
-    const folder = await mkdtemp(join(tmpdir(), 'cachet-')), config = { model, p0: 'ws://127.0.0.1:0', p1: 'ws://127.0.0.1:0', helper: 'ws://127.0.0.1:0', ...options } as Config;
+    const folder = await mkdtemp(join(tmpdir(), 'cachet-')),
+      config = { model, p0: 'ws://127.0.0.1:0', p1: 'ws://127.0.0.1:0', helper: 'ws://127.0.0.1:0', ...options } as Config;
     const trio = new Trio(config, folder);
     try {
       // Each listens on a free port; those who connect to it are started after it.
@@ -41,7 +42,9 @@ export class Trio {
   private async launch(role: PartyRole): Promise<string> {
     const file = join(this.folder, `${role}.json`);
     await writeFile(file, JSON.stringify(this.config));
-    const child = spawn(process.execPath, [join(packageRoot(), 'dist', 'party', 'cli.js'), 'party', '--role', role, '--config', file, '--json'], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(process.execPath, [join(packageRoot(), 'dist', 'party', 'cli.js'), 'party', '--role', role, '--config', file, '--json'], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     this.children.set(role, child);
     let complaint = '';
     child.stderr.on('data', (data: Buffer) => (complaint += data.toString()));
@@ -91,7 +94,8 @@ export class Trio {
     await Promise.all(
       [...this.children.values()].map((child) => {
         if (child.exitCode !== null || child.signalCode !== null) return undefined;
-        const gone = new Promise((resolve) => child.once('exit', resolve)), timer = setTimeout(() => child.kill('SIGKILL'), 5000);
+        const gone = new Promise((resolve) => child.once('exit', resolve)),
+          timer = setTimeout(() => child.kill('SIGKILL'), 5000);
         child.kill('SIGTERM');
         return gone.finally(() => clearTimeout(timer));
       }),

@@ -81,13 +81,29 @@ export class Party {
     try {
       const message = await this.firstMessage(link);
       link.peer = message.role;
-      if (!this.awaited.includes(message.role)) throw new CachetError({ code: 'handshake', party: this.role, what: 'unexpected party', expected: this.awaited.join(' or '), got: message.role, hint: 'check the addresses in the configuration' });
+      if (!this.awaited.includes(message.role))
+        throw new CachetError({
+          code: 'handshake',
+          party: this.role,
+          what: 'unexpected party',
+          expected: this.awaited.join(' or '),
+          got: message.role,
+          hint: 'check the addresses in the configuration',
+        });
       if (message.spec.artefact !== this.artefact.digest)
-        throw new CachetError({ code: 'handshake', party: this.role, what: 'another model', expected: `artefact ${this.artefact.digest.slice(0, 16)}`, got: message.spec.artefact.slice(0, 16), hint: 'give all parties and the client the same model' });
+        throw new CachetError({
+          code: 'handshake',
+          party: this.role,
+          what: 'another model',
+          expected: `artefact ${this.artefact.digest.slice(0, 16)}`,
+          got: message.spec.artefact.slice(0, 16),
+          hint: 'give all parties and the client the same model',
+        });
       checkSpec(this.artefact, message.spec);
       key = bytesToHex(message.ticket);
       const meeting = this.meeting(key);
-      if (meeting.greetings.has(message.role)) throw new CachetError({ code: 'handshake', party: this.role, what: `second ${message.role} for one ticket`, expected: 'one', got: 'two' });
+      if (meeting.greetings.has(message.role))
+        throw new CachetError({ code: 'handshake', party: this.role, what: `second ${message.role} for one ticket`, expected: 'one', got: 'two' });
       meeting.greetings.set(message.role, { link, message });
       link.onEnd = (e) => this.fail(key!, e);
       if (this.awaited.every((role) => meeting.greetings.has(role))) {
@@ -110,10 +126,27 @@ export class Party {
     const known = this.meetings.get(key);
     if (known) return known;
     if (this.sessions + this.meetings.size >= this.config.maxSessions)
-      throw new CachetError({ code: 'limit', party: this.role, what: 'too many sessions', expected: `at most ${this.config.maxSessions} at a time`, got: 'one more', hint: 'try again later, or raise maxSessions in the configuration' });
+      throw new CachetError({
+        code: 'limit',
+        party: this.role,
+        what: 'too many sessions',
+        expected: `at most ${this.config.maxSessions} at a time`,
+        got: 'one more',
+        hint: 'try again later, or raise maxSessions in the configuration',
+      });
     const timer = setTimeout(() => {
       const missing = this.awaited.filter((role) => !this.meetings.get(key)?.greetings.has(role));
-      this.fail(key, new CachetError({ code: 'timeout', party: this.role, what: `no connection from ${missing.join(' and ')}`, expected: `one within ${this.config.timeoutMs / 1000} s`, got: 'nothing', hint: 'check that all parties are running' }));
+      this.fail(
+        key,
+        new CachetError({
+          code: 'timeout',
+          party: this.role,
+          what: `no connection from ${missing.join(' and ')}`,
+          expected: `one within ${this.config.timeoutMs / 1000} s`,
+          got: 'nothing',
+          hint: 'check that all parties are running',
+        }),
+      );
     }, this.config.timeoutMs);
     const meeting: Meeting = { greetings: new Map(), timer };
     this.meetings.set(key, meeting);
@@ -145,8 +178,13 @@ export class Party {
   }
 
   private async setUpEvaluator(role: 'p0' | 'p1', meeting: Meeting, links: Set<Link>): Promise<void> {
-    const { timeoutMs } = this.config, { signal } = this.closing, client = meeting.greetings.get('client') as { link: Link; message: Hello }, { ticket, spec } = client.message;
-    const nonce = new Uint8Array(randomBytes(32)), withPeer = new KeyExchange(), withHelper = new KeyExchange();
+    const { timeoutMs } = this.config,
+      { signal } = this.closing,
+      client = meeting.greetings.get('client') as { link: Link; message: Hello },
+      { ticket, spec } = client.message;
+    const nonce = new Uint8Array(randomBytes(32)),
+      withPeer = new KeyExchange(),
+      withHelper = new KeyExchange();
     const join = (publicKey: Uint8Array): Join => ({ type: 'join', role, ticket, clientNonce: client.message.nonce, nonce, publicKey, spec });
     const meet = async (to: 'p0' | 'helper', exchange: KeyExchange): Promise<{ link: Link; welcome: Extract<Control, { type: 'welcome' }> }> => {
       const link = await connect(this.config[to], to, timeoutMs, signal);
@@ -159,7 +197,8 @@ export class Party {
     const helperMet = meet('helper', withHelper);
     if (role === 'p0') {
       const { link, message } = meeting.greetings.get('p1') as { link: Link; message: Join };
-      if (bytesToHex(message.clientNonce) !== bytesToHex(client.message.nonce)) throw new CachetError({ code: 'handshake', party: role, what: 'parties met different clients', expected: 'one nonce', got: 'two' });
+      if (bytesToHex(message.clientNonce) !== bytesToHex(client.message.nonce))
+        throw new CachetError({ code: 'handshake', party: role, what: 'parties met different clients', expected: 'one nonce', got: 'two' });
       link.control({ type: 'welcome', role: 'p0', nonce, publicKey: withPeer.publicKey });
       peer = { link, ...message };
     } else {
@@ -171,18 +210,37 @@ export class Party {
     }
     const helper = await helperMet;
     const nonces = role === 'p0' ? { p0: nonce, p1: peer.nonce } : { p0: peer.nonce, p1: nonce };
-    const session = sessionId(spec, ticket, { client: client.message.nonce, ...nonces, helper: helper.welcome.nonce }), party = role === 'p0' ? 0 : 1;
+    const session = sessionId(spec, ticket, { client: client.message.nonce, ...nonces, helper: helper.welcome.nonce }),
+      party = role === 'p0' ? 0 : 1;
     const keys = evaluatorKeys(party, session, withHelper.derive(helper.welcome.publicKey, session), withPeer.derive(peer.publicKey, session));
     for (const link of links) if (!link.open) throw new CachetError({ code: 'link', party: role, what: `${link.peer} left while the session was set up` });
     client.link.control({ type: 'ready', session });
     for (const link of links) link.bind(session);
-    this.run(session, spec, [...links], (onEnd) => new EvaluatorSession({ party, artefact: this.artefact, spec, kernels: this.config.kernels, keys, links: { client: client.link, peer: peer.link, helper: helper.link }, clientTimeoutMs: this.config.clientTimeoutMs, onEnd }));
+    this.run(
+      session,
+      spec,
+      [...links],
+      (onEnd) =>
+        new EvaluatorSession({
+          party,
+          artefact: this.artefact,
+          spec,
+          kernels: this.config.kernels,
+          keys,
+          links: { client: client.link, peer: peer.link, helper: helper.link },
+          clientTimeoutMs: this.config.clientTimeoutMs,
+          onEnd,
+        }),
+    );
   }
 
   private async setUpHelper(meeting: Meeting): Promise<void> {
-    const [p0, p1] = (['p0', 'p1'] as const).map((role) => meeting.greetings.get(role) as { link: Link; message: Join }), { ticket, spec, clientNonce } = p0!.message;
-    if (bytesToHex(clientNonce) !== bytesToHex(p1!.message.clientNonce)) throw new CachetError({ code: 'handshake', party: 'helper', what: 'parties met different clients', expected: 'one nonce', got: 'two' });
-    const nonce = new Uint8Array(randomBytes(32)), session = sessionId(spec, ticket, { client: clientNonce, p0: p0!.message.nonce, p1: p1!.message.nonce, helper: nonce });
+    const [p0, p1] = (['p0', 'p1'] as const).map((role) => meeting.greetings.get(role) as { link: Link; message: Join }),
+      { ticket, spec, clientNonce } = p0!.message;
+    if (bytesToHex(clientNonce) !== bytesToHex(p1!.message.clientNonce))
+      throw new CachetError({ code: 'handshake', party: 'helper', what: 'parties met different clients', expected: 'one nonce', got: 'two' });
+    const nonce = new Uint8Array(randomBytes(32)),
+      session = sessionId(spec, ticket, { client: clientNonce, p0: p0!.message.nonce, p1: p1!.message.nonce, helper: nonce });
     const [with0, with1] = [p0!, p1!].map(({ link, message }) => {
       const exchange = new KeyExchange();
       link.control({ type: 'welcome', role: 'helper', nonce, publicKey: exchange.publicKey });
@@ -190,16 +248,33 @@ export class Party {
       return exchange.derive(message.publicKey, session);
     });
     const keys = dealerKeys(session, with0!, with1!);
-    this.run(session, spec, [p0!.link, p1!.link], (onEnd) => new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, keys, links: [p0!.link, p1!.link], onEnd }));
+    this.run(
+      session,
+      spec,
+      [p0!.link, p1!.link],
+      (onEnd) => new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, keys, links: [p0!.link, p1!.link], onEnd }),
+    );
   }
 
-  private run(session: Uint8Array, spec: SessionSpec, links: readonly Link[], begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void }): void {
-    const id = bytesToHex(session.subarray(0, 8)), started = performance.now();
+  private run(
+    session: Uint8Array,
+    spec: SessionSpec,
+    links: readonly Link[],
+    begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void },
+  ): void {
+    const id = bytesToHex(session.subarray(0, 8)),
+      started = performance.now();
     this.onEvent({ event: 'session', session: id, spec });
     const running = begin((error) => {
       this.active.delete(running);
       this.sessions--;
-      this.onEvent({ event: 'end', session: id, seconds: (performance.now() - started) / 1e3, traffic: links.map(trafficOf), ...(error ? { error: error.message } : {}) });
+      this.onEvent({
+        event: 'end',
+        session: id,
+        seconds: (performance.now() - started) / 1e3,
+        traffic: links.map(trafficOf),
+        ...(error ? { error: error.message } : {}),
+      });
     });
     this.active.add(running);
   }

@@ -30,7 +30,9 @@ export class SharedRing {
 
   /** Writes as much as fits; returns how much. */
   write(source: Uint8Array): number {
-    const n = Math.min(source.length, this.free), at = Atomics.load(this.counters, 0) & (RING_BYTES - 1), first = Math.min(n, RING_BYTES - at);
+    const n = Math.min(source.length, this.free),
+      at = Atomics.load(this.counters, 0) & (RING_BYTES - 1),
+      first = Math.min(n, RING_BYTES - at);
     this.memory.set(source.subarray(0, first), this.base + at);
     this.memory.set(source.subarray(first, n), this.base);
     Atomics.add(this.counters, 0, n);
@@ -40,7 +42,8 @@ export class SharedRing {
 
   /** Address of the next n bytes, which must be available; they stay until `consume`. */
   peek(n: number): number {
-    const at = Atomics.load(this.counters, 1) & (RING_BYTES - 1), over = at + n - RING_BYTES;
+    const at = Atomics.load(this.counters, 1) & (RING_BYTES - 1),
+      over = at + n - RING_BYTES;
     if (over > 0) this.memory.copyWithin(this.base + RING_BYTES, this.base, this.base + over);
     return this.base + at;
   }
@@ -54,7 +57,7 @@ export class SharedRing {
   waitAvailable(n: number): void {
     for (;;) {
       const written = Atomics.load(this.counters, 0);
-      if (((written - Atomics.load(this.counters, 1)) >>> 0) >= n) return;
+      if ((written - Atomics.load(this.counters, 1)) >>> 0 >= n) return;
       Atomics.wait(this.counters, 0, written);
     }
   }
@@ -63,7 +66,7 @@ export class SharedRing {
   waitFree(): void {
     for (;;) {
       const read = Atomics.load(this.counters, 1);
-      if (((Atomics.load(this.counters, 0) - read) >>> 0) < RING_BYTES) return;
+      if ((Atomics.load(this.counters, 0) - read) >>> 0 < RING_BYTES) return;
       Atomics.wait(this.counters, 1, read);
     }
   }

@@ -5,7 +5,8 @@ import { CachetError } from '../protocols/errors.ts';
 import { HEADER_BYTES, MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 
 const OPTIONS = { perMessageDeflate: false, maxPayload: HEADER_BYTES + MAX_FRAME_PAYLOAD } as const;
-const PING_MS = 5_000, DEAD_MS = 20_000;
+const PING_MS = 5_000,
+  DEAD_MS = 20_000;
 
 /** Pings while open; a peer that is silent for DEAD_MS is dropped, which ends its session with a reason. */
 function heartbeat(socket: WebSocket): void {
@@ -49,7 +50,14 @@ export async function connect(url: string, peer: string, timeoutMs: number, sign
     });
     if (!failure) return link(socket, peer);
     if (signal?.aborted) throw new CachetError({ code: 'aborted', what: 'interrupted' });
-    if (Date.now() > until) throw new CachetError({ code: 'link', what: `cannot connect to ${peer}`, expected: `a party listening at ${url}`, got: failure.message || (failure as NodeJS.ErrnoException).code || 'no answer', hint: `start it: cachet party --role ${peer} --config FILE` });
+    if (Date.now() > until)
+      throw new CachetError({
+        code: 'link',
+        what: `cannot connect to ${peer}`,
+        expected: `a party listening at ${url}`,
+        got: failure.message || (failure as NodeJS.ErrnoException).code || 'no answer',
+        hint: `start it: cachet party --role ${peer} --config FILE`,
+      });
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
 }
@@ -63,7 +71,18 @@ export interface Listener {
 export function listen(host: string, port: number, onLink: (link: Link) => void): Promise<Listener> {
   return new Promise((resolve, reject) => {
     const server = new WebSocketServer({ host, port, ...OPTIONS });
-    server.once('error', (cause: NodeJS.ErrnoException) => reject(new CachetError({ code: 'link', what: 'cannot listen', expected: `${host}:${port} free`, got: cause.code ?? cause.message, hint: 'another port in the configuration', cause })));
+    server.once('error', (cause: NodeJS.ErrnoException) =>
+      reject(
+        new CachetError({
+          code: 'link',
+          what: 'cannot listen',
+          expected: `${host}:${port} free`,
+          got: cause.code ?? cause.message,
+          hint: 'another port in the configuration',
+          cause,
+        }),
+      ),
+    );
     server.on('connection', (socket, request) => onLink(link(socket, request.socket.remoteAddress ?? 'peer')));
     server.once('listening', () =>
       resolve({

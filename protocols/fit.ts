@@ -24,5 +24,8 @@ export function leastSquares(a: readonly (readonly number[])[], b: readonly numb
 /** Polynomial of the given degree through f at 32 Chebyshev nodes of [-1, 1], least squares; coefficients by rising power. */
 export function fitPolynomial(f: (t: number) => number, degree: number): number[] {
   const nodes = Array.from({ length: 32 }, (_, i) => Math.cos((Math.PI * (i + 0.5)) / 32));
-  return leastSquares(nodes.map((t) => Array.from({ length: degree + 1 }, (_, d) => t ** d)), nodes.map(f));
+  return leastSquares(
+    nodes.map((t) => Array.from({ length: degree + 1 }, (_, d) => t ** d)),
+    nodes.map(f),
+  );
 }

@@ -49,11 +49,14 @@ export function writeHeader(view: DataView, h: FrameHeader): void {
 /** @throws CachetError 'frame' for a frame of another version, an unknown kind, or a length that is not that of the bytes. */
 export function readHeader(frame: Uint8Array): FrameHeader {
   if (frame.length < HEADER_BYTES) throw bad('truncated frame', `at least ${HEADER_BYTES} bytes`, `${frame.length} bytes`);
-  const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength), kind = view.getUint8(1), length = view.getUint32(24, true);
+  const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength),
+    kind = view.getUint8(1),
+    length = view.getUint32(24, true);
   if (view.getUint8(0) !== FRAME_VERSION) throw bad('frame of another version', `version ${FRAME_VERSION}`, `version ${view.getUint8(0)}`);
   if (kind > FRAME.output) throw bad('unknown frame kind', `0 .. ${FRAME.output}`, String(kind));
   if (view.getUint16(2, true) > 1 || view.getUint32(28, true) !== 0) throw bad('reserved header bits set', 'zeros', 'other');
-  if (length !== frame.length - HEADER_BYTES || length > MAX_FRAME_PAYLOAD) throw bad('wrong frame length', `${frame.length - HEADER_BYTES} bytes, at most ${MAX_FRAME_PAYLOAD}`, `${length} in the header`);
+  if (length !== frame.length - HEADER_BYTES || length > MAX_FRAME_PAYLOAD)
+    throw bad('wrong frame length', `${frame.length - HEADER_BYTES} bytes, at most ${MAX_FRAME_PAYLOAD}`, `${length} in the header`);
   return {
     kind: kind as FrameKind,
     last: view.getUint16(2, true) === 1,
@@ -64,4 +67,5 @@ export function readHeader(frame: Uint8Array): FrameHeader {
   };
 }
 
-const bad = (what: string, expected: string, got: string): CachetError => new CachetError({ code: 'frame', what, expected, got, hint: 'run the same version of cachet on all parties' });
+const bad = (what: string, expected: string, got: string): CachetError =>
+  new CachetError({ code: 'frame', what, expected, got, hint: 'run the same version of cachet on all parties' });

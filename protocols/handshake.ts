@@ -20,20 +20,35 @@ import type { EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
 import { PROTOCOL_VERSION, sessionSpecSchema, type SessionSpec } from './session.ts';
 
-export type Role = 'client' | 'p0' | 'p1' | 'helper';
-
 const bytes = (n: number) => z.custom<Uint8Array>((b) => b instanceof Uint8Array && b.length === n, { message: `expected ${n} bytes` });
 const count = z.number().int().min(0);
 
 export const controlSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('hello'), role: z.literal('client'), ticket: bytes(16), nonce: bytes(32), spec: sessionSpecSchema }),
-  z.strictObject({ type: z.literal('join'), role: z.enum(['p0', 'p1']), ticket: bytes(16), clientNonce: bytes(32), nonce: bytes(32), publicKey: bytes(32), spec: sessionSpecSchema }),
+  z.strictObject({
+    type: z.literal('join'),
+    role: z.enum(['p0', 'p1']),
+    ticket: bytes(16),
+    clientNonce: bytes(32),
+    nonce: bytes(32),
+    publicKey: bytes(32),
+    spec: sessionSpecSchema,
+  }),
   z.strictObject({ type: z.literal('welcome'), role: z.enum(['p0', 'helper']), nonce: bytes(32), publicKey: bytes(32) }),
   z.strictObject({ type: z.literal('ready'), session: bytes(32) }),
   /** Evaluator to helper: bytes of the dealt stream that it may have sent in all. */
   z.strictObject({ type: z.literal('credit'), limit: count }),
   /** Evaluator to client, after each step: its own counts. */
-  z.strictObject({ type: z.literal('report'), step: count, rows: count, rounds: count, onlineBytes: count, dealtBytes: count, ms: z.number(), waitDealtMs: z.number() }),
+  z.strictObject({
+    type: z.literal('report'),
+    step: count,
+    rows: count,
+    rounds: count,
+    onlineBytes: count,
+    dealtBytes: count,
+    ms: z.number(),
+    waitDealtMs: z.number(),
+  }),
   /** Client to evaluators: no further token. Helper to evaluators: all is dealt. */
   z.strictObject({ type: z.literal('stop') }),
   z.strictObject({ type: z.literal('error'), code: z.string().max(32), message: z.string().max(1000) }),
@@ -47,14 +62,28 @@ export type Report = Extract<Control, { type: 'report' }>;
 export function parseControl(value: unknown): Control {
   const parsed = controlSchema.safeParse(value);
   if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0]!, field = issue.path.join('.') || 'type';
-  throw new CachetError({ code: 'handshake', what: `bad control message, field ${field}`, expected: `the messages of protocol version ${PROTOCOL_VERSION}`, got: issue.code, hint: 'run the same version of cachet on all parties' });
+  const issue = parsed.error.issues[0]!,
+    field = issue.path.join('.') || 'type';
+  throw new CachetError({
+    code: 'handshake',
+    what: `bad control message, field ${field}`,
+    expected: `the messages of protocol version ${PROTOCOL_VERSION}`,
+    got: issue.code,
+    hint: 'run the same version of cachet on all parties',
+  });
 }
 
 /** Two specs must be the same in every field. @throws CachetError 'handshake' naming the first that differs. */
 export function requireSameSpec(mine: SessionSpec, theirs: SessionSpec): void {
   for (const key of Object.keys(mine) as (keyof SessionSpec)[])
-    if (mine[key] !== theirs[key]) throw new CachetError({ code: 'handshake', what: `parties disagree about ${key}`, expected: String(mine[key]), got: String(theirs[key]), hint: 'give all parties the same model and version' });
+    if (mine[key] !== theirs[key])
+      throw new CachetError({
+        code: 'handshake',
+        what: `parties disagree about ${key}`,
+        expected: String(mine[key]),
+        got: String(theirs[key]),
+        hint: 'give all parties the same model and version',
+      });
 }
 
 export interface Nonces {
@@ -85,8 +114,20 @@ export class KeyExchange {
 
 const tweakOf = (session: Uint8Array): Uint8Array => sha256.create().update(utf8ToBytes('cachet/tweak')).update(session).digest().slice(0, 16);
 
-export function evaluatorKeys(party: 0 | 1, session: Uint8Array, helper: (purpose: string) => Uint8Array, peer: (purpose: string) => Uint8Array): EvaluatorKeys {
-  return { mask: helper(`mask/p${party}`), dealt: helper(`dealt/p${party}`), root: helper(`root/p${party}`), zero: peer('zero'), coins: peer('coins'), tweak: tweakOf(session) };
+export function evaluatorKeys(
+  party: 0 | 1,
+  session: Uint8Array,
+  helper: (purpose: string) => Uint8Array,
+  peer: (purpose: string) => Uint8Array,
+): EvaluatorKeys {
+  return {
+    mask: helper(`mask/p${party}`),
+    dealt: helper(`dealt/p${party}`),
+    root: helper(`root/p${party}`),
+    zero: peer('zero'),
+    coins: peer('coins'),
+    tweak: tweakOf(session),
+  };
 }
 
 export function dealerKeys(session: Uint8Array, p0: (purpose: string) => Uint8Array, p1: (purpose: string) => Uint8Array): DealerKeys {

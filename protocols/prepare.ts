@@ -35,7 +35,13 @@ export interface Prepared {
   readonly bytes: Uint8Array;
   readonly ranges: Ranges;
   /** What the tables lose, per layer. */
-  readonly report: readonly { readonly layer: number; readonly logitNats: number; readonly siluTerms: number; readonly siluError: number; readonly normRange: readonly [number, number] }[];
+  readonly report: readonly {
+    readonly layer: number;
+    readonly logitNats: number;
+    readonly siluTerms: number;
+    readonly siluError: number;
+    readonly normRange: readonly [number, number];
+  }[];
 }
 
 /** Factor by which calibrated ranges are widened on both sides. */
@@ -43,7 +49,8 @@ const MARGIN = { squares: 4, gate: 1.15, logits: 8, relative: 12, values: 1.5 };
 const SILU_ERROR = 6e-4;
 
 export function prepare(o: PrepareOptions): Prepared {
-  const { shape } = o.weights, matrices = quantise(o.weights);
+  const { shape } = o.weights,
+    matrices = quantise(o.weights);
   const reference = referencePlan(o.weights, matrices);
   const prefix = prefixCache(reference, o.weights, o.prefixIds);
   const plan = { ...reference, prefixIds: o.prefixIds, prefixKeys: prefix.keys, prefixValues: prefix.values };
@@ -51,7 +58,8 @@ export function prepare(o: PrepareOptions): Prepared {
   const tensors = new Map<string, TensorData>();
   const layers = plan.layers.map((_, l) => planLayer(o.weights, l, ranges, matrices[l]!, tensors));
   matrices.forEach((m, l) => {
-    for (const key of ['qkv', 'o', 'gateUp', 'down'] as const) tensors.set(`layers.${l}.${key}`, { dtype: 'I16', shape: [m[key].cols, m[key].inner], data: m[key].array });
+    for (const key of ['qkv', 'o', 'gateUp', 'down'] as const)
+      tensors.set(`layers.${l}.${key}`, { dtype: 'I16', shape: [m[key].cols, m[key].inner], data: m[key].array });
     tensors.set(`layers.${l}.prefixKeys`, { dtype: 'I64', shape: [prefix.keys[l]!.length], data: prefix.keys[l]! });
     tensors.set(`layers.${l}.prefixValues`, { dtype: 'I64', shape: [prefix.values[l]!.length], data: prefix.values[l]! });
   });
@@ -60,7 +68,13 @@ export function prepare(o: PrepareOptions): Prepared {
   tensors.set('embed', { dtype: 'F32', shape: [shape.vocab, shape.width], data: o.weights.embed });
   tensors.set('finalNorm', { dtype: 'F32', shape: [shape.width], data: o.weights.finalNorm });
   if (!shape.tied) tensors.set('head', { dtype: 'F32', shape: [shape.vocab, shape.width], data: o.weights.head });
-  const header: ArtefactHeader = headerSchema.parse({ version: ARTEFACT_VERSION, name: o.name, shape, prefixIds: [...o.prefixIds], layers: layers.map((x) => x.header) });
+  const header: ArtefactHeader = headerSchema.parse({
+    version: ARTEFACT_VERSION,
+    name: o.name,
+    shape,
+    prefixIds: [...o.prefixIds],
+    layers: layers.map((x) => x.header),
+  });
   return { bytes: writeSafetensors(tensors, { cachet: JSON.stringify(header) }), ranges, report: layers.map((x) => x.report) };
 }
 
@@ -68,13 +82,23 @@ type Matrices = Record<'qkv' | 'o' | 'gateUp' | 'down', Matrix>;
 
 /** Norm gains and 1 / sqrt(headDim) folded in, rounded to int16 at 12 fraction bits, or fewer where a weight would not fit. */
 function quantise(w: LlamaWeights): Matrices[] {
-  const { shape } = w, unit = shape.headDim ** -0.5;
+  const { shape } = w,
+    unit = shape.headDim ** -0.5;
   return w.layers.map((l, i) => {
-    const gained = (m: Float32Array, gain: Float32Array | undefined, factor = 1): Float32Array => m.map((v, at) => v * factor * (gain ? gain[at % gain.length]! : 1));
+    const gained = (m: Float32Array, gain: Float32Array | undefined, factor = 1): Float32Array =>
+      m.map((v, at) => v * factor * (gain ? gain[at % gain.length]! : 1));
     const join = (...parts: Float32Array[]): Float32Array => Float32Array.from(parts.flatMap((p) => [...p]));
     const matrix = (name: string, real: Float32Array, inner: number): Matrix => {
-      const largest = real.reduce((a, v) => Math.max(a, Math.abs(v)), 0), fraction = Math.min(WEIGHT_SCALE, Math.floor(Math.log2(32767 / Math.max(largest, 1e-9))));
-      if (!(fraction >= 4)) throw new CachetError({ code: 'range', step: `layer ${i}, ${name}`, what: 'weights too large for int16', expected: 'absolute values below 2048', got: String(largest) });
+      const largest = real.reduce((a, v) => Math.max(a, Math.abs(v)), 0),
+        fraction = Math.min(WEIGHT_SCALE, Math.floor(Math.log2(32767 / Math.max(largest, 1e-9))));
+      if (!(fraction >= 4))
+        throw new CachetError({
+          code: 'range',
+          step: `layer ${i}, ${name}`,
+          what: 'weights too large for int16',
+          expected: 'absolute values below 2048',
+          got: String(largest),
+        });
       return { pointer: 0, array: Int16Array.from(real, (v) => Math.round(v * 2 ** fraction)), real, inner, cols: real.length / inner, fraction };
     };
     return {
@@ -88,22 +112,63 @@ function quantise(w: LlamaWeights): Matrices[] {
 
 /** A plan for the Float engine: exact functions, wide domains, unquantised weights; no prefix yet. */
 function referencePlan(w: LlamaWeights, matrices: readonly Matrices[]): LlamaPlan {
-  const { shape } = w, half = shape.headDim / 2, size = shape.maxPositions * half;
+  const { shape } = w,
+    half = shape.headDim / 2,
+    size = shape.maxPositions * half;
   const angle = (i: number): number => Math.floor(i / half) * shape.ropeTheta ** (-(i % half) / half);
   const table = (f: (x: number) => number) => ({ pointer: 0, array: Int32Array.from({ length: size }, (_, i) => Math.round(f(angle(i)) * 4096)) });
   const windows = (f: WindowFunction, outputScale: number) => ({ f, low: 0, high: 2 ** 40, outputScale, splines: [{ ...IDLE_SPLINE, outputScale }] });
   const norm = { squareScale: 12, openBits: 52, rsqrt: windows({ name: 'rsqrt', width: shape.width, eps: shape.eps }, SCALE.rsqrt) };
   const layers = matrices.map((m): LayerPlan => ({
-    ...m, norm1: norm, norm2: norm, lowBucket: -32,
-    exp: { inputScale: 12, low: 0, domainBits: 19, cellsLog2: 4, outputScale: SCALE.probability, shifts: [0], tables: { pointer: 0, array: new BigUint64Array(0) } },
+    ...m,
+    norm1: norm,
+    norm2: norm,
+    lowBucket: -32,
+    exp: {
+      inputScale: 12,
+      low: 0,
+      domainBits: 19,
+      cellsLog2: 4,
+      outputScale: SCALE.probability,
+      shifts: [0],
+      tables: { pointer: 0, array: new BigUint64Array(0) },
+    },
     reciprocal: windows({ name: 'reciprocal' }, SCALE.reciprocal),
-    silu: { name: 'silu', inputScale: 12, periodBits: 17, terms: 16, edge: 12, bits: 56, outputScale: SCALE.silu, slope: 0, constant: 0, tables: { pointer: 0, array: new BigInt64Array(0) } },
+    silu: {
+      name: 'silu',
+      inputScale: 12,
+      periodBits: 17,
+      terms: 16,
+      edge: 12,
+      bits: 56,
+      outputScale: SCALE.silu,
+      slope: 0,
+      constant: 0,
+      tables: { pointer: 0, array: new BigInt64Array(0) },
+    },
   }));
-  return { shape, prefixIds: [], prefixKeys: layers.map(() => new BigInt64Array(0)), prefixValues: layers.map(() => new BigInt64Array(0)), rope: { cos: table(Math.cos), sin: table(Math.sin), fraction: 12 }, nonzero: { bits: 8, table: { pointer: 0, array: nonzeroTable() } }, layers };
+  return {
+    shape,
+    prefixIds: [],
+    prefixKeys: layers.map(() => new BigInt64Array(0)),
+    prefixValues: layers.map(() => new BigInt64Array(0)),
+    rope: { cos: table(Math.cos), sin: table(Math.sin), fraction: 12 },
+    nonzero: { bits: 8, table: { pointer: 0, array: nonzeroTable() } },
+    layers,
+  };
 }
 
 /** A spline of no cells: the Float engine takes f itself (Engine.windows), this only carries the shapes. */
-const IDLE_SPLINE = { inputScale: 0, low: 0, domainBits: 1, keyBits: 1, firstCell: 0, cells: 0, degree: 0, coefficients: { pointer: 0, array: new BigInt64Array(0) } };
+const IDLE_SPLINE = {
+  inputScale: 0,
+  low: 0,
+  domainBits: 1,
+  keyBits: 1,
+  firstCell: 0,
+  cells: 0,
+  degree: 0,
+  coefficients: { pointer: 0, array: new BigInt64Array(0) },
+};
 
 function nonzeroTable(): Uint8Array {
   const table = new Uint8Array(32).fill(255);
@@ -113,7 +178,8 @@ function nonzeroTable(): Uint8Array {
 
 /** Runs the Float engine on a batch of tokens at all positions; returns its caches. */
 function run(plan: LlamaPlan, w: LlamaWeights, ids: readonly number[], watch?: (name: string, values: Float64Array) => void) {
-  const width = plan.shape.width, past = plan.prefixIds.length;
+  const width = plan.shape.width,
+    past = plan.prefixIds.length;
   const float = new Float({ next: () => Float64Array.from(ids.flatMap((id) => [...w.embed.subarray(id * width, (id + 1) * width)])), emit: () => undefined });
   if (watch) float.watch = (name, x) => watch(name, x.real!);
   const caches = createCache(float, plan, past + ids.length);
@@ -130,7 +196,9 @@ function prefixCache(plan: LlamaPlan, w: LlamaWeights, ids: readonly number[]): 
   const caches = run(plan, w, ids);
   const pick = (real: Float64Array, scale: number): BigInt64Array =>
     BigInt64Array.from({ length: ids.length * kvHeads * headDim }, (_, i) => {
-      const d = i % headDim, h = Math.floor(i / headDim) % kvHeads, t = Math.floor(i / (headDim * kvHeads));
+      const d = i % headDim,
+        h = Math.floor(i / headDim) % kvHeads,
+        t = Math.floor(i / (headDim * kvHeads));
       return BigInt(Math.round(real[(h * ids.length + t) * headDim + d]! * 2 ** scale));
     });
   return { keys: caches.map((c) => pick(c.keys.real!, SCALE.activation)), values: caches.map((c) => pick(c.values.real!, SCALE.value)) };
@@ -141,7 +209,13 @@ function calibrate(plan: LlamaPlan, o: PrepareOptions): Ranges {
   o.documents.forEach((document, i) => {
     const ids = document.slice(o.prefixIds.length);
     if (!o.prefixIds.every((id, at) => document[at] === id) || ids.length === 0 || document.length > plan.shape.maxPositions)
-      throw new CachetError({ code: 'usage', step: `calibration document ${i + 1}`, what: 'unusable', expected: `the public prefix, then text; at most ${plan.shape.maxPositions} tokens`, got: `${document.length} tokens` });
+      throw new CachetError({
+        code: 'usage',
+        step: `calibration document ${i + 1}`,
+        what: 'unusable',
+        expected: `the public prefix, then text; at most ${plan.shape.maxPositions} tokens`,
+        got: `${document.length} tokens`,
+      });
     run(plan, o.weights, ids, (name, values) => {
       const r = ranges.get(name) ?? { min: Infinity, max: -Infinity };
       for (const v of values) {
@@ -156,10 +230,19 @@ function calibrate(plan: LlamaPlan, o: PrepareOptions): Ranges {
 }
 
 function planLayer(w: LlamaWeights, l: number, ranges: Ranges, matrices: Matrices, tensors: Map<string, TensorData>) {
-  const { shape } = w, at = (name: string) => ranges.get(`${l}.${name}`)!;
+  const { shape } = w,
+    at = (name: string) => ranges.get(`${l}.${name}`)!;
   const largest = (name: string): number => Math.max(-at(name).min, at(name).max);
   const refuse = (what: string, limit: number, got: number): void => {
-    if (!(got < limit)) throw new CachetError({ code: 'range', step: `layer ${l}, ${what}`, what: 'the model would overflow', expected: `absolute values below ${limit}`, got: got.toPrecision(4), hint: 'a model with smaller activations, or a longer public prefix' });
+    if (!(got < limit))
+      throw new CachetError({
+        code: 'range',
+        step: `layer ${l}, ${what}`,
+        what: 'the model would overflow',
+        expected: `absolute values below ${limit}`,
+        got: got.toPrecision(4),
+        hint: 'a model with smaller activations, or a longer public prefix',
+      });
   };
   // The budget of programs/plan.ts.
   refuse('queries and keys', 256, largest('qk') * MARGIN.values);
@@ -179,21 +262,39 @@ function planLayer(w: LlamaWeights, l: number, ranges: Ranges, matrices: Matrice
   };
   const windows = (f: WindowFunction, low: number, high: number, outputScale: number, maxInputScale: number): LayerHeader['reciprocal'] => {
     const { plan, coefficients } = fitWindows(f, low, high, outputScale, maxInputScale);
-    return { ...(plan as { -readonly [K in keyof WindowsPlan]: WindowsPlan[K] }), splines: plan.splines.map((s, i) => ({ ...s, coefficients: store(coefficients[i]!) })) };
+    return {
+      ...(plan as { -readonly [K in keyof WindowsPlan]: WindowsPlan[K] }),
+      splines: plan.splines.map((s, i) => ({ ...s, coefficients: store(coefficients[i]!) })),
+    };
   };
   const norm = (squares: { min: number; max: number }): LayerHeader['norm1'] => {
-    const low = 2 ** Math.floor(Math.log2(Math.max(squares.min, shape.eps * shape.width) / MARGIN.squares)), high = 2 ** Math.ceil(Math.log2(squares.max * MARGIN.squares));
+    const low = 2 ** Math.floor(Math.log2(Math.max(squares.min, shape.eps * shape.width) / MARGIN.squares)),
+      high = 2 ** Math.ceil(Math.log2(squares.max * MARGIN.squares));
     const squareScale = Math.max(6, Math.min(16, Math.ceil(9 - Math.log2((squares.min / shape.width) ** 0.5)), 39 - Math.log2(high)));
-    return { squareScale, openBits: 2 * squareScale + Math.log2(high) + 1, rsqrt: windows({ name: 'rsqrt', width: shape.width, eps: shape.eps }, low, high, SCALE.rsqrt, 2 * squareScale) };
+    return {
+      squareScale,
+      openBits: 2 * squareScale + Math.log2(high) + 1,
+      rsqrt: windows({ name: 'rsqrt', width: shape.width, eps: shape.eps }, low, high, SCALE.rsqrt, 2 * squareScale),
+    };
   };
   // Relative logits reach from the reference (plus a few missed buckets) down to the row's lowest logit; 20 nats above, of which the top cell is spare.
-  const spread = at('logits').max - at('logits').min + MARGIN.relative, nats = spread < 44 ? 64 : 128;
-  const exp: ExpPlan = { inputScale: 12, low: (20 - nats) * 4096, domainBits: 12 + Math.log2(nats), cellsLog2: Math.log2(nats) - 3, outputScale: SCALE.probability, shifts: [0] };
+  const spread = at('logits').max - at('logits').min + MARGIN.relative,
+    nats = spread < 44 ? 64 : 128;
+  const exp: ExpPlan = {
+    inputScale: 12,
+    low: (20 - nats) * 4096,
+    domainBits: 12 + Math.log2(nats),
+    cellsLog2: Math.log2(nats) - 3,
+    outputScale: SCALE.probability,
+    shifts: [0],
+  };
   const silu = fitSilu(l, Math.max(largest('gate') * MARGIN.gate, 4));
   const contexts = 2 ** Math.ceil(Math.log2(shape.maxPositions));
-  const first = ranges.get(`${l}.squares`)!, second = ranges.get(`${l}.squares2`)!;
+  const first = ranges.get(`${l}.squares`)!,
+    second = ranges.get(`${l}.squares2`)!;
   const header: LayerHeader = {
-    norm1: norm(first), norm2: norm(second),
+    norm1: norm(first),
+    norm2: norm(second),
     lowBucket: Math.floor((at('logits').min + at('logits').max) / 4) - 32,
     exp: { ...exp, shifts: [...exp.shifts], tables: store(new BigInt64Array(expTables(exp).buffer)) },
     reciprocal: windows({ name: 'reciprocal' }, 2 ** -4, contexts * 2 ** 10, SCALE.reciprocal, SCALE.probability),
@@ -211,5 +312,12 @@ function fitSilu(layer: number, edge: number): ReturnType<typeof fitFourier> {
       const fit = fitFourier({ name: 'silu', inputScale: 12, periodBits, terms, edge, bits: 56, outputScale: SCALE.silu });
       if (fit.error <= SILU_ERROR) return fit;
     }
-  throw new CachetError({ code: 'range', step: `layer ${layer}, SiLU`, what: 'input range too wide for a cosine series', expected: `about +-14 at most, error ${SILU_ERROR}`, got: `+-${edge.toFixed(1)}`, hint: 'a model with smaller gate activations' });
+  throw new CachetError({
+    code: 'range',
+    step: `layer ${layer}, SiLU`,
+    what: 'input range too wide for a cosine series',
+    expected: `about +-14 at most, error ${SILU_ERROR}`,
+    got: `+-${edge.toFixed(1)}`,
+    hint: 'a model with smaller gate activations',
+  });
 }

@@ -29,13 +29,24 @@ export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
   const needed = artefact.prefixIds.length + spec.promptTokens + spec.maxTokens;
   if (needed > artefact.shape.maxPositions)
     throw new CachetError({
-      code: 'limit', what: 'prompt too long for the model', expected: `at most ${artefact.shape.maxPositions} positions`,
-      got: `${artefact.prefixIds.length} public + ${spec.promptTokens} private + ${spec.maxTokens} generated = ${needed}`, hint: 'shorten the prompt or lower --max-tokens',
+      code: 'limit',
+      what: 'prompt too long for the model',
+      expected: `at most ${artefact.shape.maxPositions} positions`,
+      got: `${artefact.prefixIds.length} public + ${spec.promptTokens} private + ${spec.maxTokens} generated = ${needed}`,
+      hint: 'shorten the prompt or lower --max-tokens',
     });
 }
 
 /** An evaluator's whole session. Yields input, rounds, jobs, output as effects.ts says, at most spec.maxTokens outputs. */
-export function evaluatorProgram(o: { party: 0 | 1; artefact: Artefact; spec: SessionSpec; keys: EvaluatorKeys; kernels: Kernels; arena: Arena; dealt: DealtSource }): Program<void> {
+export function evaluatorProgram(o: {
+  party: 0 | 1;
+  artefact: Artefact;
+  spec: SessionSpec;
+  keys: EvaluatorKeys;
+  kernels: Kernels;
+  arena: Arena;
+  dealt: DealtSource;
+}): Program<void> {
   const engine = new Evaluator(o);
   return session(engine, bindPlan(engine, o.artefact), o.spec.promptTokens, o.spec.maxTokens);
 }
@@ -48,9 +59,14 @@ export function dealerProgram(o: { artefact: Artefact; spec: SessionSpec; keys: 
 
 /** Bytes of arena that a session's engine needs, an upper estimate from the largest live set of a layer. Memory that is not touched is not resident. */
 export function arenaBytes(role: 'evaluator' | 'helper', artefact: Artefact, spec: SessionSpec): number {
-  const s = artefact.shape, n = spec.promptTokens, context = artefact.prefixIds.length + n + spec.maxTokens;
-  const logits = s.heads * (n * (context - n) + (n * (n + 1)) / 2), activations = n * (4 * s.inner + 8 * s.width);
-  const cache = 4 * 8 * s.layers * s.kvHeads * s.headDim * context, weights = role === 'evaluator' ? artefact.bytes.length : 0, tables = 16 << 20;
+  const s = artefact.shape,
+    n = spec.promptTokens,
+    context = artefact.prefixIds.length + n + spec.maxTokens;
+  const logits = s.heads * (n * (context - n) + (n * (n + 1)) / 2),
+    activations = n * (4 * s.inner + 8 * s.width);
+  const cache = 4 * 8 * s.layers * s.kvHeads * s.headDim * context,
+    weights = role === 'evaluator' ? artefact.bytes.length : 0,
+    tables = 16 << 20;
   // Per logit: wires and shares of logits (twice), words, probabilities, temporaries; per activation the same.
   return weights + tables + cache + 8 * (40 * logits + 40 * activations) + (32 << 20);
 }

@@ -23,7 +23,14 @@ interface Row {
   readonly gate: string;
   readonly name: string;
   /** Inputs: sizes, scale, range of values, ring of the opening. */
-  readonly inputs: readonly { readonly size: number; readonly scale: number; readonly low: number; readonly high: number; readonly bits: number; readonly integer?: boolean }[];
+  readonly inputs: readonly {
+    readonly size: number;
+    readonly scale: number;
+    readonly low: number;
+    readonly high: number;
+    readonly bits: number;
+    readonly integer?: boolean;
+  }[];
   program(e: Engine, wires: Tensor[]): Program<Tensor[]>;
   /** Largest absolute error against the ideal for these inputs; a number or a function of the ideal value. */
   readonly error: number | ((ideal: number) => number);
@@ -52,41 +59,196 @@ const int64 = (e: Engine, a: BigInt64Array) => e.constant('tables', a);
 const rows: Row[] = [
   { gate: 'open', name: '64 bits', inputs: [{ size: 9, scale: 24, low: -(2 ** 30), high: 2 ** 30, bits: 64 }], program: (_, [x]) => one(x!), error: 2 ** -24 },
   { gate: 'open', name: '13 bits', inputs: [{ size: 33, scale: 4, low: -255, high: 255, bits: 13 }], program: (_, [x]) => one(x!), error: 2 ** -4 },
-  { gate: 'narrow', name: 'by 12', inputs: [{ size: 101, scale: 24, low: -500, high: 500, bits: 64 }], program: (e, [x]) => one(e.narrow(x!, 12)), error: 1.01 * 2 ** -12 },
-  { gate: 'narrow', name: 'to 3 bits', inputs: [{ size: 17, scale: 10, low: -1.9, high: 1.9, bits: 13 }], program: (e, [x]) => one(e.narrow(x!, 10)), error: 1 },
-  { gate: 'mod', name: '40 to 20', inputs: [{ size: 31, scale: 12, low: -120, high: 120, bits: 40 }], program: (e, [x]) => one(e.mod(x!, 20)), error: 2 ** -12 },
-  { gate: 'maskShares', name: 'square of a narrowed wire', inputs: [{ size: 21, scale: 24, low: -30, high: 30, bits: 64 }], program: (e, [x]) => one(e.mul(hadamard(21), e.narrow(x!, 14), e.narrow(x!, 14))), error: 0.07 },
-  { gate: 'widen', name: '22 bits', inputs: [{ size: 63, scale: 12, low: -255.9, high: 255.9, bits: 22 }], program: (e, [x]) => one(e.widen(x!)), error: 2 ** -12 },
-  { gate: 'widen', name: '52 bits by 30', inputs: [{ size: 15, scale: 42, low: -250, high: 250, bits: 52 }], program: (e, [x]) => one(e.widen(x!, 30)), error: 1.01 * 2 ** -12 },
-  { gate: 'mul', name: 'hadamard', inputs: [{ size: 37, scale: 12, low: -100, high: 100, bits: 64 }, { size: 37, scale: 12, low: -100, high: 100, bits: 48 }], program: (e, [x, y]) => one(e.mul(hadamard(37), x!, y!)), error: 0.05 },
-  { gate: 'mul', name: 'scaleRows', inputs: [{ size: 35, scale: 12, low: -9, high: 9, bits: 52 }, { size: 5, scale: 18, low: -9, high: 9, bits: 52 }], program: (e, [x, y]) => one(e.mul(scaleRows(5, 7), x!, y!)), error: 0.005 },
-  { gate: 'mul', name: 'dotRows', inputs: [{ size: 44, scale: 12, low: -9, high: 9, bits: 64 }], program: (e, [x]) => one(e.mul(dotRows(4, 11), x!, x!)), error: 0.06 },
   {
-    gate: 'mul', name: 'scores', error: 0.06,
-    inputs: [{ size: attention.queries * attention.heads * attention.dim, scale: 12, low: -4, high: 4, bits: 32 }, { size: 2 * attention.capacity * attention.dim, scale: 12, low: -4, high: 4, bits: 32 }],
+    gate: 'narrow',
+    name: 'by 12',
+    inputs: [{ size: 101, scale: 24, low: -500, high: 500, bits: 64 }],
+    program: (e, [x]) => one(e.narrow(x!, 12)),
+    error: 1.01 * 2 ** -12,
+  },
+  {
+    gate: 'narrow',
+    name: 'to 3 bits',
+    inputs: [{ size: 17, scale: 10, low: -1.9, high: 1.9, bits: 13 }],
+    program: (e, [x]) => one(e.narrow(x!, 10)),
+    error: 1,
+  },
+  {
+    gate: 'mod',
+    name: '40 to 20',
+    inputs: [{ size: 31, scale: 12, low: -120, high: 120, bits: 40 }],
+    program: (e, [x]) => one(e.mod(x!, 20)),
+    error: 2 ** -12,
+  },
+  {
+    gate: 'maskShares',
+    name: 'square of a narrowed wire',
+    inputs: [{ size: 21, scale: 24, low: -30, high: 30, bits: 64 }],
+    program: (e, [x]) => one(e.mul(hadamard(21), e.narrow(x!, 14), e.narrow(x!, 14))),
+    error: 0.07,
+  },
+  {
+    gate: 'widen',
+    name: '22 bits',
+    inputs: [{ size: 63, scale: 12, low: -255.9, high: 255.9, bits: 22 }],
+    program: (e, [x]) => one(e.widen(x!)),
+    error: 2 ** -12,
+  },
+  {
+    gate: 'widen',
+    name: '52 bits by 30',
+    inputs: [{ size: 15, scale: 42, low: -250, high: 250, bits: 52 }],
+    program: (e, [x]) => one(e.widen(x!, 30)),
+    error: 1.01 * 2 ** -12,
+  },
+  {
+    gate: 'mul',
+    name: 'hadamard',
+    inputs: [
+      { size: 37, scale: 12, low: -100, high: 100, bits: 64 },
+      { size: 37, scale: 12, low: -100, high: 100, bits: 48 },
+    ],
+    program: (e, [x, y]) => one(e.mul(hadamard(37), x!, y!)),
+    error: 0.05,
+  },
+  {
+    gate: 'mul',
+    name: 'scaleRows',
+    inputs: [
+      { size: 35, scale: 12, low: -9, high: 9, bits: 52 },
+      { size: 5, scale: 18, low: -9, high: 9, bits: 52 },
+    ],
+    program: (e, [x, y]) => one(e.mul(scaleRows(5, 7), x!, y!)),
+    error: 0.005,
+  },
+  {
+    gate: 'mul',
+    name: 'dotRows',
+    inputs: [{ size: 44, scale: 12, low: -9, high: 9, bits: 64 }],
+    program: (e, [x]) => one(e.mul(dotRows(4, 11), x!, x!)),
+    error: 0.06,
+  },
+  {
+    gate: 'mul',
+    name: 'scores',
+    error: 0.06,
+    inputs: [
+      { size: attention.queries * attention.heads * attention.dim, scale: 12, low: -4, high: 4, bits: 32 },
+      { size: 2 * attention.capacity * attention.dim, scale: 12, low: -4, high: 4, bits: 32 },
+    ],
     program: (e, [q, k]) => one(e.mul(scores({ ...attention, prefix: 0 }), q!, k!)),
   },
   {
-    gate: 'mul', name: 'mix', error: 0.1,
-    inputs: [{ size: packedSize(attention), scale: 16, low: 0, high: 1, bits: 64 }, { size: 2 * attention.capacity * attention.dim, scale: 8, low: -8, high: 8, bits: 64 }],
+    gate: 'mul',
+    name: 'mix',
+    error: 0.1,
+    inputs: [
+      { size: packedSize(attention), scale: 16, low: 0, high: 1, bits: 64 },
+      { size: 2 * attention.capacity * attention.dim, scale: 8, low: -8, high: 8, bits: 64 },
+    ],
     program: (e, [p, v]) => one(e.mul(mix(attention), p!, v!)),
   },
   {
-    gate: 'mul3', name: 'rows of 6', error: 0.01,
-    inputs: [{ size: 18, scale: 12, low: -3, high: 3, bits: 64 }, { size: 3, scale: 12, low: -3, high: 3, bits: 64 }, { size: 3, scale: 12, low: -3, high: 3, bits: 64 }],
+    gate: 'mul3',
+    name: 'rows of 6',
+    error: 0.01,
+    inputs: [
+      { size: 18, scale: 12, low: -3, high: 3, bits: 64 },
+      { size: 3, scale: 12, low: -3, high: 3, bits: 64 },
+      { size: 3, scale: 12, low: -3, high: 3, bits: 64 },
+    ],
     program: (e, [x, y, z]) => one(e.mul3({ rows: 3, cols: 6 }, x!, y!, z!)),
   },
-  { gate: 'expTable', name: '128 nats, two shifts', inputs: [{ size: 71, scale: 12, low: -106, high: 6, bits: 20 }], *program(e, [x]) { return e.apply(expTable, { ...exp, tables: e.constant('tables', expTables(exp)) }, [x!]); }, error: (v) => 2 ** -20 + v * 6e-3 },
-  { gate: 'expTable', name: '64 nats', inputs: [{ size: 19, scale: 12, low: -42, high: 10, bits: 20 }], *program(e, [x]) { return e.apply(expTable, { ...expSmall, tables: e.constant('tables', expTables(expSmall)) }, [x!]); }, error: (v) => 2 ** -23 + v * 6e-3 },
-  { gate: 'fourier', name: 'SiLU, period 32', inputs: [{ size: 45, scale: 12, low: -12, high: 11.99, bits: 22 }], program: (e, [x]) => one(e.fourier({ ...silu.plan, tables: int64(e, silu.tables) }, x!)), error: 2e-3 },
-  { gate: 'fourier', name: 'SiLU, period 16', inputs: [{ size: 7, scale: 12, low: -5, high: 4.99, bits: 20 }], program: (e, [x]) => one(e.fourier({ ...siluNarrow.plan, tables: int64(e, siluNarrow.tables) }, x!)), error: 1e-2 },
-  { gate: 'spline', name: 'all cells', inputs: [{ size: 25, scale: 12, low: -15.7, high: 15.7, bits: 20 }], program: (e, [x]) => one(e.apply(gates.spline, { ...splinePlan, coefficients: int64(e, splineTable) }, [x!])[0]!), error: 3e-3 },
-  { gate: 'spline', name: 'some cells, zero elsewhere', inputs: [{ size: 40, scale: 8, low: 1.1, high: 15.6, bits: 14 }], program: (e, [x]) => one(e.apply(gates.spline, { ...narrowPlan, coefficients: int64(e, new BigInt64Array(34)) }, [x!])[0]!), error: 0 },
-  { gate: 'windows', name: '1 / x', inputs: [{ size: 13, scale: 22, low: 0.08, high: 2 ** 12, bits: 64 }], program: (e, [x]) => one(e.windows(bindWindows(reciprocal.plan, reciprocal.coefficients.map((c) => int64(e, c))), x!)), error: (v) => 8e-3 * v + 2 ** -26 },
-  { gate: 'windows', name: 'rsqrt', inputs: [{ size: 5, scale: 20, low: 1, high: 12000, bits: 36 }], program: (e, [x]) => one(e.windows(bindWindows(rsqrt.plan, rsqrt.coefficients.map((c) => int64(e, c))), x!)), error: (v) => 8e-3 * v + 2 ** -17 },
-  { gate: 'truthTable', name: '8 bits', inputs: [{ size: 50, scale: 0, low: 0, high: 255, bits: 16, integer: true }], program: (e, [x]) => one(e.apply(truthTable, { bits: 8, table: e.constant('tables', table) }, [e.mod(x!, 8, true)])[0]!), error: 0 },
   {
-    gate: 'bucket', name: 'with parities, table and b2a: a maximum', rounds: 2, error: 6,
+    gate: 'expTable',
+    name: '128 nats, two shifts',
+    inputs: [{ size: 71, scale: 12, low: -106, high: 6, bits: 20 }],
+    *program(e, [x]) {
+      return e.apply(expTable, { ...exp, tables: e.constant('tables', expTables(exp)) }, [x!]);
+    },
+    error: (v) => 2 ** -20 + v * 6e-3,
+  },
+  {
+    gate: 'expTable',
+    name: '64 nats',
+    inputs: [{ size: 19, scale: 12, low: -42, high: 10, bits: 20 }],
+    *program(e, [x]) {
+      return e.apply(expTable, { ...expSmall, tables: e.constant('tables', expTables(expSmall)) }, [x!]);
+    },
+    error: (v) => 2 ** -23 + v * 6e-3,
+  },
+  {
+    gate: 'fourier',
+    name: 'SiLU, period 32',
+    inputs: [{ size: 45, scale: 12, low: -12, high: 11.99, bits: 22 }],
+    program: (e, [x]) => one(e.fourier({ ...silu.plan, tables: int64(e, silu.tables) }, x!)),
+    error: 2e-3,
+  },
+  {
+    gate: 'fourier',
+    name: 'SiLU, period 16',
+    inputs: [{ size: 7, scale: 12, low: -5, high: 4.99, bits: 20 }],
+    program: (e, [x]) => one(e.fourier({ ...siluNarrow.plan, tables: int64(e, siluNarrow.tables) }, x!)),
+    error: 1e-2,
+  },
+  {
+    gate: 'spline',
+    name: 'all cells',
+    inputs: [{ size: 25, scale: 12, low: -15.7, high: 15.7, bits: 20 }],
+    program: (e, [x]) => one(e.apply(gates.spline, { ...splinePlan, coefficients: int64(e, splineTable) }, [x!])[0]!),
+    error: 3e-3,
+  },
+  {
+    gate: 'spline',
+    name: 'some cells, zero elsewhere',
+    inputs: [{ size: 40, scale: 8, low: 1.1, high: 15.6, bits: 14 }],
+    program: (e, [x]) => one(e.apply(gates.spline, { ...narrowPlan, coefficients: int64(e, new BigInt64Array(34)) }, [x!])[0]!),
+    error: 0,
+  },
+  {
+    gate: 'windows',
+    name: '1 / x',
+    inputs: [{ size: 13, scale: 22, low: 0.08, high: 2 ** 12, bits: 64 }],
+    program: (e, [x]) =>
+      one(
+        e.windows(
+          bindWindows(
+            reciprocal.plan,
+            reciprocal.coefficients.map((c) => int64(e, c)),
+          ),
+          x!,
+        ),
+      ),
+    error: (v) => 8e-3 * v + 2 ** -26,
+  },
+  {
+    gate: 'windows',
+    name: 'rsqrt',
+    inputs: [{ size: 5, scale: 20, low: 1, high: 12000, bits: 36 }],
+    program: (e, [x]) =>
+      one(
+        e.windows(
+          bindWindows(
+            rsqrt.plan,
+            rsqrt.coefficients.map((c) => int64(e, c)),
+          ),
+          x!,
+        ),
+      ),
+    error: (v) => 8e-3 * v + 2 ** -17,
+  },
+  {
+    gate: 'truthTable',
+    name: '8 bits',
+    inputs: [{ size: 50, scale: 0, low: 0, high: 255, bits: 16, integer: true }],
+    program: (e, [x]) => one(e.apply(truthTable, { bits: 8, table: e.constant('tables', table) }, [e.mod(x!, 8, true)])[0]!),
+    error: 0,
+  },
+  {
+    gate: 'bucket',
+    name: 'with parities, table and b2a: a maximum',
+    rounds: 2,
+    error: 6,
     inputs: [{ size: 15, scale: 0, low: -9, high: 40, bits: 12, integer: true }],
     *program(e, [x]) {
       const [suffix] = e.apply(bucket, { low: -16, inputScale: 0 }, [e.mod(x!, 6, true)]);
@@ -98,16 +260,30 @@ const rows: Row[] = [
       return [e.linear(segmentSum(e.constant('tables', new Uint32Array(3).fill(64))), flags!)];
     },
   },
-  { gate: 'linear', name: 'columns, transpose, segments', inputs: [{ size: 35, scale: 6, low: -9, high: 9, bits: 40 }], *program(e, [x]) {
-    const part = e.linear(transpose(5, 3), e.linear(columns(5, 7, 2, 3), x!)), sums = e.linear(segmentSum(e.constant('tables', lengths)), part);
-    return [part, sums, e.linear(segmentSpread(e.constant('tables', lengths), 15, 3, 40), sums)];
-  }, error: 0.2 },
-  { gate: 'linear', name: 'matmul, rope, constants', inputs: [{ size: 16, scale: 12, low: -9, high: 9, bits: 64 }], *program(e, [x]) {
-    const weights = Int16Array.from({ length: 16 * 8 }, (_, i) => ((i * 7919) % 60000) - 30000), angles = Int32Array.from({ length: 8 }, (_, i) => i * 500 - 2000);
-    const y = yield* e.linearJob(matmul({ ...e.constant('weights', weights), cols: 16, inner: 8, fraction: 11 }, 2), e.widen(e.mod(x!, 40)));
-    const t = { cos: e.constant('tables', angles), sin: e.constant('tables', angles), fraction: 12 };
-    return [y, e.linear(rope(t, 2, 16, 4, 3, 4, 2), y), e.addConstant(e.sub(y, e.add(y, y)), -2.5)];
-  }, error: 2 },
+  {
+    gate: 'linear',
+    name: 'columns, transpose, segments',
+    inputs: [{ size: 35, scale: 6, low: -9, high: 9, bits: 40 }],
+    *program(e, [x]) {
+      const part = e.linear(transpose(5, 3), e.linear(columns(5, 7, 2, 3), x!)),
+        sums = e.linear(segmentSum(e.constant('tables', lengths)), part);
+      return [part, sums, e.linear(segmentSpread(e.constant('tables', lengths), 15, 3, 40), sums)];
+    },
+    error: 0.2,
+  },
+  {
+    gate: 'linear',
+    name: 'matmul, rope, constants',
+    inputs: [{ size: 16, scale: 12, low: -9, high: 9, bits: 64 }],
+    *program(e, [x]) {
+      const weights = Int16Array.from({ length: 16 * 8 }, (_, i) => ((i * 7919) % 60000) - 30000),
+        angles = Int32Array.from({ length: 8 }, (_, i) => i * 500 - 2000);
+      const y = yield* e.linearJob(matmul({ ...e.constant('weights', weights), cols: 16, inner: 8, fraction: 11 }, 2), e.widen(e.mod(x!, 40)));
+      const t = { cos: e.constant('tables', angles), sin: e.constant('tables', angles), fraction: 12 };
+      return [y, e.linear(rope(t, 2, 16, 4, 3, 4, 2), y), e.addConstant(e.sub(y, e.add(y, y)), -2.5)];
+    },
+    error: 2,
+  },
 ];
 
 const value = (input: Row['inputs'][number], at: number): number => {
@@ -127,7 +303,11 @@ function check(row: Row, points: readonly (readonly number[])[], seed: number): 
   let outputs: Tensor[] = [];
   const results = new Map<string, BigUint64Array[]>();
   const parts = values.map((v, i) => split(v, row.inputs[i]!.scale, seed + i));
-  const record = (key: string, e: { kernels: { memory: WebAssembly.Memory } }, list: readonly Tensor[]) => results.set(key, list.map((t) => new BigUint64Array(e.kernels.memory.buffer, t.lane, t.size).slice()));
+  const record = (key: string, e: { kernels: { memory: WebAssembly.Memory } }, list: readonly Tensor[]) =>
+    results.set(
+      key,
+      list.map((t) => new BigUint64Array(e.kernels.memory.buffer, t.lane, t.size).slice()),
+    );
   const specs: Tensor[][] = [];
   const wrapped = (key: string) =>
     function* (e: Engine): Program<void> {
@@ -145,10 +325,16 @@ function check(row: Row, points: readonly (readonly number[])[], seed: number): 
     ideal = outputs.map((t) => t.real!);
   }, values);
   const meter = runMeter(program);
-  expect({ rounds: local.rounds, online: local.onlineBytes, dealt: local.dealtBytes }).toEqual({ rounds: meter.steps[0]!.rounds, online: meter.steps[0]!.onlineBytes, dealt: meter.steps[0]!.dealtBytes });
+  expect({ rounds: local.rounds, online: local.onlineBytes, dealt: local.dealtBytes }).toEqual({
+    rounds: meter.steps[0]!.rounds,
+    online: meter.steps[0]!.onlineBytes,
+    dealt: meter.steps[0]!.dealtBytes,
+  });
   expect(local.rounds).toBe(1 + (row.rounds ?? 0));
   fixedOutputs.forEach((tensor, o) => {
-    const a = results.get('p0')![o]!, b = results.get('p1')![o]!, f = results.get('fixed')![o]!;
+    const a = results.get('p0')![o]!,
+      b = results.get('p1')![o]!,
+      f = results.get('fixed')![o]!;
     for (let i = 0; i < tensor.size; i++) {
       const got = tensor.form === 'wire' ? undefined : BigInt.asUintN(tensor.bits, tensor.boolean ? a[i]! ^ b[i]! : a[i]! + b[i]!);
       if (got === undefined) expect(BigInt.asUintN(tensor.bits, a[i]!)).toBe(BigInt.asUintN(tensor.bits, b[i]!));
@@ -162,13 +348,28 @@ function check(row: Row, points: readonly (readonly number[])[], seed: number): 
 
 describe('conformance', () => {
   it('covers every gate of the registry', () => {
-    for (const name of [...Object.keys(gates), 'open', 'linear', 'windows']) expect(rows.some((r) => r.gate === name || name === 'b2a'), name).toBe(true);
+    for (const name of [...Object.keys(gates), 'open', 'linear', 'windows'])
+      expect(
+        rows.some((r) => r.gate === name || name === 'b2a'),
+        name,
+      ).toBe(true);
   });
   for (const row of rows) {
-    it(`${row.gate}: ${row.name}: edges of the domain`, () => check(row, row.inputs.map(() => [0, 1, 0.5, 0.25, 0.999, 0.001]), 3));
+    it(`${row.gate}: ${row.name}: edges of the domain`, () =>
+      check(
+        row,
+        row.inputs.map(() => [0, 1, 0.5, 0.25, 0.999, 0.001]),
+        3,
+      ));
     it(`${row.gate}: ${row.name}: random values`, () =>
       fc.assert(
-        fc.property(fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 5, maxLength: 40 }), fc.integer({ min: 1, max: 200 }), (points, seed) => check(row, row.inputs.map((_, i) => points.slice(i % 3)), seed)),
+        fc.property(fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 5, maxLength: 40 }), fc.integer({ min: 1, max: 200 }), (points, seed) =>
+          check(
+            row,
+            row.inputs.map((_, i) => points.slice(i % 3)),
+            seed,
+          ),
+        ),
         { numRuns: 4 },
       ));
   }

@@ -8,37 +8,54 @@ import { Trio } from '../party/launch.ts';
 import { meterSession } from '../protocols/cost.ts';
 import { golden, tinyNotes } from './support/tinyNotes.ts';
 
-const artefact = tinyNotes(), cases = golden().filter((c) => c.promptIds.length <= 256);
+const artefact = tinyNotes(),
+  cases = golden().filter((c) => c.promptIds.length <= 256);
 
 let trio: Trio;
 beforeAll(async () => void (trio = await Trio.start('tiny-notes', { maxSessions: 1 })));
 afterAll(() => trio.stop());
 
-const open = (promptTokens: number, maxTokens: number, stepTimeoutMs = 60_000) => PrivateSession.open({ artefact, promptTokens, maxTokens, stepTimeoutMs, connect: (role) => connect(trio.config[role], role, 10_000) });
+const open = (promptTokens: number, maxTokens: number, stepTimeoutMs = 60_000) =>
+  PrivateSession.open({ artefact, promptTokens, maxTokens, stepTimeoutMs, connect: (role) => connect(trio.config[role], role, 10_000) });
 
 describe('three processes', () => {
   // Short, of two tokens more, of middle length, the longest.
   it.each([0, 2, 8, cases.length - 1])('answer golden case %i token for token, with the rounds and bytes that the Meter says', async (i) => {
-    const c = cases[i]!, ids: number[] = [];
+    const c = cases[i]!,
+      ids: number[] = [];
     let session: PrivateSession | undefined;
-    for await (const id of generate({ artefact, promptIds: c.promptIds, maxTokens: c.continuationIds.length, connect: (role) => connect(trio.config[role], role, 10_000), onSession: (s) => (session = s) })) ids.push(id);
+    for await (const id of generate({
+      artefact,
+      promptIds: c.promptIds,
+      maxTokens: c.continuationIds.length,
+      connect: (role) => connect(trio.config[role], role, 10_000),
+      onSession: (s) => (session = s),
+    }))
+      ids.push(id);
     expect(ids).toEqual(c.continuationIds);
     const cost = meterSession(artefact, { promptTokens: c.promptIds.length - 1, maxTokens: c.continuationIds.length });
-    expect(session!.reports.map(({ rounds, onlineBytes, dealtBytes }) => ({ rounds, onlineBytes, dealtBytes }))).toEqual(cost.steps.map(({ rounds, onlineBytes, dealtBytes }) => ({ rounds, onlineBytes, dealtBytes })));
+    expect(session!.reports.map(({ rounds, onlineBytes, dealtBytes }) => ({ rounds, onlineBytes, dealtBytes }))).toEqual(
+      cost.steps.map(({ rounds, onlineBytes, dealtBytes }) => ({ rounds, onlineBytes, dealtBytes })),
+    );
     expect((await trio.ended(session!.id)).map((e) => e.error)).toEqual([undefined, undefined, undefined]);
   });
 
   it('answer pings while a long prefill runs', async () => {
-    const session = await open(250, 1), sockets = await Promise.all((['p0', 'p1', 'helper'] as const).map(async (role) => {
-      const socket = new WebSocket(trio.config[role]);
-      await new Promise((resolve) => socket.once('open', resolve));
-      return socket;
-    }));
+    const session = await open(250, 1),
+      sockets = await Promise.all(
+        (['p0', 'p1', 'helper'] as const).map(async (role) => {
+          const socket = new WebSocket(trio.config[role]);
+          await new Promise((resolve) => socket.once('open', resolve));
+          return socket;
+        }),
+      );
     let running = true;
-    const prefill = session.step(Array.from({ length: 250 }, (_, i) => 5 + i)).then(() => (running = false)), times: number[] = [];
+    const prefill = session.step(Array.from({ length: 250 }, (_, i) => 5 + i)).then(() => (running = false)),
+      times: number[] = [];
     while (running) {
       for (const socket of sockets) {
-        const start = performance.now(), pong = new Promise((resolve) => socket.once('pong', resolve));
+        const start = performance.now(),
+          pong = new Promise((resolve) => socket.once('pong', resolve));
         socket.ping();
         await pong;
         times.push(performance.now() - start);
@@ -68,7 +85,14 @@ describe('three processes', () => {
   });
 
   it('refuse another model, a second session and a prompt that is too long, each in one line', async () => {
-    await expect(PrivateSession.open({ artefact: { ...artefact, digest: '0'.repeat(64) }, promptTokens: 3, maxTokens: 1, connect: (role) => connect(trio.config[role], role, 10_000) })).rejects.toThrow(/another model; expected artefact [0-9a-f]{16}; got 0{16}; try: give all parties/);
+    await expect(
+      PrivateSession.open({
+        artefact: { ...artefact, digest: '0'.repeat(64) },
+        promptTokens: 3,
+        maxTokens: 1,
+        connect: (role) => connect(trio.config[role], role, 10_000),
+      }),
+    ).rejects.toThrow(/another model; expected artefact [0-9a-f]{16}; got 0{16}; try: give all parties/);
     await expect(open(1020, 10)).rejects.toThrow(/prompt too long for the model; expected at most 1024 positions/);
     const session = await open(3, 1);
     await expect(open(3, 1)).rejects.toThrow(/too many sessions; expected at most 1 at a time/);
@@ -93,11 +117,18 @@ describe('three processes', () => {
 
   it('end with the same reason everywhere when the client goes, and when the helper dies; the finished part stays', async () => {
     const gone = new AbortController();
-    const session = await PrivateSession.open({ artefact, promptTokens: 3, maxTokens: 5, signal: gone.signal, connect: (role) => connect(trio.config[role], role, 10_000) });
+    const session = await PrivateSession.open({
+      artefact,
+      promptTokens: 3,
+      maxTokens: 5,
+      signal: gone.signal,
+      connect: (role) => connect(trio.config[role], role, 10_000),
+    });
     await session.step([7, 8, 9]);
     gone.abort();
     for (const e of await trio.ended(session.id)) expect(e.error).toMatch(/interrupted|client/);
-    const other = await open(3, 400), first = await other.step([7, 8, 9]);
+    const other = await open(3, 400),
+      first = await other.step([7, 8, 9]);
     expect(first.every(Number.isFinite)).toBe(true);
     process.kill(trio.pids['helper']!, 'SIGKILL');
     const end = (async () => {

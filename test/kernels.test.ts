@@ -10,9 +10,15 @@ import { chacha8 } from '../kernels/reference/keyed.ts';
 import { expTables } from '../protocols/gates/expTable.ts';
 import { fitFourier } from '../protocols/gates/fourier.ts';
 
-const LOW = 1 << 16, SIZE = 1 << 19;
+const LOW = 1 << 16,
+  SIZE = 1 << 19;
 /** Regions of 32 KiB: destinations, sources, scratch. */
-const D = LOW, A = LOW + (1 << 16), B = A + (1 << 16), C = B + (1 << 16), E = C + (1 << 16), SCRATCH = E + (1 << 16);
+const D = LOW,
+  A = LOW + (1 << 16),
+  B = A + (1 << 16),
+  C = B + (1 << 16),
+  E = C + (1 << 16),
+  SCRATCH = E + (1 << 16);
 
 function random(seed: number): () => number {
   let s = seed;
@@ -25,7 +31,9 @@ function random(seed: number): () => number {
 }
 
 function place(name: string, seed: number): Kernels {
-  const memory = reserveMemory(LOW + SIZE + LOW), words = new Uint32Array(memory.buffer, LOW, SIZE / 4), next = random(seed);
+  const memory = reserveMemory(LOW + SIZE + LOW),
+    words = new Uint32Array(memory.buffer, LOW, SIZE / 4),
+    next = random(seed);
   for (let i = 0; i < words.length; i++) words[i] = next();
   return createKernels(name, memory);
 }
@@ -33,7 +41,8 @@ function place(name: string, seed: number): Kernels {
 const lengths = (k: Kernels, list: number[]) => new Uint32Array(k.memory.buffer, E, list.length).set(list);
 const exp = { inputScale: 12, low: -108 * 4096, domainBits: 19, cellsLog2: 4, outputScale: 22, shifts: [0, -3] };
 const silu = fitFourier({ name: 'silu', inputScale: 12, periodBits: 16, terms: 6, edge: 5, bits: 56, outputScale: 32 });
-const placeTable = (k: Kernels, table: ArrayBufferView) => u8(k.memory, C, table.byteLength).set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
+const placeTable = (k: Kernels, table: ArrayBufferView) =>
+  u8(k.memory, C, table.byteLength).set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
 const clean88 = (k: Kernels, hi: number, n: number) => k.reduce(hi, hi, 24, n);
 
 /** Rows: name of the kernel, what to call. Odd sizes on purpose; `n` takes each of SIZES. */
@@ -73,34 +82,83 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
   ['unpack88', (k, n) => k.unpack88(D, E, A, n)],
   ['prg', (k, n) => (k.prg(D, A, 7, 3, 0, 64, n), k.prg(D + 8 * n, A, 7, 3, 29, 24, n), k.prg(D + 16 * n, A, 7, 3, 2 ** 35 + 5, 1, n))],
   ['splinePayload', (k, n) => k.splinePayload(D, E, A, 17, 9, 3, n)],
-  ...([[1, 1, 1], [2, 3, 4], [5, 1, 3], [7, 20, 3], [6, 64, 1], [9, 17, 4], [12, 40, 5], [24, 2, 9]] as const).flatMap(([bits, span, words]): typeof rows => [
+  ...(
+    [
+      [1, 1, 1],
+      [2, 3, 4],
+      [5, 1, 3],
+      [7, 20, 3],
+      [6, 64, 1],
+      [9, 17, 4],
+      [12, 40, 5],
+      [24, 2, 9],
+    ] as const
+  ).flatMap(([bits, span, words]): typeof rows => [
     [
       'dpfGenerate and dpfEvaluate',
       (k, n) => {
         const count = Math.min(n, 9);
         k.reduce(A, A, bits, count);
         k.dpfGenerate(D, B, B + 16 * count, A, C, count, bits, words, E, 5, 6, 1);
-        for (const party of [0, 1]) k.dpfEvaluate(SCRATCH - 32768 + party * 16384, D, B + 16 * count * party, party, A + 1024, span, count, bits, words, E, 5, 6, 1, SCRATCH);
+        for (const party of [0, 1])
+          k.dpfEvaluate(SCRATCH - 32768 + party * 16384, D, B + 16 * count * party, party, A + 1024, span, count, bits, words, E, 5, 6, 1, SCRATCH);
       },
     ],
   ]),
-  ...([[1, 12, 6, 5, 17], [2, 17, 7, 0, 128], [3, 17, 7, 120, 8], [4, 20, 5, 3, 20]] as const).map(([words, domainBits, keyBits, first, cells]): (typeof rows)[number] => [
+  ...(
+    [
+      [1, 12, 6, 5, 17],
+      [2, 17, 7, 0, 128],
+      [3, 17, 7, 120, 8],
+      [4, 20, 5, 3, 20],
+    ] as const
+  ).map(([words, domainBits, keyBits, first, cells]): (typeof rows)[number] => [
     'splineEvaluate',
     (k, n) => {
       const count = Math.min(n, 9);
       k.splinePayload(D, D + 8 * count, A, domainBits, domainBits - keyBits, words, count);
       k.dpfGenerate(C, B, B + 16 * count, D, D + 8 * count, count, keyBits, words, E, 0, 2, 0);
-      for (const party of [0, 1]) k.splineEvaluate(D + 32768 + 8 * count * party, A + 1024, C, B + 16 * count * party, party, count, domainBits, keyBits, first, cells, E + 64, words, E, 0, 2, 0, SCRATCH);
+      for (const party of [0, 1])
+        k.splineEvaluate(
+          D + 32768 + 8 * count * party,
+          A + 1024,
+          C,
+          B + 16 * count * party,
+          party,
+          count,
+          domainBits,
+          keyBits,
+          first,
+          cells,
+          E + 64,
+          words,
+          E,
+          0,
+          2,
+          0,
+          SCRATCH,
+        );
     },
   ]),
   ['expDeal', (k, n) => (placeTable(k, expTables(exp)), clean88(k, D + 32768, 16 * n), k.expDeal(D, D + 32768, A, 19, 4, C, n))],
-  ...[0, 1].map((party): (typeof rows)[number] => ['expEvaluate', (k, n) => (placeTable(k, expTables(exp)), clean88(k, E, 16 * n), k.expEvaluate(D, B, A, E, party, 19, 4, C, party, 24, n))]),
+  ...[0, 1].map((party): (typeof rows)[number] => [
+    'expEvaluate',
+    (k, n) => (placeTable(k, expTables(exp)), clean88(k, E, 16 * n), k.expEvaluate(D, B, A, E, party, 19, 4, C, party, 24, n)),
+  ]),
   ['fourierDeal', (k, n) => (placeTable(k, silu.tables), k.fourierDeal(D, A, 16, 6, C, n))],
   ['fourierEvaluate', (k, n) => (placeTable(k, silu.tables), k.fourierEvaluate(D, A, B, 16, 6, C, n))],
   ['oneHot64', (k, n) => k.oneHot64(D, A, n)],
   ['suffix64', (k, n) => k.suffix64(D, A, B, n)],
   ['parities', (k, n) => (lengths(k, [3, n, 1]), k.parities(D, A, E, 3, B, 4, 1))],
-  ['tableRotate', (k, n) => (k.tableRotate(D, A, B, 8, 0, n), k.tableRotate(D + 32 * n, A, B, 8, 1, n), k.tableRotate(E, A, B, 6, 1, n), k.tableRotate(E + 8 * n, A, B, 6, 0, n))],
+  [
+    'tableRotate',
+    (k, n) => (
+      k.tableRotate(D, A, B, 8, 0, n),
+      k.tableRotate(D + 32 * n, A, B, 8, 1, n),
+      k.tableRotate(E, A, B, 6, 1, n),
+      k.tableRotate(E + 8 * n, A, B, 6, 0, n)
+    ),
+  ],
   ['tableLookup', (k, n) => k.tableLookup(D, A, B, 8, n)],
 ];
 
@@ -114,15 +172,18 @@ describe.each(Object.keys(backends).filter((b) => b !== 'reference'))('backend %
   rows.forEach(([name, call], i) =>
     it(`${name} (row ${i})`, () => {
       for (const n of SIZES) {
-        const expected = place('reference', i * 100 + n), got = place(backend, i * 100 + n);
-        const a = call(expected, n), b = call(got, n);
+        const expected = place('reference', i * 100 + n),
+          got = place(backend, i * 100 + n);
+        const a = call(expected, n),
+          b = call(got, n);
         expect(b).toEqual(a);
         expect(visible(got).equals(visible(expected)), `${name}, n = ${n}`).toBe(true);
       }
     }),
   );
   it('implements the whole interface, and every kernel has a row', () => {
-    const k = place(backend, 1), missing = Object.entries(place('reference', 1)).filter(([key, v]) => typeof v !== typeof k[key as keyof Kernels]);
+    const k = place(backend, 1),
+      missing = Object.entries(place('reference', 1)).filter(([key, v]) => typeof v !== typeof k[key as keyof Kernels]);
     expect(missing).toEqual([]);
     const tested = rows.map(([name]) => name).join(' ');
     for (const [key, v] of Object.entries(k)) if (typeof v === 'function' && key !== 'dpfScratchBytes') expect(tested.split(/ and | /), key).toContain(key);
@@ -140,7 +201,9 @@ describe.each(Object.keys(backends))('%s: what must hold', (backend) => {
   });
   it('the packer refuses bits above n: offending elements are counted and written as zero', () => {
     for (const bits of [1, 7, 22, 52, 63]) {
-      const k = place(backend, 5), n = 40, values = u64(k.memory, A, n);
+      const k = place(backend, 5),
+        n = 40,
+        values = u64(k.memory, A, n);
       k.reduce(A, A, bits, n);
       values[3] = 1n << BigInt(bits);
       values[39] = (1n << 64n) - 1n;
@@ -155,17 +218,33 @@ describe.each(Object.keys(backends))('%s: what must hold', (backend) => {
   it('packing writes exactly its bytes', () => {
     for (const bits of [1, 9, 33, 64])
       for (const n of [1, 8, 13]) {
-        const k = place(backend, 6), before = Buffer.from(u8(k.memory, D, 256));
+        const k = place(backend, 6),
+          before = Buffer.from(u8(k.memory, D, 256));
         k.reduce(A, A, bits, n);
         k.pack(D, A, bits, n);
-        expect(Buffer.from(u8(k.memory, D, 256)).subarray(packedBytes(bits, n)).equals(before.subarray(packedBytes(bits, n)))).toBe(true);
+        expect(
+          Buffer.from(u8(k.memory, D, 256))
+            .subarray(packedBytes(bits, n))
+            .equals(before.subarray(packedBytes(bits, n))),
+        ).toBe(true);
       }
   });
   it('DPF leaves add up to the payload at the point and to zero elsewhere', () => {
-    const k = place(backend, 7), arena = new Arena(k.memory, SCRATCH, LOW + SIZE - SCRATCH);
-    for (const [bits, words] of [[1, 2], [4, 3], [8, 5]] as const) {
-      const mark = arena.mark(), count = 3, span = 2 ** bits, size = count * span * words;
-      const keys = arena.alloc(count * dpfKeyBytes(bits, words)), from = arena.alloc(8 * count), shares = [arena.alloc(8 * size), arena.alloc(8 * size)], scratch = arena.alloc(k.dpfScratchBytes(span, words));
+    const k = place(backend, 7),
+      arena = new Arena(k.memory, SCRATCH, LOW + SIZE - SCRATCH);
+    for (const [bits, words] of [
+      [1, 2],
+      [4, 3],
+      [8, 5],
+    ] as const) {
+      const mark = arena.mark(),
+        count = 3,
+        span = 2 ** bits,
+        size = count * span * words;
+      const keys = arena.alloc(count * dpfKeyBytes(bits, words)),
+        from = arena.alloc(8 * count),
+        shares = [arena.alloc(8 * size), arena.alloc(8 * size)],
+        scratch = arena.alloc(k.dpfScratchBytes(span, words));
       k.reduce(A, A, bits, count);
       k.dpfGenerate(keys, B, B + 64, A, C, count, bits, words, E, 0, 9, 0);
       k.reduce(from, A + 512, bits, count);
@@ -174,7 +253,8 @@ describe.each(Object.keys(backends))('%s: what must hold', (backend) => {
       for (let i = 0; i < count; i++)
         for (let j = 0; j < span; j++) {
           const at = (Number(u64(k.memory, from, count)[i]!) + j) % span === Number(u64(k.memory, A, count)[i]!);
-          for (let w = 0; w < words; w++) expect(u64(k.memory, shares[0]!, size)[(i * span + j) * words + w]).toBe(at ? u64(k.memory, C, count * words)[i * words + w] : 0n);
+          for (let w = 0; w < words; w++)
+            expect(u64(k.memory, shares[0]!, size)[(i * span + j) * words + w]).toBe(at ? u64(k.memory, C, count * words)[i * words + w] : 0n);
         }
       arena.release(mark);
     }
@@ -183,7 +263,8 @@ describe.each(Object.keys(backends))('%s: what must hold', (backend) => {
 
 describe('reference', () => {
   it('quarter rounds are those of ChaCha: eight rounds change every word', () => {
-    const zero = chacha8(Array.from({ length: 16 }, () => 0)), one = chacha8(Array.from({ length: 16 }, (_, i) => (i === 12 ? 1 : 0)));
+    const zero = chacha8(Array.from({ length: 16 }, () => 0)),
+      one = chacha8(Array.from({ length: 16 }, (_, i) => (i === 12 ? 1 : 0)));
     expect(zero.every((v) => v === 0)).toBe(true);
     expect(one.every((v, i) => v !== zero[i])).toBe(true);
   });

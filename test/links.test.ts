@@ -34,7 +34,8 @@ class Pipe implements Socket {
 }
 
 function pair() {
-  const a = new Pipe(), b = new Pipe();
+  const a = new Pipe(),
+    b = new Pipe();
   a.other = b;
   b.other = a;
   return { a, b, left: new Link(a, 'right'), right: new Link(b, 'left') };
@@ -42,7 +43,15 @@ function pair() {
 
 const header = (h: Partial<FrameHeader> & { payload?: number } = {}): Uint8Array => {
   const frame = new Uint8Array(HEADER_BYTES + (h.payload ?? 3));
-  writeHeader(new DataView(frame.buffer), { kind: FRAME.round, last: true, sequence: 0, session: [0, 0], hash: { low: 0, high: 0 }, length: h.payload ?? 3, ...h });
+  writeHeader(new DataView(frame.buffer), {
+    kind: FRAME.round,
+    last: true,
+    sequence: 0,
+    session: [0, 0],
+    hash: { low: 0, high: 0 },
+    length: h.payload ?? 3,
+    ...h,
+  });
   return frame;
 };
 
@@ -67,7 +76,9 @@ describe('frames', () => {
 
 describe('links', () => {
   it('carry control messages and messages of any length, and count alike at both ends', () => {
-    const { left, right } = pair(), got: Uint8Array[] = [], lasts: boolean[] = [];
+    const { left, right } = pair(),
+      got: Uint8Array[] = [],
+      lasts: boolean[] = [];
     right.onFrame = (h, p) => (got.push(p.slice()), lasts.push(h.last));
     for (const n of [0, 5, 2 * MAX_FRAME_PAYLOAD, 2 * MAX_FRAME_PAYLOAD + 1]) left.send(FRAME.round, new Uint8Array(n).fill(n & 255));
     expect(got.map((p) => p.length)).toEqual([0, 5, MAX_FRAME_PAYLOAD, MAX_FRAME_PAYLOAD, MAX_FRAME_PAYLOAD, MAX_FRAME_PAYLOAD, 1]);
@@ -84,7 +95,8 @@ describe('links', () => {
     [/text message/, (a) => a.other.emit('message', { data: 'x' })],
     [/bad control message, field type/, (a) => a.send(Uint8Array.from([...header({ kind: FRAME.control, payload: 1 }).subarray(0, HEADER_BYTES), 0x80]))],
   ])('end with %s, told to both ends', (reason, act) => {
-    const { a, left, right } = pair(), reasons: string[] = [];
+    const { a, left, right } = pair(),
+      reasons: string[] = [];
     right.onFrame = () => undefined;
     left.onEnd = (e) => reasons.push(e.message);
     right.onEnd = (e) => reasons.push(e.message);
@@ -103,10 +115,14 @@ describe('links', () => {
 });
 
 describe('inbox', () => {
-  const frame = (last: boolean, length: number, low = 1): [FrameHeader, Uint8Array] => [{ kind: FRAME.round, last, sequence: 0, session: [0, 0], hash: { low, high: 0 }, length }, new Uint8Array(length).fill(length)];
+  const frame = (last: boolean, length: number, low = 1): [FrameHeader, Uint8Array] => [
+    { kind: FRAME.round, last, sequence: 0, session: [0, 0], hash: { low, high: 0 }, length },
+    new Uint8Array(length).fill(length),
+  ];
   it('puts frames together whether they come before or after the engine asks', () => {
     for (const early of [true, false]) {
-      const inbox = new Inbox('p1', 100), into = new Uint8Array(5);
+      const inbox = new Inbox('p1', 100),
+        into = new Uint8Array(5);
       let done = 0;
       if (early) inbox.push(...frame(false, 3));
       inbox.expect(into, { low: 1, high: 0 }, () => done++);
@@ -130,15 +146,19 @@ describe('inbox', () => {
 
 describe('shared ring', () => {
   it('gives back the written bytes in order, contiguous, over many turns', () => {
-    const memory = new WebAssembly.Memory({ initial: Math.ceil((RING_SPACE + 65536) / 65536), maximum: 200, shared: true }), ring = new SharedRing(memory, 1024, 65536), all = new Uint8Array(memory.buffer);
+    const memory = new WebAssembly.Memory({ initial: Math.ceil((RING_SPACE + 65536) / 65536), maximum: 200, shared: true }),
+      ring = new SharedRing(memory, 1024, 65536),
+      all = new Uint8Array(memory.buffer);
     // Just before the end, so that every run wraps.
     Atomics.store(new Int32Array(memory.buffer, 1024, 2), 0, RING_BYTES - 1000);
     Atomics.store(new Int32Array(memory.buffer, 1024, 2), 1, RING_BYTES - 1000);
-    let next = 0, read = 0;
+    let next = 0,
+      read = 0;
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 700 }), fc.integer({ min: 1, max: 700 }), (w, r) => {
         next += ring.write(Uint8Array.from({ length: w }, (_, i) => (next + i) % 251));
-        const n = Math.min(r, ring.available), at = ring.peek(n);
+        const n = Math.min(r, ring.available),
+          at = ring.peek(n);
         for (let i = 0; i < n; i++) expect(all[at + i]).toBe((read + i) % 251);
         ring.consume(n);
         read += n;
@@ -148,7 +168,8 @@ describe('shared ring', () => {
     expect(read).toBeGreaterThan(1000);
   });
   it('takes no more than is free', () => {
-    const memory = new WebAssembly.Memory({ initial: Math.ceil((RING_SPACE + 65536) / 65536), maximum: 200, shared: true }), ring = new SharedRing(memory, 1024, 65536);
+    const memory = new WebAssembly.Memory({ initial: Math.ceil((RING_SPACE + 65536) / 65536), maximum: 200, shared: true }),
+      ring = new SharedRing(memory, 1024, 65536);
     expect(ring.write(new Uint8Array(RING_BYTES + 5))).toBe(RING_BYTES);
     expect(ring.free).toBe(0);
     expect(ring.write(new Uint8Array(1))).toBe(0);

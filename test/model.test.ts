@@ -12,12 +12,16 @@ import { SCALE } from '../protocols/programs/plan.ts';
 import { runFixed, runLocal, split } from './support/local.ts';
 import { embedding, golden, tinyNotes } from './support/tinyNotes.ts';
 
-const artefact = tinyNotes(), goldenCase = golden()[0]!, privateIds = goldenCase.promptIds.slice(1);
+const artefact = tinyNotes(),
+  goldenCase = golden()[0]!,
+  privateIds = goldenCase.promptIds.slice(1);
 
 /** Prefill and one decoded token as one step. */
 const program = (e: Engine): Program<void> =>
   (function* () {
-    const plan = bindPlan(e, artefact), past = plan.prefixIds.length, width = plan.shape.width;
+    const plan = bindPlan(e, artefact),
+      past = plan.prefixIds.length,
+      width = plan.shape.width;
     const caches = createCache(e, plan, past + privateIds.length + 1);
     const prompt = yield* e.input(privateIds.length * width, SCALE.residual);
     const mark = e.mark();
@@ -34,23 +38,42 @@ describe('tiny-notes in one process', () => {
   /** Gates of the decoded token, per engine: gate -> lanes. */
   const traces = { p0: new Map<string, BigUint64Array[]>(), p1: new Map<string, BigUint64Array[]>(), fixed: new Map<string, BigUint64Array[]>() };
   const rings = new Map<string, { bits: number; boolean: boolean; form: string }[]>();
-  let fixedOutputs: Float64Array[] = [], run: ReturnType<typeof runLocal>;
+  let fixedOutputs: Float64Array[] = [],
+    run: ReturnType<typeof runLocal>;
 
   beforeAll(() => {
-    const record = (trace: Map<string, BigUint64Array[]>, engine: { kernels: { memory: WebAssembly.Memory } }, gate: number, name: string, outputs: readonly { lane: number; size: number; bits: number; boolean: boolean; form: string }[]) => {
+    const record = (
+      trace: Map<string, BigUint64Array[]>,
+      engine: { kernels: { memory: WebAssembly.Memory } },
+      gate: number,
+      name: string,
+      outputs: readonly { lane: number; size: number; bits: number; boolean: boolean; form: string }[],
+    ) => {
       if (outputs[0] === undefined || outputs[0].size > 20000) return;
-      trace.set(`${gate} ${name}`, outputs.map((t) => new BigUint64Array(engine.kernels.memory.buffer, t.lane, t.size).slice()));
-      rings.set(`${gate} ${name}`, outputs.map((t) => ({ bits: t.bits, boolean: t.boolean, form: t.form })));
+      trace.set(
+        `${gate} ${name}`,
+        outputs.map((t) => new BigUint64Array(engine.kernels.memory.buffer, t.lane, t.size).slice()),
+      );
+      rings.set(
+        `${gate} ${name}`,
+        outputs.map((t) => ({ bits: t.bits, boolean: t.boolean, form: t.form })),
+      );
     };
     const fixed = runFixed(program, values, { seed: 5, observe: (gate, name, outputs, engine: Fixed) => record(traces.fixed, engine, gate, name, outputs) });
     fixedOutputs = fixed.outputs;
     const parts = values.map((v, i) => split(v, SCALE.residual, i + 1));
-    run = runLocal(program, [parts.map((p) => p[0]), parts.map((p) => p[1])], { seed: 5, observe: (party, gate, name, outputs, engine) => record(party === 0 ? traces.p0 : traces.p1, engine, gate, name, outputs) });
+    run = runLocal(program, [parts.map((p) => p[0]), parts.map((p) => p[1])], {
+      seed: 5,
+      observe: (party, gate, name, outputs, engine) => record(party === 0 ? traces.p0 : traces.p1, engine, gate, name, outputs),
+    });
   }, 120_000);
 
   it('Fixed gives the golden top five logits of the first step', () => {
     const logits = logitsOf(artefact, fixedOutputs[0]!);
-    const top = [...logits].map((v, id) => [id, v] as const).sort((a, b) => b[1] - a[1]).slice(0, 1);
+    const top = [...logits]
+      .map((v, id) => [id, v] as const)
+      .sort((a, b) => b[1] - a[1])
+      .slice(0, 1);
     expect(top.map(([id]) => id)).toEqual([goldenCase.firstStepTop5[0]![0]]);
     for (const [id, expected] of goldenCase.firstStepTop5) expect(Math.abs(logits[id]! - expected)).toBeLessThan(0.5);
     const second = logitsOf(artefact, fixedOutputs[1]!);
@@ -62,7 +85,9 @@ describe('tiny-notes in one process', () => {
     let compared = 0;
     for (const [key, fixed] of traces.fixed)
       fixed.forEach((lane, o) => {
-        const { bits, boolean, form } = rings.get(key)![o]!, a = traces.p0.get(key)![o]!, b = traces.p1.get(key)![o]!;
+        const { bits, boolean, form } = rings.get(key)![o]!,
+          a = traces.p0.get(key)![o]!,
+          b = traces.p1.get(key)![o]!;
         if (form === 'wire') return;
         for (let i = 0; i < lane.length; i++) {
           const got = BigInt.asUintN(bits, boolean ? a[i]! ^ b[i]! : a[i]! + b[i]!);
@@ -72,7 +97,9 @@ describe('tiny-notes in one process', () => {
       });
     expect(compared).toBeGreaterThan(10_000);
     const sum = run.outputs.map((list) => list.map((b) => new BigInt64Array(b.buffer)));
-    fixedOutputs.forEach((want, step) => want.forEach((v, i) => expect(Number(BigInt.asIntN(64, sum[0]![step]![i]! + sum[1]![step]![i]!)) / 2 ** SCALE.residual).toBe(v)));
+    fixedOutputs.forEach((want, step) =>
+      want.forEach((v, i) => expect(Number(BigInt.asIntN(64, sum[0]![step]![i]! + sum[1]![step]![i]!)) / 2 ** SCALE.residual).toBe(v)),
+    );
   });
 
   it('rounds and bytes equal the Meter exactly', () => {

@@ -19,8 +19,31 @@ const put = (dst: BigUint64Array, i: number, v: bigint, mode: number): void => v
 
 type RingKernels = Pick<
   Kernels,
-  | 'copy' | 'fill' | 'add' | 'sub' | 'xor' | 'addScalar' | 'mulScalar' | 'reduce' | 'shiftRight' | 'copyRows' | 'segmentSum' | 'segmentSpread'
-  | 'gemmI16' | 'hadamard' | 'scaleRows' | 'dotRows' | 'scores' | 'mix' | 'addTails' | 'rope' | 'pack' | 'unpack' | 'sub88' | 'pack88' | 'unpack88'
+  | 'copy'
+  | 'fill'
+  | 'add'
+  | 'sub'
+  | 'xor'
+  | 'addScalar'
+  | 'mulScalar'
+  | 'reduce'
+  | 'shiftRight'
+  | 'copyRows'
+  | 'segmentSum'
+  | 'segmentSpread'
+  | 'gemmI16'
+  | 'hadamard'
+  | 'scaleRows'
+  | 'dotRows'
+  | 'scores'
+  | 'mix'
+  | 'addTails'
+  | 'rope'
+  | 'pack'
+  | 'unpack'
+  | 'sub88'
+  | 'pack88'
+  | 'unpack88'
 >;
 
 export function ringKernels(memory: WebAssembly.Memory): RingKernels {
@@ -37,7 +60,8 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
     xor: (dst, a, b, n) => map(dst, n, (i) => u64(a, n)[i]! ^ u64(b, n)[i]!),
     addScalar: (dst, a, scalar, n) => map(dst, n, (i) => u64(a, n)[i]! + BigInt(scalar)),
     mulScalar(dst, a, scalar, n, mode) {
-      const out = u64(dst, n), x = u64(a, n);
+      const out = u64(dst, n),
+        x = u64(a, n);
       for (let i = 0; i < n; i++) put(out, i, x[i]! * BigInt(scalar), mode);
     },
     reduce: (dst, a, bits, n) => map(dst, n, (i) => u64(a, n)[i]! & maskOf(bits)),
@@ -61,7 +85,9 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
       });
     },
     gemmI16(dst, x, w, rows, inner, cols) {
-      const out = u64(dst, rows * cols), a = u64(x, rows * inner), b = new Int16Array(buffer, w, cols * inner);
+      const out = u64(dst, rows * cols),
+        a = u64(x, rows * inner),
+        b = new Int16Array(buffer, w, cols * inner);
       for (let r = 0; r < rows; r++)
         for (let c = 0; c < cols; c++) {
           let sum = 0n;
@@ -70,15 +96,21 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
         }
     },
     hadamard(dst, a, b, n, mode) {
-      const out = u64(dst, n), x = u64(a, n), y = u64(b, n);
+      const out = u64(dst, n),
+        x = u64(a, n),
+        y = u64(b, n);
       for (let i = 0; i < n; i++) put(out, i, x[i]! * y[i]!, mode);
     },
     scaleRows(dst, a, s, rows, cols, mode) {
-      const out = u64(dst, rows * cols), x = u64(a, rows * cols), f = u64(s, rows);
+      const out = u64(dst, rows * cols),
+        x = u64(a, rows * cols),
+        f = u64(s, rows);
       for (let i = 0; i < rows * cols; i++) put(out, i, x[i]! * f[Math.floor(i / cols)]!, mode);
     },
     dotRows(dst, a, b, rows, cols, mode) {
-      const out = u64(dst, rows), x = u64(a, rows * cols), y = u64(b, rows * cols);
+      const out = u64(dst, rows),
+        x = u64(a, rows * cols),
+        y = u64(b, rows * cols);
       for (let r = 0; r < rows; r++) {
         let sum = 0n;
         for (let c = r * cols; c < (r + 1) * cols; c++) sum += x[c]! * y[c]!;
@@ -86,10 +118,12 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
       }
     },
     scores(dst, q, k, queries, heads, group, dim, past, capacity, _bits, mode) {
-      const a = u64(q, queries * heads * dim), b = u64(k, (heads / group) * capacity * dim);
+      const a = u64(q, queries * heads * dim),
+        b = u64(k, (heads / group) * capacity * dim);
       for (let h = 0; h < heads; h++)
         for (let i = 0; i < queries; i++) {
-          const n = past + i + 1, out = u64(dst, n);
+          const n = past + i + 1,
+            out = u64(dst, n);
           for (let t = 0; t < n; t++) {
             let sum = 0n;
             for (let d = 0; d < dim; d++) sum += a[(i * heads + h) * dim + d]! * b[(Math.floor(h / group) * capacity + t) * dim + d]!;
@@ -99,10 +133,12 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
         }
     },
     mix(dst, p, v, queries, heads, group, dim, past, capacity, mode) {
-      const out = u64(dst, queries * heads * dim), b = u64(v, (heads / group) * capacity * dim);
+      const out = u64(dst, queries * heads * dim),
+        b = u64(v, (heads / group) * capacity * dim);
       for (let h = 0; h < heads; h++)
         for (let i = 0; i < queries; i++) {
-          const n = past + i + 1, a = u64(p, n);
+          const n = past + i + 1,
+            a = u64(p, n);
           for (let d = 0; d < dim; d++) {
             let sum = 0n;
             for (let t = 0; t < n; t++) sum += a[t]! * b[(Math.floor(h / group) * capacity + t) * dim + d]!;
@@ -114,7 +150,9 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
     addTails(dst, src, queries, heads, past, skip) {
       for (let h = 0; h < heads; h++)
         for (let i = 0; i < queries; i++) {
-          const n = past - skip + i + 1, out = u64(dst + 8 * skip, n), a = u64(src, n);
+          const n = past - skip + i + 1,
+            out = u64(dst + 8 * skip, n),
+            a = u64(src, n);
           for (let t = 0; t < n; t++) out[t] = out[t]! + a[t]!;
           dst += 8 * (skip + n);
           src += 8 * n;
@@ -123,9 +161,11 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
     rope(dst, src, srcStride, cos, sin, position0, rows, heads, dim) {
       const half = dim / 2;
       for (let r = 0; r < rows; r++) {
-        const c = new Int32Array(buffer, cos + 4 * (position0 + r) * half, half), s = new Int32Array(buffer, sin + 4 * (position0 + r) * half, half);
+        const c = new Int32Array(buffer, cos + 4 * (position0 + r) * half, half),
+          s = new Int32Array(buffer, sin + 4 * (position0 + r) * half, half);
         for (let h = 0; h < heads; h++) {
-          const x = u64(src + 8 * (r * srcStride + h * dim), dim), y = u64(dst + 8 * (r * heads + h) * dim, dim);
+          const x = u64(src + 8 * (r * srcStride + h * dim), dim),
+            y = u64(dst + 8 * (r * heads + h) * dim, dim);
           for (let j = 0; j < half; j++) {
             y[j] = BigInt.asUintN(64, x[j]! * BigInt(c[j]!) - x[j + half]! * BigInt(s[j]!));
             y[j + half] = BigInt.asUintN(64, x[j + half]! * BigInt(c[j]!) + x[j]! * BigInt(s[j]!));
@@ -134,7 +174,8 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
       }
     },
     pack(dst, src, bits, n) {
-      const values = u64(src, n), width = Math.ceil(bits / 8);
+      const values = u64(src, n),
+        width = Math.ceil(bits / 8);
       let bad = 0;
       if (bits === 1) u8(dst, Math.ceil(n / 8)).fill(0);
       for (let i = 0; i < n; i++) {
@@ -149,7 +190,8 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
       return bad;
     },
     unpack(dst, src, bits, n) {
-      const width = Math.ceil(bits / 8), out = u64(dst, n);
+      const width = Math.ceil(bits / 8),
+        out = u64(dst, n);
       for (let i = 0; i < n; i++) {
         let v = 0n;
         if (bits === 1) v = BigInt((u8(src, Math.ceil(n / 8))[i >> 3]! >> (i & 7)) & 1);

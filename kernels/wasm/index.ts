@@ -16,7 +16,8 @@ function abort(): never {
 }
 
 function decode(base64: string): Uint8Array<ArrayBuffer> {
-  const text = atob(base64), bytes = new Uint8Array(text.length);
+  const text = atob(base64),
+    bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
   return bytes;
 }

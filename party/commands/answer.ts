@@ -32,18 +32,31 @@ export async function answer(o: {
   /** Pieces of the answer as they come. */
   onText: (piece: string) => void;
 }): Promise<Answer> {
-  const { artefact, progress } = o, timeoutMs = o.config.timeoutMs ?? 30_000, text = new TextStream(o.tokenizer), ids: number[] = [], times: number[] = [];
-  let session: PrivateSession | undefined, whole = '', ticker: NodeJS.Timeout | undefined;
+  const { artefact, progress } = o,
+    timeoutMs = o.config.timeoutMs ?? 30_000,
+    text = new TextStream(o.tokenizer),
+    ids: number[] = [],
+    times: number[] = [];
+  let session: PrivateSession | undefined,
+    whole = '',
+    ticker: NodeJS.Timeout | undefined;
   const privateTokens = o.promptIds.length - artefact.prefixIds.length;
   progress.update('connecting to P0 and P1');
   try {
     for await (const id of generate({
-      artefact, promptIds: o.promptIds, maxTokens: o.maxTokens, signal: o.signal, timeoutMs, connect: (role) => connect(o.config[role], role, timeoutMs, o.signal), ...(o.sampling ? { sampling: o.sampling } : {}),
+      artefact,
+      promptIds: o.promptIds,
+      maxTokens: o.maxTokens,
+      signal: o.signal,
+      timeoutMs,
+      connect: (role) => connect(o.config[role], role, timeoutMs, o.signal),
+      ...(o.sampling ? { sampling: o.sampling } : {}),
       onSession(s) {
         session = s;
         progress.done(`connected: session ${s.id}, keys agreed; the helper deals ahead`);
         times.push(performance.now());
-        const started = performance.now(), tick = (): void => progress.update(`prefill: ${privateTokens} private tokens, ${((performance.now() - started) / 1e3).toFixed(1)} s`);
+        const started = performance.now(),
+          tick = (): void => progress.update(`prefill: ${privateTokens} private tokens, ${((performance.now() - started) / 1e3).toFixed(1)} s`);
         ticker = setInterval(tick, 100);
         tick();
       },
@@ -63,26 +76,46 @@ export async function answer(o: {
     clearInterval(ticker);
   }
   return {
-    ids, text: whole, session: session!.id, reports: session!.reports, prefillMs: times[1]! - times[0]!,
-    tokenMs: times.length > 2 ? (times.at(-1)! - times[1]!) / (times.length - 2) : undefined, clientBytes: session!.clientBytes,
+    ids,
+    text: whole,
+    session: session!.id,
+    reports: session!.reports,
+    prefillMs: times[1]! - times[0]!,
+    tokenMs: times.length > 2 ? (times.at(-1)! - times[1]!) / (times.length - 2) : undefined,
+    clientBytes: session!.clientBytes,
   };
 }
 
 /** Totals of an answer, as `--json` gives them. */
 export function figures(a: Answer) {
-  const sum = (f: (r: StepReport) => number): number => a.reports.reduce((n, r) => n + f(r), 0), decoded = a.reports.slice(1);
+  const sum = (f: (r: StepReport) => number): number => a.reports.reduce((n, r) => n + f(r), 0),
+    decoded = a.reports.slice(1);
   return {
-    tokens: a.ids.length, rounds: sum((r) => r.rounds), onlineBytes: sum((r) => r.onlineBytes), dealtBytes: sum((r) => r.dealtBytes), clientBytes: a.clientBytes,
-    prefillMs: a.prefillMs, tokenMs: a.tokenMs ?? null, waitDealtMs: sum((r) => r.waitDealtMs),
-    perToken: decoded.length === 0 ? null : { rounds: decoded.at(-1)!.rounds, onlineBytes: decoded.at(-1)!.onlineBytes, dealtBytes: decoded.at(-1)!.dealtBytes },
+    tokens: a.ids.length,
+    rounds: sum((r) => r.rounds),
+    onlineBytes: sum((r) => r.onlineBytes),
+    dealtBytes: sum((r) => r.dealtBytes),
+    clientBytes: a.clientBytes,
+    prefillMs: a.prefillMs,
+    tokenMs: a.tokenMs ?? null,
+    waitDealtMs: sum((r) => r.waitDealtMs),
+    perToken:
+      decoded.length === 0 ? null : { rounds: decoded.at(-1)!.rounds, onlineBytes: decoded.at(-1)!.onlineBytes, dealtBytes: decoded.at(-1)!.dealtBytes },
   };
 }
 
 export function describeFigures(a: Answer): string {
-  const f = figures(a), prefill = a.reports[0];
+  const f = figures(a),
+    prefill = a.reports[0];
   return [
-    ...(prefill ? [`prefill    ${(a.prefillMs / 1e3).toFixed(2)} s, ${prefill.rounds} rounds, ${bytes(prefill.onlineBytes)} online, ${bytes(prefill.dealtBytes)} dealt (${prefill.rows} private tokens in one batch)`] : []),
-    ...(f.perToken ? [`a token    ${f.tokenMs!.toFixed(1)} ms, ${f.perToken.rounds} rounds, ${bytes(f.perToken.onlineBytes)} online, ${bytes(f.perToken.dealtBytes)} dealt`] : []),
+    ...(prefill
+      ? [
+          `prefill    ${(a.prefillMs / 1e3).toFixed(2)} s, ${prefill.rounds} rounds, ${bytes(prefill.onlineBytes)} online, ${bytes(prefill.dealtBytes)} dealt (${prefill.rows} private tokens in one batch)`,
+        ]
+      : []),
+    ...(f.perToken
+      ? [`a token    ${f.tokenMs!.toFixed(1)} ms, ${f.perToken.rounds} rounds, ${bytes(f.perToken.onlineBytes)} online, ${bytes(f.perToken.dealtBytes)} dealt`]
+      : []),
     `in all     ${f.tokens} tokens, ${f.rounds} rounds, ${bytes(f.onlineBytes)} online, ${bytes(f.dealtBytes)} dealt; client sent ${bytes(f.clientBytes.sent)}, received ${bytes(f.clientBytes.received)}`,
     '           (times include dealing, which runs beside; bytes are both directions with headers)',
   ].join('\n');

@@ -17,11 +17,26 @@ export const askCommand = addSampling(
   .option('--json', 'answer and figures as JSON on stdout')
   .addHelpText('after', `\nExample:\n  cachet ask --config parties.json " Tom lives in Oslo. Nina's pin is 4711.<|user|> What is Nina's pin?<|assistant|>"`)
   .action(async (prompt: string | undefined, o: SamplingOptions & { config: string; json?: boolean }) => {
-    const config = await readConfigFile(o.config), artefact = await readModelArtefact(config.model), tokenizer = await readTokenizer(config.model);
-    const text = prompt === undefined || prompt === '-' ? await stdin() : prompt, ids = promptIds(artefact, tokenizer, text), abort = new AbortController();
-    if (ids.length <= artefact.prefixIds.length) throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'text as an argument or on stdin', got: 'nothing' });
+    const config = await readConfigFile(o.config),
+      artefact = await readModelArtefact(config.model),
+      tokenizer = await readTokenizer(config.model);
+    const text = prompt === undefined || prompt === '-' ? await stdin() : prompt,
+      ids = promptIds(artefact, tokenizer, text),
+      abort = new AbortController();
+    if (ids.length <= artefact.prefixIds.length)
+      throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'text as an argument or on stdin', got: 'nothing' });
     onInterrupt(() => abort.abort());
-    const result = await answer({ artefact, tokenizer, config, promptIds: ids, maxTokens: o.maxTokens, sampling: samplingOf(o), signal: abort.signal, progress: new Progress({ silent: o.json === true }), onText: (piece) => void (o.json || process.stdout.write(piece)) });
+    const result = await answer({
+      artefact,
+      tokenizer,
+      config,
+      promptIds: ids,
+      maxTokens: o.maxTokens,
+      sampling: samplingOf(o),
+      signal: abort.signal,
+      progress: new Progress({ silent: o.json === true }),
+      onText: (piece) => void (o.json || process.stdout.write(piece)),
+    });
     if (o.json) console.log(JSON.stringify({ text: result.text, ids: result.ids, session: result.session, ...figures(result) }));
     else {
       process.stdout.write('\n');

@@ -17,16 +17,32 @@ export const benchCommand = new Command('bench')
   .addOption(new Option('--tokens <n>', 'tokens decoded for a row').argParser(integer(1)).default(16))
   .option('--json', 'rows as JSON on stdout')
   .action(async (o: { model: string; only?: string; tokens: number; json?: boolean }) => {
-    const say = (line: string): void => void (o.json || console.log(line)), missed = (bad: boolean): string => (bad ? ', MISSED' : '');
+    const say = (line: string): void => void (o.json || console.log(line)),
+      missed = (bad: boolean): string => (bad ? ', MISSED' : '');
     const machine = `${cpus()[0]?.model.trim() ?? 'unknown CPU'}, ${cpus().length} cores, Node ${process.versions.node}`;
     say(machine);
-    const kernels = o.only === 'session' ? [] : benchKernels('wasm', (r) => say(`${r.name.padEnd(32)} ${r.rate.toFixed(2).padStart(8)} ${r.unit}${r.floor === undefined ? '' : ` (floor ${r.floor}${missed(r.rate < r.floor)})`}`));
+    const kernels =
+      o.only === 'session'
+        ? []
+        : benchKernels('wasm', (r) =>
+            say(
+              `${r.name.padEnd(32)} ${r.rate.toFixed(2).padStart(8)} ${r.unit}${r.floor === undefined ? '' : ` (floor ${r.floor}${missed(r.rate < r.floor)})`}`,
+            ),
+          );
     const session =
       o.only === 'kernels'
         ? []
         : await benchSession({
-            model: o.model, artefact: await readModelArtefact(o.model), prompts: [32, 150], contexts: [64, 256], tokens: o.tokens, goals: o.model === EMBEDDED_MODEL ? GOALS : {},
-            onRow: (r) => say(`${r.name.padEnd(32)} ${r.ms.toFixed(1).padStart(8)} ms${r.goalMs === undefined ? '' : ` (goal ${r.goalMs}${missed(r.ms > r.goalMs)})`}, ${r.waitDealtMs.toFixed(1)} ms of it for the helper; ${r.rounds} rounds, ${bytes(r.onlineBytes)} online, ${bytes(r.dealtBytes)} dealt`),
+            model: o.model,
+            artefact: await readModelArtefact(o.model),
+            prompts: [32, 150],
+            contexts: [64, 256],
+            tokens: o.tokens,
+            goals: o.model === EMBEDDED_MODEL ? GOALS : {},
+            onRow: (r) =>
+              say(
+                `${r.name.padEnd(32)} ${r.ms.toFixed(1).padStart(8)} ms${r.goalMs === undefined ? '' : ` (goal ${r.goalMs}${missed(r.ms > r.goalMs)})`}, ${r.waitDealtMs.toFixed(1)} ms of it for the helper; ${r.rounds} rounds, ${bytes(r.onlineBytes)} online, ${bytes(r.dealtBytes)} dealt`,
+              ),
           });
     if (o.json) console.log(JSON.stringify({ machine, network: 'loopback', model: o.model, kernels, session }));
   });

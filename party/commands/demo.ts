@@ -16,10 +16,27 @@ import { addSampling, integer, samplingOf, type SamplingOptions } from './option
 
 /** About 150 tokens in the embedded model's vocabulary. */
 const NOTE = [
-  'Nina lives in Lisbon.', 'The doctor of Omar is Dr Novak.', 'Nina is allergic to latex.', 'The clinic opens at eight.', "Omar's visit is on Tuesday.", 'Nina works as a pilot.',
-  'Vera has blood type O negative.', 'Please keep this page private.', 'Vera is in room 214.', "Nina's doctor is Dr Haas.", 'Omar likes to eat soup.', 'The pin of Vera is 8305.', 'The hobby of Omar is chess.',
-  'Nina uses pin 4711.', 'A letter came by post.', 'Omar is allergic to dust.', "Vera's city is Oslo.", "The visit of Nina is on Friday.",
-].map((sentence) => ` ${sentence}`).join('');
+  'Nina lives in Lisbon.',
+  'The doctor of Omar is Dr Novak.',
+  'Nina is allergic to latex.',
+  'The clinic opens at eight.',
+  "Omar's visit is on Tuesday.",
+  'Nina works as a pilot.',
+  'Vera has blood type O negative.',
+  'Please keep this page private.',
+  'Vera is in room 214.',
+  "Nina's doctor is Dr Haas.",
+  'Omar likes to eat soup.',
+  'The pin of Vera is 8305.',
+  'The hobby of Omar is chess.',
+  'Nina uses pin 4711.',
+  'A letter came by post.',
+  'Omar is allergic to dust.',
+  "Vera's city is Oslo.",
+  'The visit of Nina is on Friday.',
+]
+  .map((sentence) => ` ${sentence}`)
+  .join('');
 
 interface Options extends SamplingOptions {
   model: string;
@@ -41,7 +58,10 @@ export const demoCommand = addSampling(
   .addOption(new Option('--max-prompt <n>', 'with --cases: skip prompts of more tokens').argParser(integer(1)))
   .option('--json', 'result as JSON on stdout')
   .action(async (o: Options) => {
-    const artefact = await readModelArtefact(o.model), tokenizer = await readTokenizer(o.model), abort = new AbortController(), progress = new Progress({ silent: o.json === true });
+    const artefact = await readModelArtefact(o.model),
+      tokenizer = await readTokenizer(o.model),
+      abort = new AbortController(),
+      progress = new Progress({ silent: o.json === true });
     const cases = o.cases === undefined ? undefined : await readCases(o.cases, artefact, tokenizer, o.maxPrompt);
     onInterrupt(() => abort.abort());
     progress.update('starting three party processes');
@@ -59,11 +79,24 @@ export const demoCommand = addSampling(
 const notePrompt = (note: string, question: string): string => `${note.startsWith(' ') ? note : ` ${note}`}<|user|> ${question.trim()}<|assistant|>`;
 
 async function runQuestion(o: Options, trio: Trio, artefact: Artefact, tokenizer: Tokenizer, signal: AbortSignal, progress: Progress): Promise<void> {
-  const note = o.note === undefined ? NOTE : new TextDecoder().decode(await readBytes(o.note, 'usage')).trim().replaceAll(/\s+/g, ' ');
+  const note =
+    o.note === undefined
+      ? NOTE
+      : new TextDecoder()
+          .decode(await readBytes(o.note, 'usage'))
+          .trim()
+          .replaceAll(/\s+/g, ' ');
   const ids = promptIds(artefact, tokenizer, notePrompt(note, o.question));
   if (!o.json) console.log(`\nprivate note (${tokenizer.encode(note).length} tokens, read by nobody but you):\n  ${note.trim()}\n\nquestion: ${o.question}\n`);
   const result = await answer({
-    artefact, tokenizer, config: trio.config, promptIds: ids, maxTokens: o.maxTokens, sampling: samplingOf(o), signal, progress,
+    artefact,
+    tokenizer,
+    config: trio.config,
+    promptIds: ids,
+    maxTokens: o.maxTokens,
+    sampling: samplingOf(o),
+    signal,
+    progress,
     onText: streamed(o.json === true),
   });
   if (!o.json) process.stdout.write('\n\n');
@@ -72,12 +105,26 @@ async function runQuestion(o: Options, trio: Trio, artefact: Artefact, tokenizer
   progress.update('the same in the clear, to compare');
   const plain = o.temperature === 0 ? await plainTokens(o.model, artefact, ids, result.ids.length) : undefined;
   progress.update('');
-  const same = plain && plain.every((id, i) => id === result.ids[i]), traffic = ends.map((e) => ({ party: e.role, links: e.traffic ?? [] }));
-  if (o.json) return void console.log(JSON.stringify({ text: result.text, ids: result.ids, promptTokens: ids.length, session: result.session, ...figures(result), parties: traffic, plaintextSame: same ?? null }));
-  console.log(`What each party saw:\n\n${table([
-    ['party', 'from', 'bytes', 'what'],
-    ...ends.flatMap((e) => (e.traffic ?? []).map((t) => [e.role, t.peer, bytes(t.received), SEEN[e.role]![t.peer] ?? ''])),
-  ])}\n\n${describeFigures(result)}`);
+  const same = plain && plain.every((id, i) => id === result.ids[i]),
+    traffic = ends.map((e) => ({ party: e.role, links: e.traffic ?? [] }));
+  if (o.json)
+    return void console.log(
+      JSON.stringify({
+        text: result.text,
+        ids: result.ids,
+        promptTokens: ids.length,
+        session: result.session,
+        ...figures(result),
+        parties: traffic,
+        plaintextSame: same ?? null,
+      }),
+    );
+  console.log(
+    `What each party saw:\n\n${table([
+      ['party', 'from', 'bytes', 'what'],
+      ...ends.flatMap((e) => (e.traffic ?? []).map((t) => [e.role, t.peer, bytes(t.received), SEEN[e.role]![t.peer] ?? ''])),
+    ])}\n\n${describeFigures(result)}`,
+  );
   if (same !== undefined) console.log(`plaintext  ${same ? 'the same tokens' : 'other tokens: ' + JSON.stringify(tokenizer.decode(plain!))}`);
 }
 
@@ -100,7 +147,8 @@ function streamed(silent: boolean): (piece: string) => void {
 
 /** Greedy tokens of the model in the clear. */
 async function plainTokens(model: string, artefact: Artefact, prompt: readonly number[], most: number): Promise<number[]> {
-  const plain = await plainModel(model, artefact), ids: number[] = [];
+  const plain = await plainModel(model, artefact),
+    ids: number[] = [];
   let logits = new Float64Array();
   for (const id of prompt) logits = plain.next(id) as Float64Array<ArrayBuffer>;
   while (ids.length < most) {
@@ -122,32 +170,68 @@ interface Case {
   readonly continuationIds: readonly number[];
 }
 
-const casesSchema = z.object({ cases: z.array(z.object({ prompt: z.string().optional(), promptIds: z.array(z.number().int()).optional(), continuationIds: z.array(z.number().int()).min(1) })).min(1) });
+const casesSchema = z.object({
+  cases: z
+    .array(z.object({ prompt: z.string().optional(), promptIds: z.array(z.number().int()).optional(), continuationIds: z.array(z.number().int()).min(1) }))
+    .min(1),
+});
 
 /** A difference counts from here on: below, the two best tokens are too close for fixed point to tell. */
 const MARGIN = 0.1;
 
 async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer, most = Infinity): Promise<Case[]> {
   const parsed = casesSchema.safeParse(await readJson(path, 'usage'));
-  if (!parsed.success) throw new CachetError({ code: 'usage', step: `${path}, ${parsed.error.issues[0]!.path.join('.') || 'top level'}`, what: 'bad file of cases', expected: '{ "cases": [{ "promptIds": [..] or "prompt": "..", "continuationIds": [..] }] }', got: parsed.error.issues[0]!.message });
+  if (!parsed.success)
+    throw new CachetError({
+      code: 'usage',
+      step: `${path}, ${parsed.error.issues[0]!.path.join('.') || 'top level'}`,
+      what: 'bad file of cases',
+      expected: '{ "cases": [{ "promptIds": [..] or "prompt": "..", "continuationIds": [..] }] }',
+      got: parsed.error.issues[0]!.message,
+    });
   const cases = parsed.data.cases.map((c, i): Case => {
     const ids = c.promptIds ?? (c.prompt === undefined ? undefined : promptIds(artefact, tokenizer, c.prompt));
     if (!ids) throw new CachetError({ code: 'usage', step: `${path}, case ${i + 1}`, what: 'no prompt', expected: 'promptIds or prompt', got: 'neither' });
     return { promptIds: ids, continuationIds: c.continuationIds };
   });
   const kept = cases.filter((c) => c.promptIds.length <= most);
-  if (kept.length === 0) throw new CachetError({ code: 'usage', what: 'no case is short enough', expected: `prompts of at most ${most} tokens`, got: `${Math.min(...cases.map((c) => c.promptIds.length))} tokens and more` });
+  if (kept.length === 0)
+    throw new CachetError({
+      code: 'usage',
+      what: 'no case is short enough',
+      expected: `prompts of at most ${most} tokens`,
+      got: `${Math.min(...cases.map((c) => c.promptIds.length))} tokens and more`,
+    });
   return kept;
 }
 
-async function runCases(o: Options, cases: readonly Case[], trio: Trio, artefact: Artefact, tokenizer: Tokenizer, signal: AbortSignal, progress: Progress): Promise<void> {
+async function runCases(
+  o: Options,
+  cases: readonly Case[],
+  trio: Trio,
+  artefact: Artefact,
+  tokenizer: Tokenizer,
+  signal: AbortSignal,
+  progress: Progress,
+): Promise<void> {
   const rows: { promptTokens: number; match: boolean; ids: readonly number[]; prefillMs: number; tokenMs: number | null }[] = [];
   for (const [i, c] of cases.entries()) {
     progress.update(`case ${i + 1} of ${cases.length}: ${c.promptIds.length} prompt tokens`);
-    const result: Answer = await answer({ artefact, tokenizer, config: trio.config, promptIds: c.promptIds, maxTokens: c.continuationIds.length, signal, progress: new Progress({ silent: true }), onText: () => undefined });
+    const result: Answer = await answer({
+      artefact,
+      tokenizer,
+      config: trio.config,
+      promptIds: c.promptIds,
+      maxTokens: c.continuationIds.length,
+      signal,
+      progress: new Progress({ silent: true }),
+      onText: () => undefined,
+    });
     const match = await matches(o.model, artefact, c, result.ids);
     rows.push({ promptTokens: c.promptIds.length, match, ids: result.ids, prefillMs: result.prefillMs, tokenMs: result.tokenMs ?? null });
-    progress.done(`case ${i + 1} of ${cases.length}: ${c.promptIds.length} prompt tokens, prefill ${(result.prefillMs / 1e3).toFixed(2)} s, ${result.tokenMs === undefined ? '' : `${result.tokenMs.toFixed(0)} ms a token, `}${match ? 'the same tokens' : 'OTHER tokens'}:${result.text}`);
+    progress.done(
+      `case ${i + 1} of ${cases.length}: ${c.promptIds.length} prompt tokens, prefill ${(result.prefillMs / 1e3).toFixed(2)} s, ${result.tokenMs === undefined ? '' : `${result.tokenMs.toFixed(0)} ms a token, `}${match ? 'the same tokens' : 'OTHER tokens'}:${result.text}`,
+    );
   }
   const matched = rows.filter((r) => r.match).length;
   console.log(o.json ? JSON.stringify({ matches: matched, total: rows.length, cases: rows }) : `${matched} of ${rows.length} cases match`);

@@ -32,4 +32,9 @@ export const addSampling = (command: Command): Command =>
     .addOption(new Option('--top-p <p>', 'sample from the best tokens that have probability p together').argParser(real).default(1))
     .addOption(new Option('--seed <n>', 'makes sampling repeatable (default: cryptographic randomness)').argParser(integer(0)));
 
-export const samplingOf = (o: SamplingOptions): Sampling => ({ temperature: o.temperature, topK: o.topK, topP: o.topP, ...(o.seed === undefined ? {} : { seed: o.seed }) });
+export const samplingOf = (o: SamplingOptions): Sampling => ({
+  temperature: o.temperature,
+  topK: o.topK,
+  topP: o.topP,
+  ...(o.seed === undefined ? {} : { seed: o.seed }),
+});

@@ -26,7 +26,8 @@ export const partyCommand = new Command('party')
   .option('--json', 'events as JSON lines on stdout')
   .addHelpText('after', EXAMPLE)
   .action(async (o: { role: PartyRole; config: string; json?: boolean }) => {
-    const config = await readConfigFile(o.config), artefact = await readModelArtefact(config.model);
+    const config = await readConfigFile(o.config),
+      artefact = await readModelArtefact(config.model);
     if (config.insecure) process.stderr.write(`cachet: ${o.role}: WARNING: insecure configuration: links are neither encrypted nor authenticated\n`);
     const party = new Party({ role: o.role, config, artefact, onEvent: (e) => console.log(o.json ? JSON.stringify(e) : describe(o.role, e)) });
     await party.start();

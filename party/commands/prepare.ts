@@ -29,22 +29,48 @@ export const prepareCommand = new Command('prepare')
   .option('--out <file>', 'artefact to write (default: model.cachet in the folder)')
   .option('--json', 'print the result as JSON on stdout')
   .action(async (o: Options) => {
-    const folder = modelFolder(o.model), progress = new Progress({ silent: o.json === true }), started = performance.now();
+    const folder = modelFolder(o.model),
+      progress = new Progress({ silent: o.json === true }),
+      started = performance.now();
     const shape = readConfig(await readJson(join(folder, 'config.json'), 'model', 'a Hugging Face model folder'));
-    const weights = readLlama(shape, readSafetensors(await readBytes(join(folder, 'model.safetensors'), 'model'))), tokenizer = await readTokenizer(o.model);
+    const weights = readLlama(shape, readSafetensors(await readBytes(join(folder, 'model.safetensors'), 'model'))),
+      tokenizer = await readTokenizer(o.model);
     const prefixIds = o.prefix === undefined ? (shape.bosId === null ? [] : [shape.bosId]) : tokenizer.encode(o.prefix);
-    const text = new TextDecoder().decode(await readBytes(o.calibration ?? join(folder, 'calibration.txt'), 'usage', '--calibration FILE with sample text, one document a line'));
-    const documents = text.split('\n').filter((line) => line.trim() !== '').map((line) => tokenizer.encode(line));
+    const text = new TextDecoder().decode(
+      await readBytes(o.calibration ?? join(folder, 'calibration.txt'), 'usage', '--calibration FILE with sample text, one document a line'),
+    );
+    const documents = text
+      .split('\n')
+      .filter((line) => line.trim() !== '')
+      .map((line) => tokenizer.encode(line));
     if (documents.length === 0) throw new CachetError({ code: 'usage', what: 'no calibration text', expected: 'one document a line', got: 'an empty file' });
-    const result = prepare({ name: o.name ?? basename(resolve(folder)), weights, prefixIds, documents, onProgress: (done, total) => progress.update(`calibrating: document ${done} of ${total}`) });
-    const path = o.out ?? artefactPath(o.model), { digest } = readArtefact(result.bytes);
+    const result = prepare({
+      name: o.name ?? basename(resolve(folder)),
+      weights,
+      prefixIds,
+      documents,
+      onProgress: (done, total) => progress.update(`calibrating: document ${done} of ${total}`),
+    });
+    const path = o.out ?? artefactPath(o.model),
+      { digest } = readArtefact(result.bytes);
     await writeFile(path, result.bytes);
     const seconds = (performance.now() - started) / 1e3;
-    if (o.json) return void console.log(JSON.stringify({ artefact: path, bytes: result.bytes.length, digest, seconds, layers: result.report, ranges: Object.fromEntries(result.ranges) }));
+    if (o.json)
+      return void console.log(
+        JSON.stringify({ artefact: path, bytes: result.bytes.length, digest, seconds, layers: result.report, ranges: Object.fromEntries(result.ranges) }),
+      );
     progress.done(`calibrated on ${documents.length} documents in ${seconds.toFixed(1)} s`);
-    console.log(table([
-      ['layer', 'logit window', 'SiLU terms', 'SiLU error', 'sum of squares'],
-      ...result.report.map((r) => [String(r.layer), `${r.logitNats} nats`, String(r.siluTerms), r.siluError.toExponential(1), `${r.normRange[0].toPrecision(3)} .. ${r.normRange[1].toPrecision(3)}`]),
-    ]));
+    console.log(
+      table([
+        ['layer', 'logit window', 'SiLU terms', 'SiLU error', 'sum of squares'],
+        ...result.report.map((r) => [
+          String(r.layer),
+          `${r.logitNats} nats`,
+          String(r.siluTerms),
+          r.siluError.toExponential(1),
+          `${r.normRange[0].toPrecision(3)} .. ${r.normRange[1].toPrecision(3)}`,
+        ]),
+      ]),
+    );
     console.log(`${path}: ${bytes(result.bytes.length)}, sha256 ${digest}`);
   });

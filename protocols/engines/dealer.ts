@@ -46,7 +46,8 @@ export class Dealer extends LocalEngine implements DealContext {
   }
 
   protected override *exchange(_: readonly Tensor[], wires: readonly Tensor[], __: number, firstGate: number): Program<void> {
-    const top = this.mark(), other = this.scratch(Math.max(...wires.map((w) => w.size)));
+    const top = this.mark(),
+      other = this.scratch(Math.max(...wires.map((w) => w.size)));
     wires.forEach((w, i) => {
       this.masks[0].draw(w.mask, firstGate + i, w.bits, w.size);
       this.masks[1].draw(other, firstGate + i, w.bits, w.size);
@@ -71,7 +72,9 @@ export class Dealer extends LocalEngine implements DealContext {
 
   // ---- what gates deal: see DealContext -----------------------------------------------------------------------------------------------
   readonly deal = (src: number, bits: number, n: number): void => {
-    const top = this.mark(), half = this.scratch(n), k = this.kernels;
+    const top = this.mark(),
+      half = this.scratch(n),
+      k = this.kernels;
     this.halves.draw(half, this.gateNumber, bits, n);
     k.sub(half, src, half, n);
     k.reduce(half, half, bits, n);
@@ -80,7 +83,10 @@ export class Dealer extends LocalEngine implements DealContext {
   };
 
   readonly deal88 = (lo: number, hi: number, n: number): void => {
-    const top = this.mark(), lo0 = this.scratch(n), hi0 = this.scratch(n), k = this.kernels;
+    const top = this.mark(),
+      lo0 = this.scratch(n),
+      hi0 = this.scratch(n),
+      k = this.kernels;
     this.halves.draw(lo0, this.gateNumber, 64, n);
     this.halves.draw(hi0, this.gateNumber, 24, n);
     k.sub88(lo, hi, lo0, hi0, n);
@@ -91,7 +97,8 @@ export class Dealer extends LocalEngine implements DealContext {
   };
 
   readonly dealWords = (src: number, n: number): void => {
-    const top = this.mark(), half = this.scratch(n);
+    const top = this.mark(),
+      half = this.scratch(n);
     this.halves.draw(half, this.gateNumber, 64, n);
     this.kernels.xor(half, src, half, n);
     this.send(half, 64, n);
@@ -106,7 +113,8 @@ export class Dealer extends LocalEngine implements DealContext {
   readonly roots = (dst: number, party: 0 | 1, n: number): void => this.rootStreams[party].draw(dst, this.gateNumber, 64, 2 * n);
 
   private send(src: number, bits: number, n: number): void {
-    const bytes = n * Math.ceil(bits / 8), packed = this.arena.alloc(bytes);
+    const bytes = n * Math.ceil(bits / 8),
+      packed = this.arena.alloc(bytes);
     this.kernels.pack(packed, src, bits, n);
     this.sink.emit(1, packed, bytes);
   }

@@ -36,7 +36,14 @@ export type Observer = (gate: number, name: string, outputs: readonly Tensor[], 
 export abstract class Engine {
   abstract readonly name: 'evaluator' | 'dealer' | 'fixed' | 'float' | 'meter';
   /** Which parts of tensors this engine holds; see tensor.ts. */
-  protected abstract readonly holds: { readonly share: boolean; readonly wire: boolean; readonly mask: boolean; readonly real: boolean; readonly weights: boolean; readonly tables: boolean };
+  protected abstract readonly holds: {
+    readonly share: boolean;
+    readonly wire: boolean;
+    readonly mask: boolean;
+    readonly real: boolean;
+    readonly weights: boolean;
+    readonly tables: boolean;
+  };
   protected abstract readonly kernels: Kernels | undefined;
   observe: Observer | undefined;
   /** Programs name values here (`note`), for calibration. */
@@ -76,11 +83,18 @@ export abstract class Engine {
   /** Copies rows of src into dst, in place; for caches and slots. Offsets and strides in elements. */
   store(dst: Tensor, dstFrom: number, dstStride: number, src: Tensor, srcFrom: number, srcStride: number, rows: number, cols: number): void {
     if (src.form !== dst.form || src.bits !== dst.bits || src.scale !== dst.scale || (src.form === 'wire' && !src.halves))
-      throw new CachetError({ code: 'shape', step: 'store', what: 'tensor does not fit its slot', expected: `${dst.form} of ${dst.bits} bits at scale ${dst.scale}`, got: `${src.form} of ${src.bits} bits at scale ${src.scale}` });
+      throw new CachetError({
+        code: 'shape',
+        step: 'store',
+        what: 'tensor does not fit its slot',
+        expected: `${dst.form} of ${dst.bits} bits at scale ${dst.scale}`,
+        got: `${src.form} of ${src.bits} bits at scale ${src.scale}`,
+      });
     this.absorb('store', rows, cols, dstFrom);
     if (src.lane) this.kernels!.copyRows(dst.lane + 8 * dstFrom, dstStride, src.lane + 8 * srcFrom, srcStride, rows, cols);
     if (src.mask) this.kernels!.copyRows(dst.mask + 8 * dstFrom, dstStride, src.mask + 8 * srcFrom, srcStride, rows, cols);
-    if (src.real) for (let r = 0; r < rows; r++) dst.real!.set(src.real.subarray(srcFrom + r * srcStride, srcFrom + r * srcStride + cols), dstFrom + r * dstStride);
+    if (src.real)
+      for (let r = 0; r < rows; r++) dst.real!.set(src.real.subarray(srcFrom + r * srcStride, srcFrom + r * srcStride + cols), dstFrom + r * dstStride);
   }
 
   /** Writes public integers into a cache at an element offset (mask 0). */
@@ -127,7 +141,8 @@ export abstract class Engine {
       const spec = open.shape(shares[i]!, item instanceof Tensor ? item.bits : item.bits);
       this.absorb(open.name, spec.size, spec.bits, spec.scale);
       this.gateNumber++;
-      const size = open.cost(spec), w = this.tensor(spec);
+      const size = open.cost(spec),
+        w = this.tensor(spec);
       w.halves = true;
       if (this.holds.mask && !w.mask) w.mask = this.allocate(w.size);
       bytes += size;
@@ -153,12 +168,18 @@ export abstract class Engine {
     return this.apply(widen, null, [this.narrow(x, shift)])[0]!;
   }
   mul(op: Bilinear, x: Tensor, y: Tensor): Tensor {
-    const bits = Math.min(x.bits, y.bits), a = this.mod(this.withHalves(x), bits), b = x === y ? a : this.mod(this.withHalves(y), bits);
+    const bits = Math.min(x.bits, y.bits),
+      a = this.mod(this.withHalves(x), bits),
+      b = x === y ? a : this.mod(this.withHalves(y), bits);
     return this.apply(mul, op, [a, b])[0]!;
   }
   mul3(shape: Mul3, x: Tensor, y: Tensor, z: Tensor): Tensor {
     const bits = Math.min(x.bits, y.bits, z.bits);
-    return this.apply(mul3, shape, [x, y, z].map((w) => this.mod(this.withHalves(w), bits)))[0]!;
+    return this.apply(
+      mul3,
+      shape,
+      [x, y, z].map((w) => this.mod(this.withHalves(w), bits)),
+    )[0]!;
   }
   expTable(p: ExpParams, x: Tensor): Tensor[] {
     return this.apply(expTable, p, [x]);
@@ -233,7 +254,13 @@ export abstract class Engine {
   }
   private combine(map: typeof sum, a: Tensor, b: Tensor): Tensor {
     if (a.form !== b.form || a.boolean || b.boolean || a.bits !== b.bits || a.scale !== b.scale || a.size !== b.size)
-      throw new CachetError({ code: 'shape', step: map.name, what: 'operands differ', expected: `${a.form} of ${a.size} at ${a.bits} bits, scale ${a.scale}`, got: `${b.form} of ${b.size} at ${b.bits} bits, scale ${b.scale}` });
+      throw new CachetError({
+        code: 'shape',
+        step: map.name,
+        what: 'operands differ',
+        expected: `${a.form} of ${a.size} at ${a.bits} bits, scale ${a.scale}`,
+        got: `${b.form} of ${b.size} at ${b.bits} bits, scale ${b.scale}`,
+      });
     const y = this.tensor(a);
     y.halves = a.halves && b.halves;
     this.absorb(map.name, a.size, a.bits, a.scale);
@@ -245,7 +272,8 @@ export abstract class Engine {
   }
   /** x + value (at x's scale): a public constant. */
   addConstant(x: Tensor, value: number): Tensor {
-    const y = this.tensor(x), integer = Math.round(value * 2 ** x.scale);
+    const y = this.tensor(x),
+      integer = Math.round(value * 2 ** x.scale);
     y.halves = x.halves;
     this.absorb('addConstant', x.size, x.bits, x.scale);
     this.gateNumber++;
@@ -282,7 +310,8 @@ export abstract class Engine {
 
   /** Two multiply-xor lanes: a desync detector, not a security measure. */
   private absorb(name: string, a: number, b: number, c: number): void {
-    let low = this.hashLow, high = this.hashHigh;
+    let low = this.hashLow,
+      high = this.hashHigh;
     for (let i = 0; i < name.length; i++) low = Math.imul(low ^ name.charCodeAt(i), 0x01000193);
     for (const v of [a, b, c, this.gateNumber]) {
       low = Math.imul(low ^ v, 0x85ebca6b) ^ (high >>> 13);

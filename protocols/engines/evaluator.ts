@@ -50,7 +50,8 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
   }
 
   override *output(x: Tensor): Program<void> {
-    const top = this.mark(), out = this.scratch(x.size);
+    const top = this.mark(),
+      out = this.scratch(x.size);
     this.zero.draw(out, this.gateNumber++, 64, x.size);
     if (this.party === 0) this.kernels.add(out, x.lane, out, x.size);
     else this.kernels.sub(out, x.lane, out, x.size);
@@ -59,8 +60,11 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
   }
 
   protected override *exchange(shares: readonly Tensor[], wires: readonly Tensor[], bytes: number, firstGate: number): Program<void> {
-    const top = this.mark(), out = this.arena.alloc(bytes), into = this.arena.alloc(bytes);
-    let at = 0, largest = 0;
+    const top = this.mark(),
+      out = this.arena.alloc(bytes),
+      into = this.arena.alloc(bytes);
+    let at = 0,
+      largest = 0;
     wires.forEach((w, i) => {
       this.masks.draw(w.mask, firstGate + i, w.bits, w.size);
       open.evaluate(this.kernels, shares[i]!, w, out + at);
@@ -98,7 +102,8 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
   // ---- what gates draw: see EvaluateContext -------------------------------------------------------------------------------------------
   readonly receive = (dst: number, bits: number, n: number): void => {
     if (this.party === 0) return this.halves.draw(dst, this.gateNumber, bits, n);
-    const bytes = Math.ceil(bits / 8), most = Math.floor(MAX_TAKE_BYTES / bytes);
+    const bytes = Math.ceil(bits / 8),
+      most = Math.floor(MAX_TAKE_BYTES / bytes);
     for (let from = 0; from < n; from += most) {
       const count = Math.min(most, n - from);
       this.kernels.unpack(dst + 8 * from, this.source.take(count * bytes), bits === 1 ? 8 : bits, count);

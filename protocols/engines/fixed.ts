@@ -36,7 +36,9 @@ export class Fixed extends LocalEngine implements FixedContext {
   }
 
   override *input(size: number, scale: number): Program<Tensor> {
-    const x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false }), values = this.next(size), lane = new BigInt64Array(this.kernels.memory.buffer, x.lane, size);
+    const x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false }),
+      values = this.next(size),
+      lane = new BigInt64Array(this.kernels.memory.buffer, x.lane, size);
     for (let i = 0; i < size; i++) lane[i] = BigInt(Math.round(values[i]! * 2 ** scale));
     x.real!.set(values);
     return x;
@@ -54,7 +56,8 @@ export class Fixed extends LocalEngine implements FixedContext {
   }
 
   protected override *exchange(shares: readonly Tensor[], wires: readonly Tensor[], _: number, firstGate: number): Program<void> {
-    const top = this.mark(), other = this.scratch(Math.max(...wires.map((w) => w.size)));
+    const top = this.mark(),
+      other = this.scratch(Math.max(...wires.map((w) => w.size)));
     wires.forEach((w, i) => {
       this.masks[0].draw(w.mask, firstGate + i, w.bits, w.size);
       this.masks[1].draw(other, firstGate + i, w.bits, w.size);
@@ -74,7 +77,11 @@ export class Fixed extends LocalEngine implements FixedContext {
     const top = this.mark();
     gate.fixed(this, params, inputs, outputs);
     this.release(top);
-    gate.ideal(params, inputs.map((x) => x.real!), outputs.map((y) => y.real!));
+    gate.ideal(
+      params,
+      inputs.map((x) => x.real!),
+      outputs.map((y) => y.real!),
+    );
     outputs.forEach((y) => this.checkRing(gate.name, y));
   }
 
@@ -93,12 +100,21 @@ export class Fixed extends LocalEngine implements FixedContext {
   };
 
   private checkRing(step: string, x: Tensor): void {
-    if (!x.boolean && !x.cyclic) this.checkRange(step, x, -(2 ** (x.bits - 1 - x.scale)), 2 ** (x.bits - 1 - x.scale), `ring of ${x.bits} bits at scale ${x.scale}`);
+    if (!x.boolean && !x.cyclic)
+      this.checkRange(step, x, -(2 ** (x.bits - 1 - x.scale)), 2 ** (x.bits - 1 - x.scale), `ring of ${x.bits} bits at scale ${x.scale}`);
   }
 
   private checkRange(step: string, x: Tensor, low: number, high: number, what: string): void {
     for (const v of x.real!)
       if (!(v >= low && v < high))
-        throw new CachetError({ code: 'range', party: 'fixed engine', step: `gate ${this.gateNumber}, ${step}`, what: `value outside its ${what}`, expected: `${low} <= v < ${high}`, got: String(v), hint: 'prepare the model again with calibration text that covers this input' });
+        throw new CachetError({
+          code: 'range',
+          party: 'fixed engine',
+          step: `gate ${this.gateNumber}, ${step}`,
+          what: `value outside its ${what}`,
+          expected: `${low} <= v < ${high}`,
+          got: String(v),
+          hint: 'prepare the model again with calibration text that covers this input',
+        });
   }
 }

@@ -42,7 +42,11 @@ export class Float extends Engine {
   }
 
   protected override run<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void {
-    gate.ideal(params, inputs.map((x) => x.real!), outputs.map((y) => y.real!));
+    gate.ideal(
+      params,
+      inputs.map((x) => x.real!),
+      outputs.map((y) => y.real!),
+    );
   }
 
   protected override finishStep(): void {}

@@ -30,7 +30,9 @@ export const b2a: Gate<{ bits: number }> = {
     deal(rho, bits, x!.size);
   },
   evaluate({ kernels: k, scratch, receive, party }, { bits }, [x], [y]) {
-    const n = x!.size, rho = scratch(n), m = scratch(n);
+    const n = x!.size,
+      rho = scratch(n),
+      m = scratch(n);
     receive(rho, bits, n);
     k.reduce(m, x!.lane, 1, n);
     k.copy(y!.lane, rho, n);

@@ -24,7 +24,9 @@ export const bucket: Gate<{ low: number; inputScale: number }> = {
     x!.forEach((v, i) => (y![i] = Math.floor(v * 2 ** inputScale) - low));
   },
   fixed({ kernels: k, scratch, masked }, { low }, [x], [y]) {
-    const n = x!.size, m = scratch(n), t = scratch(n);
+    const n = x!.size,
+      m = scratch(n),
+      t = scratch(n);
     masked(m, x!);
     k.addScalar(m, m, -low, n);
     k.oneHot64(t, x!.mask, n);
@@ -36,7 +38,9 @@ export const bucket: Gate<{ low: number; inputScale: number }> = {
     dealWords(t, x!.size);
   },
   evaluate({ kernels: k, scratch, receiveWords }, { low }, [x], [y]) {
-    const n = x!.size, m = scratch(n), t = scratch(n);
+    const n = x!.size,
+      m = scratch(n),
+      t = scratch(n);
     receiveWords(t, n);
     k.addScalar(m, x!.lane, -low, n);
     k.suffix64(y!.lane, m, t, n);

@@ -27,13 +27,21 @@ export interface ExpParams extends ExpPlan {
   readonly tables: Constant<BigUint64Array>;
 }
 
-const MASK_SCALE = 22, PUBLIC_SCALE = 24, ELEMENT_BYTES = 11;
+const MASK_SCALE = 22,
+  PUBLIC_SCALE = 24,
+  ELEMENT_BYTES = 11;
 
 export const expTable: Gate<ExpParams> = {
   name: 'expTable',
   shape(p, [x]) {
     if (x!.scale !== p.inputScale || x!.bits < p.domainBits)
-      throw new CachetError({ code: 'shape', step: 'expTable', what: 'wrong operand', expected: `a wire of ${p.domainBits} bits or more at scale ${p.inputScale}`, got: `${x!.bits} bits at scale ${x!.scale}` });
+      throw new CachetError({
+        code: 'shape',
+        step: 'expTable',
+        what: 'wrong operand',
+        expected: `a wire of ${p.domainBits} bits or more at scale ${p.inputScale}`,
+        got: `${x!.bits} bits at scale ${x!.scale}`,
+      });
     return p.shifts.map(() => share(x!.size, 64, p.outputScale));
   },
   cost: (p, [x]) => ({ p0: 0, p1: x!.size * ELEMENT_BYTES * 2 ** p.cellsLog2 }),
@@ -42,12 +50,19 @@ export const expTable: Gate<ExpParams> = {
     ys.forEach((y, s) => x!.forEach((v, i) => (y[i] = Math.exp(v - p.shifts[s]!))));
   },
   fixed(context, p, [x], ys) {
-    const { kernels: k, scratch, masked, half, mark, release } = context, cells = 2 ** p.cellsLog2;
+    const { kernels: k, scratch, masked, half, mark, release } = context,
+      cells = 2 ** p.cellsLog2;
     const m = scratch(x!.size);
     masked(m, x!);
     k.addScalar(m, m, -p.low, x!.size);
     for (const [from, n] of chunks(x!.size, ELEMENT_BYTES * cells)) {
-      const top = mark(), at = 8 * from, lo0 = scratch(n * cells), hi0 = scratch(n * cells), lo1 = scratch(n * cells), hi1 = scratch(n * cells), part = scratch(n);
+      const top = mark(),
+        at = 8 * from,
+        lo0 = scratch(n * cells),
+        hi0 = scratch(n * cells),
+        lo1 = scratch(n * cells),
+        hi1 = scratch(n * cells),
+        part = scratch(n);
       half(lo0, 64, n * cells);
       half(hi0, 24, n * cells);
       k.fill(lo1, 0, n * cells);
@@ -65,7 +80,9 @@ export const expTable: Gate<ExpParams> = {
   deal({ kernels: k, scratch, deal88, mark, release }, p, [x]) {
     const cells = 2 ** p.cellsLog2;
     for (const [from, n] of chunks(x!.size, ELEMENT_BYTES * cells)) {
-      const top = mark(), lo = scratch(n * cells), hi = scratch(n * cells);
+      const top = mark(),
+        lo = scratch(n * cells),
+        hi = scratch(n * cells);
       k.fill(lo, 0, n * cells);
       k.fill(hi, 0, n * cells);
       k.expDeal(lo, hi, x!.mask + 8 * from, p.domainBits, p.cellsLog2, p.tables.pointer, n);
@@ -76,7 +93,10 @@ export const expTable: Gate<ExpParams> = {
   evaluate({ kernels: k, scratch, receive88, mark, release, party }, p, [x], ys) {
     const cells = 2 ** p.cellsLog2;
     for (const [from, n] of chunks(x!.size, ELEMENT_BYTES * cells)) {
-      const top = mark(), m = scratch(n), lo = scratch(n * cells), hi = scratch(n * cells);
+      const top = mark(),
+        m = scratch(n),
+        lo = scratch(n * cells),
+        hi = scratch(n * cells);
       receive88(lo, hi, n * cells);
       k.addScalar(m, x!.lane + 8 * from, -p.low, n);
       ys.forEach((y, s) => k.expEvaluate(y.lane + 8 * from, m, lo, hi, party, p.domainBits, p.cellsLog2, p.tables.pointer, s, shiftOf(p), n));
@@ -89,9 +109,17 @@ const shiftOf = (p: ExpPlan): number => MASK_SCALE + PUBLIC_SCALE - p.outputScal
 
 /** The integer tables that kernels.ts describes (expDeal, expEvaluate). Made once, by `prepare`; they belong to the artefact. */
 export function expTables(p: ExpPlan): BigUint64Array {
-  const cellBits = p.domainBits - p.cellsLog2, unit = 2 ** -p.inputScale, cells = 2 ** p.cellsLog2;
+  const cellBits = p.domainBits - p.cellsLog2,
+    unit = 2 ** -p.inputScale,
+    cells = 2 ** p.cellsLog2;
   if (cellBits > 16 || cellBits < 8 || shiftOf(p) < 1 || shiftOf(p) > 24)
-    throw new CachetError({ code: 'range', step: 'expTable', what: 'unsupported table', expected: 'cells of 8 .. 16 bits and an output scale of 22 .. 45', got: `${cellBits} bits, scale ${p.outputScale}` });
+    throw new CachetError({
+      code: 'range',
+      step: 'expTable',
+      what: 'unsupported table',
+      expected: 'cells of 8 .. 16 bits and an output scale of 22 .. 45',
+      got: `${cellBits} bits, scale ${p.outputScale}`,
+    });
   const out = new BigUint64Array(1024 + 2 * cells * p.shifts.length);
   for (let i = 0; i < 256; i++) {
     out[i] = BigInt(Math.round(2 ** 31 * Math.exp(-i * unit)));
@@ -103,7 +131,8 @@ export function expTables(p: ExpPlan): BigUint64Array {
   p.shifts.forEach((shift, s) => {
     for (let cell = 0; cell < cells; cell++) {
       const log2 = (p.low * unit + cell * 2 ** cellBits * unit - shift) * Math.LOG2E;
-      const right = Math.max(1, 26 - Math.floor(log2)), at = 1024 + 2 * (s * cells + cell);
+      const right = Math.max(1, 26 - Math.floor(log2)),
+        at = 1024 + 2 * (s * cells + cell);
       out[at] = right > 63 ? 0n : BigInt(Math.min(2 ** 31 - 1, Math.round(2 ** (log2 + right + 4))));
       out[at + 1] = BigInt(right);
     }

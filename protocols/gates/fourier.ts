@@ -29,15 +29,24 @@ export interface FourierParams extends FourierPlan {
   readonly tables: Constant<BigInt64Array>;
 }
 
-const MASK_SCALE = 18, PUBLIC_SCALE = 14, COEFFICIENT_SCALE = 24;
-const EVEN = { silu: (x: number): number => (x * Math.tanh(x / 2)) / 2 }, SLOPE = { silu: 0.5 };
+const MASK_SCALE = 18,
+  PUBLIC_SCALE = 14,
+  COEFFICIENT_SCALE = 24;
+const EVEN = { silu: (x: number): number => (x * Math.tanh(x / 2)) / 2 },
+  SLOPE = { silu: 0.5 };
 export const FUNCTIONS = { silu: (x: number): number => x / (1 + Math.exp(-x)) };
 
 export const fourier: Gate<FourierParams> = {
   name: 'fourier',
   shape(p, [x, linear]) {
     if (x!.scale !== p.inputScale || x!.bits < p.periodBits || linear!.form !== 'share' || linear!.scale !== p.inputScale)
-      throw new CachetError({ code: 'shape', step: 'fourier', what: 'wrong operands', expected: `a wire of ${p.periodBits} bits or more at scale ${p.inputScale} and its share`, got: `${x!.bits} bits at scale ${x!.scale}` });
+      throw new CachetError({
+        code: 'shape',
+        step: 'fourier',
+        what: 'wrong operands',
+        expected: `a wire of ${p.periodBits} bits or more at scale ${p.inputScale} and its share`,
+        got: `${x!.bits} bits at scale ${x!.scale}`,
+      });
     return [share(x!.size, p.bits, p.outputScale)];
   },
   cost: (p, [x]) => ({ p0: 0, p1: x!.size * 2 * p.terms * bytesOf(p.bits) }),
@@ -46,7 +55,9 @@ export const fourier: Gate<FourierParams> = {
     x!.forEach((v, i) => (y![i] = FUNCTIONS[p.name](v)));
   },
   fixed({ kernels: k, scratch, masked }, p, [x, linear], [y]) {
-    const n = x!.size, m = scratch(n), factors = scratch(2 * p.terms * n);
+    const n = x!.size,
+      m = scratch(n),
+      factors = scratch(2 * p.terms * n);
     masked(m, x!);
     k.fourierDeal(factors, x!.mask, p.periodBits, p.terms, p.tables.pointer, n);
     k.mulScalar(y!.lane, linear!.lane, p.slope, n, 0);
@@ -55,7 +66,8 @@ export const fourier: Gate<FourierParams> = {
   },
   deal({ kernels: k, scratch, deal, mark, release }, p, [x]) {
     for (const [from, n] of chunks(x!.size, 16 * p.terms)) {
-      const top = mark(), factors = scratch(2 * p.terms * n);
+      const top = mark(),
+        factors = scratch(2 * p.terms * n);
       k.fourierDeal(factors, x!.mask + 8 * from, p.periodBits, p.terms, p.tables.pointer, n);
       deal(factors, p.bits, 2 * p.terms * n);
       release(top);
@@ -65,7 +77,8 @@ export const fourier: Gate<FourierParams> = {
     k.mulScalar(y!.lane, linear!.lane, p.slope, x!.size, 0);
     if (party === 0) k.addScalar(y!.lane, y!.lane, p.constant, x!.size);
     for (const [from, n] of chunks(x!.size, 16 * p.terms)) {
-      const top = mark(), factors = scratch(2 * p.terms * n);
+      const top = mark(),
+        factors = scratch(2 * p.terms * n);
       receive(factors, p.bits, 2 * p.terms * n);
       k.fourierEvaluate(y!.lane + 8 * from, x!.lane + 8 * from, factors, p.periodBits, p.terms, p.tables.pointer, n);
       release(top);
@@ -74,14 +87,32 @@ export const fourier: Gate<FourierParams> = {
 };
 
 /** Fits f and lays out the integer tables that kernels.ts describes; `error` is the largest |fit - f| on |x| <= edge. Made once, by `prepare`. */
-export function fitFourier(o: { name: 'silu'; inputScale: number; periodBits: number; terms: number; edge: number; bits: number; outputScale: number }): { plan: FourierPlan; tables: BigInt64Array; error: number } {
+export function fitFourier(o: { name: 'silu'; inputScale: number; periodBits: number; terms: number; edge: number; bits: number; outputScale: number }): {
+  plan: FourierPlan;
+  tables: BigInt64Array;
+  error: number;
+} {
   if (o.periodBits > 17 || o.periodBits < 9 || o.outputScale !== MASK_SCALE + PUBLIC_SCALE)
-    throw new CachetError({ code: 'range', step: 'fourier', what: 'unsupported series', expected: 'a period of 9 .. 17 bits and output scale 32', got: `${o.periodBits} bits, scale ${o.outputScale}` });
-  const period = 2 ** (o.periodBits - o.inputScale), points = 4001, w = (2 * Math.PI) / period;
+    throw new CachetError({
+      code: 'range',
+      step: 'fourier',
+      what: 'unsupported series',
+      expected: 'a period of 9 .. 17 bits and output scale 32',
+      got: `${o.periodBits} bits, scale ${o.outputScale}`,
+    });
+  const period = 2 ** (o.periodBits - o.inputScale),
+    points = 4001,
+    w = (2 * Math.PI) / period;
   const xs = Array.from({ length: points }, (_, i) => -o.edge + (2 * o.edge * i) / (points - 1));
-  const a = leastSquares(xs.map((x) => Array.from({ length: o.terms + 1 }, (_, k) => Math.cos(w * k * x))), xs.map(EVEN[o.name]), Array.from({ length: o.terms + 1 }, (_, k) => 1e-5 * Math.max(k, 1) ** 2));
+  const a = leastSquares(
+    xs.map((x) => Array.from({ length: o.terms + 1 }, (_, k) => Math.cos(w * k * x))),
+    xs.map(EVEN[o.name]),
+    Array.from({ length: o.terms + 1 }, (_, k) => 1e-5 * Math.max(k, 1) ** 2),
+  );
   const error = Math.max(...xs.map((x) => Math.abs(SLOPE[o.name] * x + a.reduce((s, ak, k) => s + ak * Math.cos(w * k * x), 0) - FUNCTIONS[o.name](x))));
-  const tables = new BigInt64Array(1536 + o.terms), turn = (2 * Math.PI) / 2 ** o.periodBits, q = (v: number) => BigInt(Math.round(2 ** 30 * v));
+  const tables = new BigInt64Array(1536 + o.terms),
+    turn = (2 * Math.PI) / 2 ** o.periodBits,
+    q = (v: number) => BigInt(Math.round(2 ** 30 * v));
   for (let i = 0; i < 512; i++) {
     tables[i] = q(Math.cos(turn * 256 * i));
     tables[512 + i] = q(Math.sin(turn * 256 * i));

@@ -25,7 +25,8 @@ export interface Linear {
 
 /** Columns from .. from + cols - 1 of rows with `stride` columns. */
 export const columns = (rows: number, stride: number, from: number, cols: number): Linear => ({
-  name: 'columns', size: rows * cols,
+  name: 'columns',
+  size: rows * cols,
   integer: (k, dst, src) => k.copyRows(dst, cols, src + 8 * from, stride, rows, cols),
   real(dst, src) {
     for (let r = 0; r < rows; r++) dst.set(src.subarray(r * stride + from, r * stride + from + cols), r * cols);
@@ -34,7 +35,8 @@ export const columns = (rows: number, stride: number, from: number, cols: number
 
 /** [rows, cols] -> [cols, rows]; for a few rows. */
 export const transpose = (rows: number, cols: number): Linear => ({
-  name: 'transpose', size: rows * cols,
+  name: 'transpose',
+  size: rows * cols,
   integer(k, dst, src) {
     for (let r = 0; r < rows; r++) k.copyRows(dst + 8 * r, rows, src + 8 * r * cols, 1, cols, 1);
   },
@@ -45,13 +47,16 @@ export const transpose = (rows: number, cols: number): Linear => ({
 
 /** x[rows, inner] W^T -> [rows, cols], 2^WEIGHT_SCALE finer: coarser weights are scaled up. */
 export const matmul = (w: Matrix, rows: number): Linear => ({
-  name: 'matmul', size: rows * w.cols, scale: WEIGHT_SCALE,
+  name: 'matmul',
+  size: rows * w.cols,
+  scale: WEIGHT_SCALE,
   integer(k, dst, src) {
     k.gemmI16(dst, src, w.pointer, rows, w.inner, w.cols);
     if (w.fraction < WEIGHT_SCALE) k.mulScalar(dst, dst, 2 ** (WEIGHT_SCALE - w.fraction), rows * w.cols, SET);
   },
   real(dst, src) {
-    const weights = w.real ?? w.array, unit = w.real ? 1 : 2 ** -w.fraction;
+    const weights = w.real ?? w.array,
+      unit = w.real ? 1 : 2 ** -w.fraction;
     for (let r = 0; r < rows; r++)
       for (let c = 0; c < w.cols; c++) {
         let sum = 0;
@@ -70,15 +75,21 @@ export interface RopeTables {
 
 /** Rotary embedding (half rotation) of the `heads` heads that start at column `from` of rows with `stride` columns. */
 export const rope = (t: RopeTables, rows: number, stride: number, from: number, heads: number, dim: number, position: number): Linear => ({
-  name: 'rope', size: rows * heads * dim, scale: t.fraction,
+  name: 'rope',
+  size: rows * heads * dim,
+  scale: t.fraction,
   integer: (k, dst, src) => k.rope(dst, src + 8 * from, stride, t.cos.pointer, t.sin.pointer, position, rows, heads, dim),
   real(dst, src) {
-    const half = dim / 2, unit = 2 ** -t.fraction;
+    const half = dim / 2,
+      unit = 2 ** -t.fraction;
     for (let r = 0; r < rows; r++)
       for (let h = 0; h < heads; h++)
         for (let j = 0; j < half; j++) {
-          const a = src[r * stride + from + h * dim + j]!, b = src[r * stride + from + h * dim + j + half]!;
-          const c = t.cos.array[(position + r) * half + j]! * unit, s = t.sin.array[(position + r) * half + j]! * unit, o = (r * heads + h) * dim + j;
+          const a = src[r * stride + from + h * dim + j]!,
+            b = src[r * stride + from + h * dim + j + half]!;
+          const c = t.cos.array[(position + r) * half + j]! * unit,
+            s = t.sin.array[(position + r) * half + j]! * unit,
+            o = (r * heads + h) * dim + j;
           dst[o] = a * c - b * s;
           dst[o + half] = b * c + a * s;
         }
@@ -87,7 +98,8 @@ export const rope = (t: RopeTables, rows: number, stride: number, from: number, 
 
 /** Sums of consecutive runs. */
 export const segmentSum = (lengths: Constant<Uint32Array>): Linear => ({
-  name: 'segmentSum', size: lengths.array.length,
+  name: 'segmentSum',
+  size: lengths.array.length,
   integer: (k, dst, src) => k.segmentSum(dst, src, lengths.pointer, lengths.array.length),
   real(dst, src) {
     let at = 0;
@@ -101,7 +113,10 @@ export const segmentSum = (lengths: Constant<Uint32Array>): Linear => ({
 
 /** Spreads one value a run over the run, its integer times 2^shift: result in Z_2^bits, `scale` bits finer (hence 2^(shift - scale) times the value). */
 export const segmentSpread = (lengths: Constant<Uint32Array>, size: number, shift: number, bits: number, scale = shift): Linear => ({
-  name: 'segmentSpread', size, scale, bits,
+  name: 'segmentSpread',
+  size,
+  scale,
+  bits,
   integer: (k, dst, src) => k.segmentSpread(dst, src, lengths.pointer, lengths.array.length, 2 ** shift, SET),
   real(dst, src) {
     let at = 0;
@@ -111,7 +126,9 @@ export const segmentSpread = (lengths: Constant<Uint32Array>, size: number, shif
 
 /** Per run of 64-bit words and per bit position: TAU public random parities, as one 8-bit element each. Real numbers: word = its highest set bit. */
 export const parities = (lengths: Constant<Uint32Array>): Linear => ({
-  name: 'parities', size: lengths.array.length * BUCKETS, bits: TAU,
+  name: 'parities',
+  size: lengths.array.length * BUCKETS,
+  bits: TAU,
   integer: (k, dst, src, coins, gate) => k.parities(dst, src, lengths.pointer, lengths.array.length, coins, gate, 0),
   real(dst, src) {
     let at = 0;
@@ -125,7 +142,8 @@ export const parities = (lengths: Constant<Uint32Array>): Linear => ({
 
 /** One of the rows of an activation: [rows, width] -> [width]. */
 export const row = (index: number, width: number): Linear => ({
-  name: 'row', size: width,
+  name: 'row',
+  size: width,
   integer: (k, dst, src) => k.copy(dst, src + 8 * index * width, width),
   real: (dst, src) => dst.set(src.subarray(index * width, (index + 1) * width)),
 });

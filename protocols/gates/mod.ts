@@ -11,7 +11,13 @@ export const mod: Gate<{ bits: number; cyclic?: boolean }> = {
   name: 'mod',
   shape({ bits, cyclic }, [x]) {
     if (x!.form !== 'wire' || bits > x!.bits)
-      throw new CachetError({ code: 'shape', step: 'mod', what: 'cannot reduce', expected: `a wire of at least ${bits} bits`, got: `${x!.form} of ${x!.bits} bits` });
+      throw new CachetError({
+        code: 'shape',
+        step: 'mod',
+        what: 'cannot reduce',
+        expected: `a wire of at least ${bits} bits`,
+        got: `${x!.form} of ${x!.bits} bits`,
+      });
     return [{ ...wire(x!.size, bits, x!.scale), cyclic: cyclic ?? x!.cyclic }];
   },
   cost: () => ({ p0: 0, p1: 0 }),

@@ -28,7 +28,13 @@ export const mul: Gate<Bilinear> = {
   name: 'mul',
   shape(op, [x, y]) {
     if (x!.size < op.xSize || y!.size < op.ySize)
-      throw new CachetError({ code: 'shape', step: `mul ${op.name}`, what: 'operand too small', expected: `${op.xSize} and ${op.ySize} elements`, got: `${x!.size} and ${y!.size}` });
+      throw new CachetError({
+        code: 'shape',
+        step: `mul ${op.name}`,
+        what: 'operand too small',
+        expected: `${op.xSize} and ${op.ySize} elements`,
+        got: `${x!.size} and ${y!.size}`,
+      });
     return [share(op.size, Math.min(x!.bits, y!.bits), x!.scale + y!.scale)];
   },
   cost: (op, [x, y]) => ({ p0: 0, p1: op.dealtSize * bytesOf(Math.min(x!.bits, y!.bits)) }),
@@ -46,7 +52,8 @@ export const mul: Gate<Bilinear> = {
     deal(product, z!.bits, op.dealtSize);
   },
   evaluate({ kernels: k, scratch, receive, party }, op, [x, y], [z]) {
-    const half = scratch(y!.size), dealt = scratch(op.dealtSize);
+    const half = scratch(y!.size),
+      dealt = scratch(op.dealtSize);
     if (party === 0) k.sub(half, y!.lane, y!.mask, y!.size);
     else k.mulScalar(half, y!.mask, -1, y!.size, SET);
     op.integer(k, z!.lane, x!.lane, half, z!.bits, SET);
@@ -59,21 +66,33 @@ export const mul: Gate<Bilinear> = {
 
 /** Element-wise product of n elements. */
 export const hadamard = (n: number): Bilinear => ({
-  name: 'hadamard', xSize: n, ySize: n, size: n, dealtSize: n,
+  name: 'hadamard',
+  xSize: n,
+  ySize: n,
+  size: n,
+  dealtSize: n,
   integer: (k, dst, x, y, _, mode) => k.hadamard(dst, x, y, n, mode),
   real: (dst, x, y) => dst.forEach((_, i) => (dst[i] = x[i]! * y[i]!)),
 });
 
 /** x[rows, cols] times y[rows], row by row. */
 export const scaleRows = (rows: number, cols: number): Bilinear => ({
-  name: 'scaleRows', xSize: rows * cols, ySize: rows, size: rows * cols, dealtSize: rows * cols,
+  name: 'scaleRows',
+  xSize: rows * cols,
+  ySize: rows,
+  size: rows * cols,
+  dealtSize: rows * cols,
   integer: (k, dst, x, y, _, mode) => k.scaleRows(dst, x, y, rows, cols, mode),
   real: (dst, x, y) => dst.forEach((_, i) => (dst[i] = x[i]! * y[Math.floor(i / cols)]!)),
 });
 
 /** Inner product of each of `rows` rows of length cols. */
 export const dotRows = (rows: number, cols: number): Bilinear => ({
-  name: 'dotRows', xSize: rows * cols, ySize: rows * cols, size: rows, dealtSize: rows,
+  name: 'dotRows',
+  xSize: rows * cols,
+  ySize: rows * cols,
+  size: rows,
+  dealtSize: rows,
   integer: (k, dst, x, y, _, mode) => k.dotRows(dst, x, y, rows, cols, mode),
   real(dst, x, y) {
     for (let r = 0; r < rows; r++) {
@@ -102,9 +121,14 @@ export const packedSize = (a: AttentionShape): number => a.heads * packedRow(a, 
 /** Logits q k^T, packed causal rows; q [queries, heads, dim]. */
 export const scores = (a: AttentionShape): Bilinear => {
   const { queries, heads, group, dim, past, capacity, prefix } = a;
-  const size = packedSize(a), dealtSize = size - queries * heads * prefix;
+  const size = packedSize(a),
+    dealtSize = size - queries * heads * prefix;
   return {
-    name: 'scores', xSize: queries * heads * dim, ySize: (heads / group) * capacity * dim, size, dealtSize,
+    name: 'scores',
+    xSize: queries * heads * dim,
+    ySize: (heads / group) * capacity * dim,
+    size,
+    dealtSize,
     integer: (k, dst, x, y, bits, mode) => k.scores(dst, x, y, queries, heads, group, dim, past, capacity, bits, mode),
     dealt: {
       integer: (k, dst, x, y, bits) => k.scores(dst, x, y + prefix * dim * 8, queries, heads, group, dim, past - prefix, capacity, bits, SET),
@@ -115,7 +139,8 @@ export const scores = (a: AttentionShape): Bilinear => {
       for (let h = 0; h < heads; h++)
         for (let i = 0; i < queries; i++)
           for (let t = 0; t <= past + i; t++) {
-            const q = (i * heads + h) * dim, c = (Math.floor(h / group) * capacity + t) * dim;
+            const q = (i * heads + h) * dim,
+              c = (Math.floor(h / group) * capacity + t) * dim;
             let sum = 0;
             for (let d = 0; d < dim; d++) sum += x[q + d]! * y[c + d]!;
             dst[at++] = sum;
@@ -128,7 +153,11 @@ export const scores = (a: AttentionShape): Bilinear => {
 export const mix = (a: AttentionShape): Bilinear => {
   const { queries, heads, group, dim, past, capacity } = a;
   return {
-    name: 'mix', xSize: packedSize(a), ySize: (heads / group) * capacity * dim, size: queries * heads * dim, dealtSize: queries * heads * dim,
+    name: 'mix',
+    xSize: packedSize(a),
+    ySize: (heads / group) * capacity * dim,
+    size: queries * heads * dim,
+    dealtSize: queries * heads * dim,
     integer: (k, dst, x, y, _, mode) => k.mix(dst, x, y, queries, heads, group, dim, past, capacity, mode),
     real(dst, x, y) {
       dst.fill(0);
@@ -136,10 +165,11 @@ export const mix = (a: AttentionShape): Bilinear => {
       for (let h = 0; h < heads; h++)
         for (let i = 0; i < queries; i++)
           for (let t = 0; t <= past + i; t++) {
-            const p = x[at++]!, o = (i * heads + h) * dim, c = (Math.floor(h / group) * capacity + t) * dim;
+            const p = x[at++]!,
+              o = (i * heads + h) * dim,
+              c = (Math.floor(h / group) * capacity + t) * dim;
             for (let d = 0; d < dim; d++) dst[o + d]! += p * y[c + d]!;
           }
     },
   };
 };
-

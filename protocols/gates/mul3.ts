@@ -20,7 +20,13 @@ export const mul3: Gate<Mul3> = {
   name: 'mul3',
   shape({ rows, cols }, [x, y, z]) {
     if (x!.size !== rows * cols || y!.size !== rows || z!.size !== rows)
-      throw new CachetError({ code: 'shape', step: 'mul3', what: 'operands do not match', expected: `${rows * cols}, ${rows}, ${rows} elements`, got: `${x!.size}, ${y!.size}, ${z!.size}` });
+      throw new CachetError({
+        code: 'shape',
+        step: 'mul3',
+        what: 'operands do not match',
+        expected: `${rows * cols}, ${rows}, ${rows} elements`,
+        got: `${x!.size}, ${y!.size}, ${z!.size}`,
+      });
     return [share(rows * cols, Math.min(x!.bits, y!.bits, z!.bits), x!.scale + y!.scale + z!.scale)];
   },
   cost: ({ rows, cols }, [x, y, z]) => ({ p0: 0, p1: (3 * rows * cols + rows) * bytesOf(Math.min(x!.bits, y!.bits, z!.bits)) }),
@@ -34,7 +40,10 @@ export const mul3: Gate<Mul3> = {
     k.scaleRows(out!.lane, x!.lane, yz, rows, cols, SET);
   },
   deal({ kernels: k, scratch, deal }, { rows, cols }, [x, y, z], [out]) {
-    const n = rows * cols, product = scratch(n), yz = scratch(rows), sent = scratch(rows);
+    const n = rows * cols,
+      product = scratch(n),
+      yz = scratch(rows),
+      sent = scratch(rows);
     k.scaleRows(product, x!.mask, y!.mask, rows, cols, SET);
     deal(product, out!.bits, n);
     k.scaleRows(product, x!.mask, z!.mask, rows, cols, SET);
@@ -46,7 +55,13 @@ export const mul3: Gate<Mul3> = {
     deal(product, out!.bits, n);
   },
   evaluate({ kernels: k, scratch, receive, party }, { rows, cols }, [x, y, z], [out]) {
-    const n = rows * cols, dst = out!.lane, mm = scratch(rows), xy = scratch(n), xz = scratch(n), yz = scratch(rows), xyz = scratch(n);
+    const n = rows * cols,
+      dst = out!.lane,
+      mm = scratch(rows),
+      xy = scratch(n),
+      xz = scratch(n),
+      yz = scratch(rows),
+      xyz = scratch(n);
     receive(xy, out!.bits, n);
     receive(xz, out!.bits, n);
     receive(yz, out!.bits, rows);

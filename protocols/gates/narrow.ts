@@ -15,7 +15,13 @@ export const narrow: Gate<{ shift: number }> = {
   name: 'narrow',
   shape({ shift }, [x]) {
     if (x!.form !== 'wire' || shift < 1 || shift >= x!.bits)
-      throw new CachetError({ code: 'shape', step: 'narrow', what: 'cannot narrow', expected: `a wire of more than ${shift} bits`, got: `${x!.form} of ${x!.bits} bits` });
+      throw new CachetError({
+        code: 'shape',
+        step: 'narrow',
+        what: 'cannot narrow',
+        expected: `a wire of more than ${shift} bits`,
+        got: `${x!.form} of ${x!.bits} bits`,
+      });
     return [wire(x!.size, x!.bits - shift, x!.scale - shift)];
   },
   cost: () => NOTHING,

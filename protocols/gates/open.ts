@@ -14,7 +14,13 @@ export const open = {
   name: 'open',
   shape(x: Tensor, bits: number): TensorSpec {
     if (x.form !== 'share' || bits > x.bits)
-      throw new CachetError({ code: 'shape', step: 'open', what: 'cannot open', expected: `a share over ${bits} bits or more`, got: `${x.form} over ${x.bits} bits` });
+      throw new CachetError({
+        code: 'shape',
+        step: 'open',
+        what: 'cannot open',
+        expected: `a share over ${bits} bits or more`,
+        got: `${x.form} over ${x.bits} bits`,
+      });
     return { form: 'wire', size: x.size, bits, scale: x.scale, boolean: x.boolean };
   },
   /** Bytes that each evaluator sends for this tensor. */

@@ -34,7 +34,13 @@ export const spline: Gate<SplineParams> = {
   name: 'spline',
   shape(p, [x]) {
     if (x!.scale !== p.inputScale || x!.bits < p.domainBits)
-      throw new CachetError({ code: 'shape', step: 'spline', what: 'wrong operand', expected: `a wire of ${p.domainBits} bits or more at scale ${p.inputScale}`, got: `${x!.bits} bits at scale ${x!.scale}` });
+      throw new CachetError({
+        code: 'shape',
+        step: 'spline',
+        what: 'wrong operand',
+        expected: `a wire of ${p.domainBits} bits or more at scale ${p.inputScale}`,
+        got: `${x!.bits} bits at scale ${x!.scale}`,
+      });
     return [share(x!.size, 64, p.outputScale)];
   },
   cost(p, [x]) {
@@ -48,26 +54,44 @@ export const spline: Gate<SplineParams> = {
   ideal(p, [x], [y]) {
     const low = p.domainBits - p.keyBits;
     x!.forEach((v, i) => {
-      const at = Math.floor(v * 2 ** p.inputScale) - p.low, cell = Math.floor(at / 2 ** low) - p.firstCell, t = at - (cell + p.firstCell) * 2 ** low;
+      const at = Math.floor(v * 2 ** p.inputScale) - p.low,
+        cell = Math.floor(at / 2 ** low) - p.firstCell,
+        t = at - (cell + p.firstCell) * 2 ** low;
       y![i] = cell < 0 || cell >= p.cells ? 0 : polynomial(p, cell, t) / 2 ** p.outputScale;
     });
   },
   fixed({ kernels: k, masked, scratch }, p, [x], [y]) {
-    const n = x!.size, at = scratch(n), low = BigInt(p.domainBits - p.keyBits), mask = (1n << BigInt(p.domainBits)) - 1n, lowMask = (1n << low) - 1n, words = p.degree + 1;
+    const n = x!.size,
+      at = scratch(n),
+      low = BigInt(p.domainBits - p.keyBits),
+      mask = (1n << BigInt(p.domainBits)) - 1n,
+      lowMask = (1n << low) - 1n,
+      words = p.degree + 1;
     masked(at, x!);
     k.addScalar(at, at, -p.low, n);
-    const m = new BigUint64Array(k.memory.buffer, at, n), r = new BigUint64Array(k.memory.buffer, x!.mask, n), out = new BigUint64Array(k.memory.buffer, y!.lane, n);
+    const m = new BigUint64Array(k.memory.buffer, at, n),
+      r = new BigUint64Array(k.memory.buffer, x!.mask, n),
+      out = new BigUint64Array(k.memory.buffer, y!.lane, n);
     for (let i = 0; i < n; i++) {
-      const M = m[i]! & mask, R = r[i]! & mask, cell = Number(((M >> low) - (R >> low)) & ((1n << BigInt(p.keyBits)) - 1n)) - p.firstCell, t = (M & lowMask) - (R & lowMask);
+      const M = m[i]! & mask,
+        R = r[i]! & mask,
+        cell = Number(((M >> low) - (R >> low)) & ((1n << BigInt(p.keyBits)) - 1n)) - p.firstCell,
+        t = (M & lowMask) - (R & lowMask);
       let sum = 0n;
       if (cell >= 0 && cell < p.cells) for (let d = words - 1; d >= 0; d--) sum = sum * t + p.coefficients.array[cell * words + d]!;
       out[i] = BigInt.asUintN(64, sum);
     }
   },
   deal({ kernels: k, scratch, dealBoth, roots, gate, tweak, mark, release }, p, [x]) {
-    const words = p.degree + 1, keyBytes = dpfKeyBytes(p.keyBits, words);
+    const words = p.degree + 1,
+      keyBytes = dpfKeyBytes(p.keyBits, words);
     for (const [from, n] of chunks(x!.size, keyBytes)) {
-      const top = mark(), points = scratch(n), payload = scratch(n * words), roots0 = scratch(2 * n), roots1 = scratch(2 * n), keys = scratch(Math.ceil((n * keyBytes) / 8) + 1);
+      const top = mark(),
+        points = scratch(n),
+        payload = scratch(n * words),
+        roots0 = scratch(2 * n),
+        roots1 = scratch(2 * n),
+        keys = scratch(Math.ceil((n * keyBytes) / 8) + 1);
       roots(roots0, 0, n);
       roots(roots1, 1, n);
       k.splinePayload(points, payload, x!.mask + 8 * from, p.domainBits, p.domainBits - p.keyBits, words, n);
@@ -77,13 +101,35 @@ export const spline: Gate<SplineParams> = {
     }
   },
   evaluate({ kernels: k, scratch, receiveBoth, roots, gate, tweak, party, mark, release }, p, [x], [y]) {
-    const words = p.degree + 1, keyBytes = dpfKeyBytes(p.keyBits, words), work = scratch(Math.ceil(k.dpfScratchBytes(p.cells, words) / 8));
+    const words = p.degree + 1,
+      keyBytes = dpfKeyBytes(p.keyBits, words),
+      work = scratch(Math.ceil(k.dpfScratchBytes(p.cells, words) / 8));
     k.fill(y!.lane, 0, x!.size);
     for (const [from, n] of chunks(x!.size, keyBytes)) {
-      const top = mark(), m = scratch(n), seeds = scratch(2 * n);
+      const top = mark(),
+        m = scratch(n),
+        seeds = scratch(2 * n);
       roots(seeds, n);
       k.addScalar(m, x!.lane + 8 * from, -p.low, n);
-      k.splineEvaluate(y!.lane + 8 * from, m, receiveBoth(n * keyBytes), seeds, party, n, p.domainBits, p.keyBits, p.firstCell, p.cells, p.coefficients.pointer, words, tweak, from, gate, 0, work);
+      k.splineEvaluate(
+        y!.lane + 8 * from,
+        m,
+        receiveBoth(n * keyBytes),
+        seeds,
+        party,
+        n,
+        p.domainBits,
+        p.keyBits,
+        p.firstCell,
+        p.cells,
+        p.coefficients.pointer,
+        words,
+        tweak,
+        from,
+        gate,
+        0,
+        work,
+      );
       release(top);
     }
   },
@@ -91,11 +137,17 @@ export const spline: Gate<SplineParams> = {
 
 /** Fits f (on real x) cell by cell; cells with index outside first .. first + cells - 1 are 0. Made once, by `prepare`. */
 export function fitSpline(f: (x: number) => number, p: SplinePlan): BigInt64Array {
-  const cellBits = p.domainBits - p.keyBits, width = 2 ** (cellBits - p.inputScale), low = p.low / 2 ** p.inputScale, high = low + 2 ** (p.domainBits - p.inputScale), words = p.degree + 1;
+  const cellBits = p.domainBits - p.keyBits,
+    width = 2 ** (cellBits - p.inputScale),
+    low = p.low / 2 ** p.inputScale,
+    high = low + 2 ** (p.domainBits - p.inputScale),
+    words = p.degree + 1;
   const out = new BigInt64Array(p.cells * words);
   for (let c = 0; c < p.cells; c++) {
     const edge = low + (p.firstCell + c) * width;
-    fitPolynomial((t) => f(Math.min(Math.max(edge + t * width, low - width), high)), p.degree).forEach((v, d) => (out[c * words + d] = BigInt(Math.round(v * 2 ** (p.outputScale - d * cellBits)))));
+    fitPolynomial((t) => f(Math.min(Math.max(edge + t * width, low - width), high)), p.degree).forEach(
+      (v, d) => (out[c * words + d] = BigInt(Math.round(v * 2 ** (p.outputScale - d * cellBits)))),
+    );
   }
   return out;
 }

@@ -18,7 +18,13 @@ export const truthTable: Gate<TruthTable> = {
   name: 'truthTable',
   shape({ bits }, [x]) {
     if (x!.form !== 'wire' || x!.bits !== bits || bits < 6 || bits > 12)
-      throw new CachetError({ code: 'shape', step: 'truthTable', what: 'wrong operand', expected: `a wire of ${bits} bits (6 .. 12)`, got: `${x!.form} of ${x!.bits} bits` });
+      throw new CachetError({
+        code: 'shape',
+        step: 'truthTable',
+        what: 'wrong operand',
+        expected: `a wire of ${bits} bits (6 .. 12)`,
+        got: `${x!.form} of ${x!.bits} bits`,
+      });
     return [booleanShare(x!.size, 1)];
   },
   cost: ({ bits }, [x]) => ({ p0: 0, p1: (x!.size * 2 ** bits) / 8 }),
@@ -27,14 +33,18 @@ export const truthTable: Gate<TruthTable> = {
     x!.forEach((v, i) => (y![i] = bitAt(table.array, ((v % 2 ** bits) + 2 ** bits) % 2 ** bits)));
   },
   fixed({ kernels: k, scratch }, { bits, table }, [x], [y]) {
-    const n = x!.size, tables = scratch((n * 2 ** bits) / 64), zero = scratch(n);
+    const n = x!.size,
+      tables = scratch((n * 2 ** bits) / 64),
+      zero = scratch(n);
     k.fill(zero, 0, n);
     k.tableRotate(tables, table.pointer, zero, bits, 0, n);
     k.tableLookup(y!.lane, tables, x!.lane, bits, n);
   },
   deal({ kernels: k, scratch, dealWords, mark, release }, { bits, table }, [x]) {
     for (const [from, n] of chunks(x!.size, 2 ** bits / 8)) {
-      const top = mark(), words = (n * 2 ** bits) / 64, tables = scratch(words);
+      const top = mark(),
+        words = (n * 2 ** bits) / 64,
+        tables = scratch(words);
       k.tableRotate(tables, table.pointer, x!.mask + 8 * from, bits, x!.boolean ? 1 : 0, n);
       dealWords(tables, words);
       release(top);
@@ -42,7 +52,9 @@ export const truthTable: Gate<TruthTable> = {
   },
   evaluate({ kernels: k, scratch, receiveWords, mark, release }, { bits }, [x], [y]) {
     for (const [from, n] of chunks(x!.size, 2 ** bits / 8)) {
-      const top = mark(), words = (n * 2 ** bits) / 64, tables = scratch(words);
+      const top = mark(),
+        words = (n * 2 ** bits) / 64,
+        tables = scratch(words);
       receiveWords(tables, words);
       k.tableLookup(y!.lane + 8 * from, tables, x!.lane + 8 * from, bits, n);
       release(top);

@@ -22,21 +22,27 @@ export const widen: Gate<null> = {
     y!.set(x!);
   },
   fixed({ kernels: k, scratch, masked }, _, [x], [y]) {
-    const n = x!.size, r = scratch(n), top = scratch(n);
+    const n = x!.size,
+      r = scratch(n),
+      top = scratch(n);
     masked(y!.lane, x!);
     k.reduce(r, x!.mask, x!.bits, n);
     k.shiftRight(top, r, x!.bits, x!.bits - 1, n);
     combine(k, y!.lane, y!.lane, r, top, x!.bits, 0, scratch(n), n);
   },
   deal({ kernels: k, scratch, deal }, _, [x]) {
-    const n = x!.size, r = scratch(n), top = scratch(n);
+    const n = x!.size,
+      r = scratch(n),
+      top = scratch(n);
     k.reduce(r, x!.mask, x!.bits, n);
     k.shiftRight(top, r, x!.bits, x!.bits - 1, n);
     deal(r, 64, n);
     deal(top, 64, n);
   },
   evaluate({ kernels: k, scratch, receive, party }, _, [x], [y]) {
-    const n = x!.size, r = scratch(n), top = scratch(n);
+    const n = x!.size,
+      r = scratch(n),
+      top = scratch(n);
     receive(r, 64, n);
     receive(top, 64, n);
     combine(k, y!.lane, x!.lane, r, top, x!.bits, party, scratch(n), n);

@@ -23,21 +23,40 @@ export interface WindowsParams extends Omit<WindowsPlan, 'splines'> {
   readonly splines: readonly SplineParams[];
 }
 
-export const windowFunction = (f: WindowFunction): ((x: number) => number) => (f.name === 'reciprocal' ? (x) => 1 / x : (x) => 1 / Math.sqrt(x / f.width + f.eps));
+export const windowFunction = (f: WindowFunction): ((x: number) => number) =>
+  f.name === 'reciprocal' ? (x) => 1 / x : (x) => 1 / Math.sqrt(x / f.width + f.eps);
 
 /** Ideal of the composition: f, constant below low. */
 export const windowsIdeal = (p: Pick<WindowsPlan, 'f' | 'low'>, x: number): number => windowFunction(p.f)(Math.max(x, p.low));
 
-const FACTOR = 16, DEGREE = 2, CELLS_PER_WINDOW = 16, STEPS_PER_CELL_LOG2 = 5;
+const FACTOR = 16,
+  DEGREE = 2,
+  CELLS_PER_WINDOW = 16,
+  STEPS_PER_CELL_LOG2 = 5;
 
 /** Plans and fits all windows; the coefficient arrays are in the order of plan.splines. */
-export function fitWindows(f: WindowFunction, low: number, high: number, outputScale: number, maxInputScale: number): { plan: WindowsPlan; coefficients: BigInt64Array[] } {
-  const splines: SplinePlan[] = [], coefficients: BigInt64Array[] = [], exact = windowFunction(f);
+export function fitWindows(
+  f: WindowFunction,
+  low: number,
+  high: number,
+  outputScale: number,
+  maxInputScale: number,
+): { plan: WindowsPlan; coefficients: BigInt64Array[] } {
+  const splines: SplinePlan[] = [],
+    coefficients: BigInt64Array[] = [],
+    exact = windowFunction(f);
   for (let a = low; a < high; a *= FACTOR) {
-    const first = a === low, last = FACTOR * a >= high, width = a / CELLS_PER_WINDOW, inputScale = Math.min(maxInputScale, STEPS_PER_CELL_LOG2 - Math.log2(width));
-    const until = last ? high : 2 * FACTOR * a, from = first ? 0 : a;
+    const first = a === low,
+      last = FACTOR * a >= high,
+      width = a / CELLS_PER_WINDOW,
+      inputScale = Math.min(maxInputScale, STEPS_PER_CELL_LOG2 - Math.log2(width));
+    const until = last ? high : 2 * FACTOR * a,
+      from = first ? 0 : a;
     const plan: SplinePlan = {
-      inputScale, outputScale, low: 0, degree: DEGREE,
+      inputScale,
+      outputScale,
+      low: 0,
+      degree: DEGREE,
       domainBits: Math.log2(high) + inputScale,
       keyBits: Math.log2(high / width),
       firstCell: from / width,

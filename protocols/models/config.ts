@@ -22,8 +22,16 @@ export interface LlamaShape {
 const count = z.number().int().positive();
 const schema = z.object({
   model_type: z.literal('llama'),
-  hidden_size: count, intermediate_size: count, num_hidden_layers: count, num_attention_heads: count, num_key_value_heads: count.optional(), head_dim: count.nullish(),
-  vocab_size: count, max_position_embeddings: count, rope_theta: z.number().positive().default(10000), rms_norm_eps: z.number().positive(),
+  hidden_size: count,
+  intermediate_size: count,
+  num_hidden_layers: count,
+  num_attention_heads: count,
+  num_key_value_heads: count.optional(),
+  head_dim: count.nullish(),
+  vocab_size: count,
+  max_position_embeddings: count,
+  rope_theta: z.number().positive().default(10000),
+  rms_norm_eps: z.number().positive(),
   rope_scaling: z.null().optional(),
   hidden_act: z.literal('silu'),
   tie_word_embeddings: z.boolean().default(false),
@@ -37,16 +45,43 @@ const schema = z.object({
 export function readConfig(json: unknown): LlamaShape {
   const parsed = schema.safeParse(json);
   if (!parsed.success) {
-    const issue = parsed.error.issues[0]!, field = issue.path.join('.');
-    throw new CachetError({ code: 'model', step: `config.json, ${field || 'top level'}`, what: 'unsupported model', expected: 'a Llama with SiLU, without biases and RoPE scaling', got: issue.message, hint: 'a model of the Llama family' });
+    const issue = parsed.error.issues[0]!,
+      field = issue.path.join('.');
+    throw new CachetError({
+      code: 'model',
+      step: `config.json, ${field || 'top level'}`,
+      what: 'unsupported model',
+      expected: 'a Llama with SiLU, without biases and RoPE scaling',
+      got: issue.message,
+      hint: 'a model of the Llama family',
+    });
   }
-  const c = parsed.data, kvHeads = c.num_key_value_heads ?? c.num_attention_heads, headDim = c.head_dim ?? c.hidden_size / c.num_attention_heads;
-  const bad = (field: string, expected: string, got: number): CachetError => new CachetError({ code: 'model', step: `config.json, ${field}`, what: 'unsupported shape', expected, got: String(got) });
+  const c = parsed.data,
+    kvHeads = c.num_key_value_heads ?? c.num_attention_heads,
+    headDim = c.head_dim ?? c.hidden_size / c.num_attention_heads;
+  const bad = (field: string, expected: string, got: number): CachetError =>
+    new CachetError({ code: 'model', step: `config.json, ${field}`, what: 'unsupported shape', expected, got: String(got) });
   if (!Number.isInteger(headDim) || headDim % 2 !== 0) throw bad('head_dim', 'an even integer', headDim);
   if (c.num_attention_heads % kvHeads !== 0) throw bad('num_key_value_heads', `a divisor of ${c.num_attention_heads}`, kvHeads);
-  for (const [field, v] of [['hidden_size', c.hidden_size], ['intermediate_size', c.intermediate_size], ['num_attention_heads * head_dim', c.num_attention_heads * headDim]] as const) if (v % 8 !== 0) throw bad(field, 'a multiple of 8', v);
+  for (const [field, v] of [
+    ['hidden_size', c.hidden_size],
+    ['intermediate_size', c.intermediate_size],
+    ['num_attention_heads * head_dim', c.num_attention_heads * headDim],
+  ] as const)
+    if (v % 8 !== 0) throw bad(field, 'a multiple of 8', v);
   return {
-    layers: c.num_hidden_layers, width: c.hidden_size, heads: c.num_attention_heads, kvHeads, headDim, inner: c.intermediate_size, vocab: c.vocab_size, maxPositions: c.max_position_embeddings,
-    ropeTheta: c.rope_theta, eps: c.rms_norm_eps, tied: c.tie_word_embeddings, bosId: c.bos_token_id ?? null, eosIds: c.eos_token_id == null ? [] : [c.eos_token_id].flat(),
+    layers: c.num_hidden_layers,
+    width: c.hidden_size,
+    heads: c.num_attention_heads,
+    kvHeads,
+    headDim,
+    inner: c.intermediate_size,
+    vocab: c.vocab_size,
+    maxPositions: c.max_position_embeddings,
+    ropeTheta: c.rope_theta,
+    eps: c.rms_norm_eps,
+    tied: c.tie_word_embeddings,
+    bosId: c.bos_token_id ?? null,
+    eosIds: c.eos_token_id == null ? [] : [c.eos_token_id].flat(),
   };
 }

@@ -29,19 +29,36 @@ export interface LlamaWeights {
 /** @throws CachetError 'model' naming the tensor that is missing or of another shape. */
 export function readLlama(shape: LlamaShape, tensors: Safetensors): LlamaWeights {
   const get = (name: string, ...expected: number[]): Float32Array => {
-    const data = tensors.float32(name), got = tensors.shape(name);
-    if (got.join() !== expected.join()) throw new CachetError({ code: 'model', step: name, what: 'wrong tensor shape', expected: expected.join(' x '), got: got.join(' x '), hint: 'check that config.json belongs to the checkpoint' });
-    if (data.some((v) => !Number.isFinite(v))) throw new CachetError({ code: 'model', step: name, what: 'corrupt weights', expected: 'finite numbers', got: 'NaN or infinity' });
+    const data = tensors.float32(name),
+      got = tensors.shape(name);
+    if (got.join() !== expected.join())
+      throw new CachetError({
+        code: 'model',
+        step: name,
+        what: 'wrong tensor shape',
+        expected: expected.join(' x '),
+        got: got.join(' x '),
+        hint: 'check that config.json belongs to the checkpoint',
+      });
+    if (data.some((v) => !Number.isFinite(v)))
+      throw new CachetError({ code: 'model', step: name, what: 'corrupt weights', expected: 'finite numbers', got: 'NaN or infinity' });
     return data;
   };
-  const { width, inner, vocab } = shape, q = shape.heads * shape.headDim, kv = shape.kvHeads * shape.headDim;
+  const { width, inner, vocab } = shape,
+    q = shape.heads * shape.headDim,
+    kv = shape.kvHeads * shape.headDim;
   const layers = Array.from({ length: shape.layers }, (_, i): LlamaLayer => {
     const at = (name: string): string => `model.layers.${i}.${name}.weight`;
     return {
       inputNorm: get(at('input_layernorm'), width),
-      q: get(at('self_attn.q_proj'), q, width), k: get(at('self_attn.k_proj'), kv, width), v: get(at('self_attn.v_proj'), kv, width), o: get(at('self_attn.o_proj'), width, q),
+      q: get(at('self_attn.q_proj'), q, width),
+      k: get(at('self_attn.k_proj'), kv, width),
+      v: get(at('self_attn.v_proj'), kv, width),
+      o: get(at('self_attn.o_proj'), width, q),
       postNorm: get(at('post_attention_layernorm'), width),
-      gate: get(at('mlp.gate_proj'), inner, width), up: get(at('mlp.up_proj'), inner, width), down: get(at('mlp.down_proj'), width, inner),
+      gate: get(at('mlp.gate_proj'), inner, width),
+      up: get(at('mlp.up_proj'), inner, width),
+      down: get(at('mlp.down_proj'), width, inner),
     };
   });
   const embed = get('model.embed_tokens.weight', vocab, width);
@@ -80,10 +97,12 @@ export class PlainLlama {
 
   /** Feeds one token; returns the logits of the next. */
   next(id: number): Float64Array {
-    const { shape, layers, embed, finalNorm, head } = this.w, { width, heads, kvHeads, headDim, eps } = shape;
+    const { shape, layers, embed, finalNorm, head } = this.w,
+      { width, heads, kvHeads, headDim, eps } = shape;
     let x: Float64Array = Float64Array.from(embed.subarray(id * width, (id + 1) * width));
     layers.forEach((l, i) => {
-      const h = rmsNorm(x, l.inputNorm, eps), q = this.rotate(product(l.q, h));
+      const h = rmsNorm(x, l.inputNorm, eps),
+        q = this.rotate(product(l.q, h));
       this.keys[i]!.push(this.rotate(product(l.k, h)));
       this.values[i]!.push(product(l.v, h));
       const mixed = new Float64Array(heads * headDim);
@@ -94,24 +113,40 @@ export class PlainLlama {
           for (let d = 0; d < headDim; d++) sum += q[n * headDim + d]! * k[from + d]!;
           return sum / Math.sqrt(headDim);
         });
-        const top = Math.max(...logits), p = logits.map((z) => Math.exp(z - top)), total = p.reduce((a, b) => a + b, 0);
+        const top = Math.max(...logits),
+          p = logits.map((z) => Math.exp(z - top)),
+          total = p.reduce((a, b) => a + b, 0);
         this.values[i]!.forEach((v, t) => {
           for (let d = 0; d < headDim; d++) mixed[n * headDim + d]! += (p[t]! / total) * v[from + d]!;
         });
       }
       x = add(x, product(l.o, mixed));
-      const g = rmsNorm(x, l.postNorm, eps), gate = product(l.gate, g), up = product(l.up, g);
-      x = add(x, product(l.down, gate.map((v, j) => (v / (1 + Math.exp(-v))) * up[j]!)));
+      const g = rmsNorm(x, l.postNorm, eps),
+        gate = product(l.gate, g),
+        up = product(l.up, g);
+      x = add(
+        x,
+        product(
+          l.down,
+          gate.map((v, j) => (v / (1 + Math.exp(-v))) * up[j]!),
+        ),
+      );
     });
     this.position++;
     return product(head, rmsNorm(x, finalNorm, eps));
   }
 
   private rotate(x: Float64Array): Float64Array {
-    const { headDim, ropeTheta } = this.w.shape, half = headDim / 2, y = new Float64Array(x.length);
+    const { headDim, ropeTheta } = this.w.shape,
+      half = headDim / 2,
+      y = new Float64Array(x.length);
     for (let at = 0; at < x.length; at += headDim)
       for (let j = 0; j < half; j++) {
-        const angle = this.position * ropeTheta ** (-j / half), c = Math.cos(angle), s = Math.sin(angle), a = x[at + j]!, b = x[at + j + half]!;
+        const angle = this.position * ropeTheta ** (-j / half),
+          c = Math.cos(angle),
+          s = Math.sin(angle),
+          a = x[at + j]!,
+          b = x[at + j + half]!;
         y[at + j] = a * c - b * s;
         y[at + j + half] = b * c + a * s;
       }

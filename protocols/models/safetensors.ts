@@ -28,8 +28,16 @@ const BYTES: Readonly<Record<string, number>> = { F64: 8, I64: 8, F32: 4, I32: 4
 
 /** @throws CachetError 'model' for a truncated or malformed file, before anything is read from it. */
 export function readSafetensors(bytes: Uint8Array): Safetensors {
-  const corrupt = (got: string): CachetError => new CachetError({ code: 'model', what: 'corrupt safetensors file', expected: 'a header and as many bytes as it says', got, hint: 'download or prepare the file again' });
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), length = bytes.length < 8 ? NaN : Number(view.getBigUint64(0, true));
+  const corrupt = (got: string): CachetError =>
+    new CachetError({
+      code: 'model',
+      what: 'corrupt safetensors file',
+      expected: 'a header and as many bytes as it says',
+      got,
+      hint: 'download or prepare the file again',
+    });
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength),
+    length = bytes.length < 8 ? NaN : Number(view.getBigUint64(0, true));
   if (!(length <= bytes.length - 8)) throw corrupt(`${bytes.length} bytes`);
   let header: Record<string, Entry>;
   try {
@@ -40,13 +48,16 @@ export function readSafetensors(bytes: Uint8Array): Safetensors {
   const { __metadata__: metadata, ...entries } = header as Record<string, Entry> & { __metadata__?: Record<string, string> };
   const start = 8 + length;
   for (const [name, e] of Object.entries(entries)) {
-    const size = BYTES[e.dtype], [from, to] = e.data_offsets ?? [0, -1];
-    if (size === undefined || !Array.isArray(e.shape) || from < 0 || to - from !== e.shape.reduce((a, b) => a * b, size) || start + to > bytes.length) throw corrupt(`tensor ${name} outside the file or of an unknown type`);
+    const size = BYTES[e.dtype],
+      [from, to] = e.data_offsets ?? [0, -1];
+    if (size === undefined || !Array.isArray(e.shape) || from < 0 || to - from !== e.shape.reduce((a, b) => a * b, size) || start + to > bytes.length)
+      throw corrupt(`tensor ${name} outside the file or of an unknown type`);
   }
   const get = (name: string, ...types: string[]): { entry: Entry; data: ArrayBuffer } => {
     const entry = entries[name];
     if (!entry) throw new CachetError({ code: 'model', step: name, what: 'tensor missing', expected: types.join(' or '), got: 'none' });
-    if (!types.includes(entry.dtype)) throw new CachetError({ code: 'model', step: name, what: 'tensor of an unsupported type', expected: types.join(' or '), got: entry.dtype });
+    if (!types.includes(entry.dtype))
+      throw new CachetError({ code: 'model', step: name, what: 'tensor of an unsupported type', expected: types.join(' or '), got: entry.dtype });
     return { entry, data: new Uint8Array(bytes.subarray(start + entry.data_offsets[0], start + entry.data_offsets[1])).buffer };
   };
   return {
@@ -70,7 +81,9 @@ export function writeSafetensors(tensors: ReadonlyMap<string, TensorData>, metad
   const header: Record<string, unknown> = { __metadata__: metadata };
   let at = 0;
   for (const [name, t] of sorted) header[name] = { dtype: t.dtype, shape: t.shape, data_offsets: [at, (at += t.data.byteLength)] };
-  const text = new TextEncoder().encode(JSON.stringify(header)), length = Math.ceil(text.length / 8) * 8, out = new Uint8Array(8 + length + at);
+  const text = new TextEncoder().encode(JSON.stringify(header)),
+    length = Math.ceil(text.length / 8) * 8,
+    out = new Uint8Array(8 + length + at);
   new DataView(out.buffer).setBigUint64(0, BigInt(length), true);
   out.fill(32, 8, 8 + length);
   out.set(text, 8);
@@ -82,7 +95,8 @@ export function writeSafetensors(tensors: ReadonlyMap<string, TensorData>, metad
   return out;
 }
 
-const word = new Uint32Array(1), real = new Float32Array(word.buffer);
+const word = new Uint32Array(1),
+  real = new Float32Array(word.buffer);
 
 function bfloat16(v: number): number {
   word[0] = v << 16;
@@ -90,7 +104,9 @@ function bfloat16(v: number): number {
 }
 
 function float16(v: number): number {
-  const exponent = (v >> 10) & 31, fraction = v & 1023, sign = v & 0x8000 ? -1 : 1;
+  const exponent = (v >> 10) & 31,
+    fraction = v & 1023,
+    sign = v & 0x8000 ? -1 : 1;
   if (exponent === 0) return sign * fraction * 2 ** -24;
   if (exponent === 31) return fraction ? NaN : sign * Infinity;
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);

@@ -27,13 +27,15 @@ export interface RowLengths {
 }
 
 export function createCache(e: Engine, plan: LlamaPlan, capacity: number): LayerCache[] {
-  const { kvHeads, headDim } = plan.shape, prefix = plan.prefixIds.length;
+  const { kvHeads, headDim } = plan.shape,
+    prefix = plan.prefixIds.length;
   return plan.layers.map((_, l) => {
     const keys = e.zeros(wire(kvHeads * capacity * headDim, RING.logits, SCALE.activation));
     const values = e.zeros(wire(kvHeads * capacity * headDim, 64, SCALE.value));
     for (let h = 0; h < kvHeads; h++)
       for (let t = 0; t < prefix; t++) {
-        const from = (t * kvHeads + h) * headDim, to = (h * capacity + t) * headDim;
+        const from = (t * kvHeads + h) * headDim,
+          to = (h * capacity + t) * headDim;
         e.storePublic(keys, to, plan.prefixKeys[l]!.subarray(from, from + headDim));
         e.storePublic(values, to, plan.prefixValues[l]!.subarray(from, from + headDim));
       }
@@ -50,8 +52,20 @@ export function rowLengths(e: Engine, heads: number, queries: number, past: numb
  * x: residual stream, wire [rows, width] 2^24. `past` cached tokens; `queries` of the new tokens, the last ones, attend (all, or 1 where only the last
  * position's output is wanted). Returns the attention's output, share [queries, width] 2^24 in Z_2^64.
  */
-export function* attention(e: Engine, plan: LlamaPlan, layer: LayerPlan, cache: LayerCache, x: Tensor, rows: number, past: number, queries: number): Program<Tensor> {
-  const { width, heads, kvHeads, headDim } = plan.shape, qSize = heads * headDim, kSize = kvHeads * headDim, stride = qSize + kSize;
+export function* attention(
+  e: Engine,
+  plan: LlamaPlan,
+  layer: LayerPlan,
+  cache: LayerCache,
+  x: Tensor,
+  rows: number,
+  past: number,
+  queries: number,
+): Program<Tensor> {
+  const { width, heads, kvHeads, headDim } = plan.shape,
+    qSize = heads * headDim,
+    kSize = kvHeads * headDim,
+    stride = qSize + kSize;
   const h = yield* norm(e, layer.norm1, x, rows, width, 'squares');
   const [y] = yield* e.open([yield* e.linearJob(matmul(layer.qkv, rows), h)]);
   const qk = e.widen(e.linear(columns(rows, stride + kSize, 0, stride), y!), 30);
@@ -68,7 +82,15 @@ export function* attention(e: Engine, plan: LlamaPlan, layer: LayerPlan, cache: 
     e.store(cache.keys, (g * cache.capacity + past) * headDim, headDim, key, g * headDim, kSize, rows, headDim);
     e.store(cache.values, (g * cache.capacity + past) * headDim, headDim, vw!, g * headDim, kSize, rows, headDim);
   }
-  const shape: AttentionShape = { queries, heads, group: heads / kvHeads, dim: headDim, past: past + rows - queries, capacity: cache.capacity, prefix: plan.prefixIds.length };
+  const shape: AttentionShape = {
+    queries,
+    heads,
+    group: heads / kvHeads,
+    dim: headDim,
+    past: past + rows - queries,
+    capacity: cache.capacity,
+    prefix: plan.prefixIds.length,
+  };
   const z = e.mul(scores(shape), e.narrow(qw!, SCALE.activation), cache.keys);
   e.note('logits', z);
   const [zw] = yield* e.open([z]);

@@ -15,11 +15,23 @@ import { SCALE, type LlamaPlan } from './plan.ts';
  * x: share [rows, width] 2^24, tokens at positions past .. past + rows - 1. Returns the residual stream of the last position before the final
  * norm; with `allPositions` (calibration) that of all positions.
  */
-export function* forward(e: Engine, plan: LlamaPlan, caches: readonly LayerCache[], x: Tensor, rows: number, past: number, allPositions = false): Program<Tensor> {
-  const { width } = plan.shape, stream = e.zeros(share(rows * width, 64, SCALE.residual));
-  let current = x, result = x;
+export function* forward(
+  e: Engine,
+  plan: LlamaPlan,
+  caches: readonly LayerCache[],
+  x: Tensor,
+  rows: number,
+  past: number,
+  allPositions = false,
+): Program<Tensor> {
+  const { width } = plan.shape,
+    stream = e.zeros(share(rows * width, 64, SCALE.residual));
+  let current = x,
+    result = x;
   for (const [l, layer] of plan.layers.entries()) {
-    const mark = e.mark(), final = l === plan.layers.length - 1, queries = final && !allPositions ? 1 : rows;
+    const mark = e.mark(),
+      final = l === plan.layers.length - 1,
+      queries = final && !allPositions ? 1 : rows;
     e.layer = l;
     const [xw] = yield* e.open([current]);
     const kept = queries === rows ? current : e.linear(row(rows - 1, width), current);
@@ -46,7 +58,8 @@ export function* session(e: Engine, plan: LlamaPlan, promptTokens: number, maxTo
   let past = plan.prefixIds.length;
   const caches = createCache(e, plan, past + promptTokens + maxTokens - 1);
   for (let step = 0; step < maxTokens; step++) {
-    const mark = e.mark(), rows = step === 0 ? promptTokens : 1;
+    const mark = e.mark(),
+      rows = step === 0 ? promptTokens : 1;
     const x = yield* e.input(rows * plan.shape.width, SCALE.residual);
     yield* e.output(yield* forward(e, plan, caches, x, rows, past));
     e.endStep();

@@ -18,7 +18,14 @@ import { BUCKET_SHIFT } from './plan.ts';
 const TOP_BITS = 32 - BUCKET_SHIFT;
 
 /** z: logits wire over Z_2^32 at scale 24, rows of the given lengths; `lowBucket` is the lowest bucket in use. `buckets` holds 64 per row. */
-export function* rowMax(e: Engine, z: Tensor, rows: Constant<Uint32Array>, buckets: Constant<Uint32Array>, lowBucket: number, nonzero: TruthTable): Program<Tensor> {
+export function* rowMax(
+  e: Engine,
+  z: Tensor,
+  rows: Constant<Uint32Array>,
+  buckets: Constant<Uint32Array>,
+  lowBucket: number,
+  nonzero: TruthTable,
+): Program<Tensor> {
   const index = e.mod(e.narrow(z, BUCKET_SHIFT), Math.log2(BUCKETS), true);
   const [suffix] = e.apply(bucket, { low: lowBucket, inputScale: index.scale }, [index]);
   const [words] = yield* e.open([e.linear(parities(rows), suffix!)]);

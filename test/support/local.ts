@@ -18,9 +18,15 @@ const MEMORY = 512 << 20;
 
 export function testKeys(seed: number) {
   const key = (i: number, n = 32) => Uint8Array.from({ length: n }, (_, j) => (seed * 31 + i * 97 + j * 13 + ((i * j) >> 1)) & 255);
-  const tweak = key(9, 16), coins = key(8);
+  const tweak = key(9, 16),
+    coins = key(8);
   const dealer: DealerKeys = { mask0: key(1), mask1: key(2), dealt0: key(3), root0: key(4), root1: key(5), tweak };
-  return { dealer, coins, p0: { mask: dealer.mask0, dealt: dealer.dealt0, root: dealer.root0, zero: key(7), coins, tweak }, p1: { mask: dealer.mask1, dealt: key(6), root: dealer.root1, zero: key(7), coins, tweak } };
+  return {
+    dealer,
+    coins,
+    p0: { mask: dealer.mask0, dealt: dealer.dealt0, root: dealer.root0, zero: key(7), coins, tweak },
+    p1: { mask: dealer.mask1, dealt: key(6), root: dealer.root1, zero: key(7), coins, tweak },
+  };
 }
 
 /** A fresh engine memory; `backend` is a name of kernels/registry.ts. */
@@ -52,7 +58,7 @@ class Queue implements DealtSource {
   take(bytes: number): number {
     if (bytes > MAX_TAKE_BYTES) throw new Error(`take of ${bytes} bytes`);
     const target = new Uint8Array(this.memory.buffer, this.region, bytes);
-    for (let at = 0; at < bytes; ) {
+    for (let at = 0; at < bytes;) {
       const part = this.parts[0];
       if (!part) throw new Error('dealt material exhausted');
       const n = Math.min(part.length, bytes - at);
@@ -84,18 +90,33 @@ export interface LocalRun {
  * `program` is run by all three; `inputs[party]` gives the client's shares (bytes) one after another. All material of the program is dealt before the
  * evaluators start; `program` must be one step (it may call endStep once, at its end).
  */
-export function runLocal(program: (e: Engine) => Program<unknown>, inputs: readonly [Uint8Array[], Uint8Array[]] = [[], []], o: { seed?: number; backend?: string; observe?: (party: 0 | 1, gate: number, name: string, outputs: readonly Tensor[], engine: Evaluator) => void } = {}): LocalRun {
-  const keys = testKeys(o.seed ?? 1), places = [place(o.backend), place(o.backend), place(o.backend)] as const;
+export function runLocal(
+  program: (e: Engine) => Program<unknown>,
+  inputs: readonly [Uint8Array[], Uint8Array[]] = [[], []],
+  o: { seed?: number; backend?: string; observe?: (party: 0 | 1, gate: number, name: string, outputs: readonly Tensor[], engine: Evaluator) => void } = {},
+): LocalRun {
+  const keys = testKeys(o.seed ?? 1),
+    places = [place(o.backend), place(o.backend), place(o.backend)] as const;
   const queues = [0, 1].map((i) => new Queue(places[i]!.kernels.memory, places[i]!.arena)) as [Queue, Queue];
-  const sink: DealtSink = { emit: (party, pointer, bytes) => queues[party].push(new Uint8Array(places[2].kernels.memory.buffer).slice(pointer, pointer + bytes)), flush: () => queues.forEach((q) => q.flush(false)), endStep: () => queues.forEach((q) => q.flush(true)) };
+  const sink: DealtSink = {
+    emit: (party, pointer, bytes) => queues[party].push(new Uint8Array(places[2].kernels.memory.buffer).slice(pointer, pointer + bytes)),
+    flush: () => queues.forEach((q) => q.flush(false)),
+    endStep: () => queues.forEach((q) => q.flush(true)),
+  };
   const dealer = new Dealer({ ...places[2], keys: keys.dealer, sink });
-  const evaluators = [new Evaluator({ party: 0, ...places[0], keys: keys.p0, dealt: queues[0] }), new Evaluator({ party: 1, ...places[1], keys: keys.p1, dealt: queues[1] })] as const;
+  const evaluators = [
+    new Evaluator({ party: 0, ...places[0], keys: keys.p0, dealt: queues[0] }),
+    new Evaluator({ party: 1, ...places[1], keys: keys.p1, dealt: queues[1] }),
+  ] as const;
   evaluators.forEach((e, i) => (e.observe = o.observe && ((gate, name, outputs) => o.observe!(i as 0 | 1, gate, name, outputs, e))));
   for (const effect of program(dealer)) if (effect.kind === 'job') void effect.run();
-  const messages: [Uint8Array[], Uint8Array[]] = [[], []], outputs: [Uint8Array[], Uint8Array[]] = [[], []], waiting = inputs.map((x) => [...x]);
+  const messages: [Uint8Array[], Uint8Array[]] = [[], []],
+    outputs: [Uint8Array[], Uint8Array[]] = [[], []],
+    waiting = inputs.map((x) => [...x]);
   const programs = evaluators.map((e) => program(e));
   const bytesAt = (i: number, pointer: number, n: number) => new Uint8Array(places[i]!.kernels.memory.buffer, pointer, n);
-  let rounds = 0, onlineBytes = 0;
+  let rounds = 0,
+    onlineBytes = 0;
   const advance = (i: 0 | 1): Effect | undefined => {
     for (;;) {
       const next = programs[i]!.next();
@@ -125,8 +146,14 @@ export function runLocal(program: (e: Engine) => Program<unknown>, inputs: reado
 }
 
 /** The same program on the Fixed engine with the same keys. */
-export function runFixed(program: (e: Engine) => Program<unknown>, values: readonly Float64Array[], o: { seed?: number; backend?: string; observe?: (gate: number, name: string, outputs: readonly Tensor[], engine: Fixed) => void } = {}): { engine: Fixed; outputs: Float64Array[] } {
-  const keys = testKeys(o.seed ?? 1), outputs: Float64Array[] = [], waiting = [...values];
+export function runFixed(
+  program: (e: Engine) => Program<unknown>,
+  values: readonly Float64Array[],
+  o: { seed?: number; backend?: string; observe?: (gate: number, name: string, outputs: readonly Tensor[], engine: Fixed) => void } = {},
+): { engine: Fixed; outputs: Float64Array[] } {
+  const keys = testKeys(o.seed ?? 1),
+    outputs: Float64Array[] = [],
+    waiting = [...values];
   const engine = new Fixed({ ...place(o.backend), keys: { ...keys.dealer, coins: keys.coins }, next: () => waiting.shift()!, emit: (v) => outputs.push(v) });
   engine.observe = o.observe && ((gate, name, tensors) => o.observe!(gate, name, tensors, engine));
   for (const effect of program(engine)) if (effect.kind === 'job') void effect.run();
@@ -134,7 +161,8 @@ export function runFixed(program: (e: Engine) => Program<unknown>, values: reado
 }
 
 export function runFloat(program: (e: Engine) => Program<unknown>, values: readonly Float64Array[]): Float64Array[] {
-  const outputs: Float64Array[] = [], waiting = [...values];
+  const outputs: Float64Array[] = [],
+    waiting = [...values];
   const engine = new Float({ next: () => waiting.shift()!, emit: (v) => outputs.push(v.slice()) });
   for (const _ of program(engine)) void _;
   return outputs;
@@ -148,7 +176,8 @@ export function runMeter(program: (e: Engine) => Program<unknown>): Meter {
 
 /** Splits real values at a scale into two shares over Z_2^64 (little-endian bytes), from a small seeded generator. */
 export function split(values: Float64Array, scale: number, seed = 1): [Uint8Array, Uint8Array] {
-  const a = new BigUint64Array(values.length), b = new BigUint64Array(values.length);
+  const a = new BigUint64Array(values.length),
+    b = new BigUint64Array(values.length);
   let state = BigInt(seed) * 0x9e3779b97f4a7c15n + 1n;
   values.forEach((v, i) => {
     state = BigInt.asUintN(64, state * 6364136223846793005n + 1442695040888963407n);

@@ -18,7 +18,8 @@ export const tinyNotes = (): Artefact => (artefact ??= readArtefact(new Uint8Arr
 export const golden = (): GoldenCase[] => (JSON.parse(file('golden.json').toString()) as { cases: GoldenCase[] }).cases;
 
 export function embedding(a: Artefact, ids: readonly number[]): Float64Array {
-  const w = a.shape.width, out = new Float64Array(ids.length * w);
+  const w = a.shape.width,
+    out = new Float64Array(ids.length * w);
   ids.forEach((id, i) => out.set(a.embed.subarray(id * w, (id + 1) * w), i * w));
   return out;
 }
