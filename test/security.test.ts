@@ -1,0 +1,136 @@
+/**
+ * What each party sees. The argument is in docs/PROTOCOL.md; here is what can be tested of it: no stream element is drawn twice, messages and dealt
+ * halves look uniform whatever the input, sizes and order depend on shapes alone, the same secret under other keys shares nothing.
+ */
+import { describe, expect, it } from 'vitest';
+import { bindPlan } from '../protocols/artefact.ts';
+import type { Program } from '../protocols/engines/effects.ts';
+import type { Engine } from '../protocols/engines/engine.ts';
+import { Dealer } from '../protocols/engines/dealer.ts';
+import { dealerKeys, evaluatorKeys, KeyExchange, sessionId } from '../protocols/handshake.ts';
+import { createCache } from '../protocols/programs/attention.ts';
+import { forward } from '../protocols/programs/llama.ts';
+import { SCALE } from '../protocols/programs/plan.ts';
+import type { Kernels } from '../kernels/kernels.ts';
+import { place, runLocal, split, testKeys } from './support/local.ts';
+import { embedding, tinyNotes } from './support/tinyNotes.ts';
+
+const artefact = tinyNotes(),
+  TOKENS = 6;
+
+const program = (e: Engine): Program<void> =>
+  (function* () {
+    const plan = bindPlan(e, artefact),
+      x = yield* e.input(TOKENS * plan.shape.width, SCALE.residual);
+    yield* e.output(yield* forward(e, plan, createCache(e, plan, plan.prefixIds.length + TOKENS), x, TOKENS, plan.prefixIds.length));
+    e.endStep();
+  })();
+
+const run = (ids: readonly number[], seed: number, shareSeed = 1) => {
+  const [a, b] = split(embedding(artefact, ids), SCALE.residual, shareSeed);
+  return runLocal(program, [[a], [b]], { seed });
+};
+const ids = [10, 20, 30, 40, 50, 60],
+  others = [700, 7, 701, 8, 702, 9];
+
+/** Chi-square of the bytes' distribution, in standard deviations from its mean. */
+function deviation(bytes: Uint8Array): number {
+  const counts = new Float64Array(256),
+    expected = bytes.length / 256;
+  for (const v of bytes) counts[v]!++;
+  return (counts.reduce((s, c) => s + (c - expected) ** 2 / expected, 0) - 255) / Math.sqrt(510);
+}
+
+describe('what an evaluator sees', () => {
+  it('has sizes and order that depend on shapes alone', () => {
+    const a = run(ids, 3),
+      b = run(others, 4, 9);
+    expect(a.messages.map((list) => list.map((m) => m.length))).toEqual(b.messages.map((list) => list.map((m) => m.length)));
+    expect([a.rounds, a.onlineBytes, a.dealtBytes]).toEqual([b.rounds, b.onlineBytes, b.dealtBytes]);
+  });
+
+  it('is uniform in every full byte of a residual-stream opening, and shares nothing between sessions with the same secret', () => {
+    const a = run(ids, 3),
+      b = run(ids, 4);
+    for (const party of [0, 1] as const) {
+      // Openings over Z_2^64 fill their bytes: the first of every layer is one.
+      expect(Math.abs(deviation(a.messages[party][0]!))).toBeLessThan(6);
+      const same = a.messages[party][0]!.filter((v, i) => v === b.messages[party][0]![i]).length / a.messages[party][0]!.length;
+      expect(same).toBeLessThan(2.5 / 256);
+    }
+  });
+
+  it('is the same masked value only if the mask is: equal secrets at two places of one message differ', () => {
+    const { messages } = run([10, 10, 10, 10, 10, 10], 5),
+      first = new BigUint64Array(messages[0][0]!.slice().buffer),
+      width = artefact.shape.width;
+    let equal = 0;
+    for (let i = 0; i < width; i++) if (first[i] === first[i + width]) equal++;
+    expect(equal).toBe(0);
+  });
+});
+
+describe('streams', () => {
+  it('give no element twice: the dealer draws every (key, gate, element) at most once', () => {
+    const at = place(),
+      drawn = new Map<string, [number, number][]>(),
+      counted: Kernels = {
+        ...at.kernels,
+        prg(dst, key, gate, sub, first, bits, n) {
+          const name = `${key} ${gate} ${sub}`;
+          drawn.set(name, [...(drawn.get(name) ?? []), [first, first + n]]);
+          at.kernels.prg(dst, key, gate, sub, first, bits, n);
+        },
+      };
+    const dealer = new Dealer({
+      kernels: counted,
+      arena: at.arena,
+      keys: testKeys(1).dealer,
+      sink: { emit: () => undefined, flush: () => undefined, endStep: () => undefined },
+    });
+    for (const effect of program(dealer)) if (effect.kind === 'job') void effect.run();
+    expect(drawn.size).toBeGreaterThan(300);
+    for (const [name, ranges] of drawn) {
+      const sorted = ranges.toSorted((a, b) => a[0] - b[0]);
+      for (let i = 1; i < sorted.length; i++) expect(sorted[i]![0], name).toBeGreaterThanOrEqual(sorted[i - 1]![1]);
+    }
+  });
+});
+
+describe('session keys', () => {
+  const spec = { version: 1 as const, artefact: 'a'.repeat(64), promptTokens: 3, maxTokens: 2 },
+    bytes = (v: number, n = 32) => new Uint8Array(n).fill(v);
+  const nonces = { client: bytes(1), p0: bytes(2), p1: bytes(3), helper: bytes(4) },
+    id = sessionId(spec, bytes(5, 16), nonces);
+
+  it('the id changes with every nonce, the ticket and every field of the spec', () => {
+    const ids = [
+      id,
+      ...Object.keys(nonces).map((k) => sessionId(spec, bytes(5, 16), { ...nonces, [k]: bytes(9) })),
+      sessionId(spec, bytes(6, 16), nonces),
+      sessionId({ ...spec, promptTokens: 4 }, bytes(5, 16), nonces),
+      sessionId({ ...spec, maxTokens: 3 }, bytes(5, 16), nonces),
+      sessionId({ ...spec, artefact: 'b'.repeat(64) }, bytes(5, 16), nonces),
+    ].map((x) => Buffer.from(x).toString('hex'));
+    expect(new Set(ids).size).toBe(ids.length);
+  });
+
+  it('both ends of a pair derive the same keys; purposes, pairs and sessions differ; the helper has none of the evaluators’ own', () => {
+    const h0 = new KeyExchange(),
+      h1 = new KeyExchange(),
+      e0 = new KeyExchange(),
+      e1 = new KeyExchange(),
+      q0 = new KeyExchange(),
+      q1 = new KeyExchange();
+    const p0 = evaluatorKeys(0, id, e0.derive(h0.publicKey, id), q0.derive(q1.publicKey, id)),
+      p1 = evaluatorKeys(1, id, e1.derive(h1.publicKey, id), q1.derive(q0.publicKey, id));
+    const h = dealerKeys(id, h0.derive(e0.publicKey, id), h1.derive(e1.publicKey, id));
+    const hex = (b: Uint8Array) => Buffer.from(b).toString('hex');
+    expect([p0.mask, p1.mask, p0.dealt, p0.root, p1.root, p0.tweak].map(hex)).toEqual([h.mask0, h.mask1, h.dealt0, h.root0, h.root1, h.tweak].map(hex));
+    expect([p0.zero, p0.coins].map(hex)).toEqual([p1.zero, p1.coins].map(hex));
+    const all = [h.mask0, h.mask1, h.dealt0, h.root0, h.root1, p0.zero, p0.coins].map(hex);
+    expect(new Set(all).size).toBe(all.length);
+    const elsewhere = sessionId(spec, bytes(7, 16), nonces);
+    expect(hex(e0.derive(h0.publicKey, elsewhere)('mask/p0'))).not.toBe(hex(p0.mask));
+  });
+});
