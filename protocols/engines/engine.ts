@@ -210,8 +210,7 @@ export abstract class Engine {
     this.dealt[1] += cost.p1;
     this.count(gate.name, 0, cost.p0 + cost.p1);
     this.run(gate, params, inputs, outputs);
-    this.gateNumber++;
-    this.observe?.(this.gateNumber - 1, gate.name, outputs, inputs);
+    this.finished(gate.name, outputs, inputs);
     return outputs;
   }
   protected abstract run<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void;
@@ -234,7 +233,7 @@ export abstract class Engine {
     if (x.lane) map.integer(k!, y.lane, x.lane, this.coins(), this.gateNumber);
     if (x.mask) map.integer(k!, (y.mask ||= this.allocate(y.size)), x.mask, this.coins(), this.gateNumber);
     if (x.real) map.real(y.real!, x.real);
-    this.gateNumber++;
+    this.finished(map.name, [y], [x]);
     return y;
   }
   /** The same as a job that an asynchronous backend may answer later: for products with weights. */
@@ -264,10 +263,10 @@ export abstract class Engine {
     const y = this.tensor(a);
     y.halves = a.halves && b.halves;
     this.absorb(map.name, a.size, a.bits, a.scale);
-    this.gateNumber++;
     if (a.lane) map.integer(this.kernels!, y.lane, a.lane, b.lane, a.size);
     if (a.mask && b.mask) map.integer(this.kernels!, (y.mask ||= this.allocate(a.size)), a.mask, b.mask, a.size);
     if (a.real) for (let i = 0; i < a.size; i++) y.real![i] = a.real[i]! + map.sign * b.real![i]!;
+    this.finished(map.name, [y], [a, b]);
     return y;
   }
   /** x + value (at x's scale): a public constant. */
@@ -276,10 +275,10 @@ export abstract class Engine {
       integer = Math.round(value * 2 ** x.scale);
     y.halves = x.halves;
     this.absorb('addConstant', x.size, x.bits, x.scale);
-    this.gateNumber++;
     if (x.lane) this.kernels!.addScalar(y.lane, x.lane, this.constantHalf(x) ? integer : 0, x.size);
     if (x.mask) this.kernels!.copy((y.mask ||= this.allocate(x.size)), x.mask, x.size);
     if (x.real) for (let i = 0; i < x.size; i++) y.real![i] = x.real[i]! + value;
+    this.finished('addConstant', [y], [x]);
     return y;
   }
   /** Whether this engine adds public constants to that lane (of the evaluators' shares only P0's). */
@@ -299,6 +298,12 @@ export abstract class Engine {
   // ---- bookkeeping ------------------------------------------------------------------------------------------------------------------------
   protected get hash(): DesyncHash {
     return { low: this.hashLow, high: this.hashHigh };
+  }
+
+  /** The gate is done: on to the next number. */
+  private finished(name: string, outputs: readonly Tensor[], inputs: readonly Tensor[]): void {
+    this.gateNumber++;
+    this.observe?.(this.gateNumber - 1, name, outputs, inputs);
   }
 
   protected tensor(spec: TensorSpec): Tensor {
