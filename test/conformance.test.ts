@@ -14,6 +14,7 @@ import { columns, matmul, parities, rope, segmentSpread, segmentSum, transpose }
 import { dotRows, hadamard, mix, packedSize, scaleRows, scores } from '../protocols/gates/mul.ts';
 import { gates } from '../protocols/gates/registry.ts';
 import { fitSpline, type SplinePlan } from '../protocols/gates/spline.ts';
+import { less, negativeTable } from '../protocols/gates/less.ts';
 import { truthTable } from '../protocols/gates/truthTable.ts';
 import { bindWindows, fitWindows } from '../protocols/gates/windows.ts';
 import type { Tensor } from '../protocols/tensor.ts';
@@ -242,6 +243,16 @@ const rows: Row[] = [
     name: '8 bits',
     inputs: [{ size: 50, scale: 0, low: 0, high: 255, bits: 16, integer: true }],
     program: (e, [x]) => one(e.apply(truthTable, { bits: 8, table: e.constant('tables', table) }, [e.mod(x!, 8, true)])[0]!),
+    error: 0,
+  },
+  {
+    gate: 'less',
+    name: '8 bits',
+    inputs: [
+      { size: 33, scale: 2, low: -15.75, high: 15.75, bits: 8 },
+      { size: 33, scale: 2, low: -15.75, high: 15.75, bits: 8 },
+    ],
+    program: (e, [x, y]) => one(e.apply(less, { bits: 8, table: e.constant('tables', negativeTable(8)) }, [x!, y!])[0]!),
     error: 0,
   },
   {

@@ -6,6 +6,7 @@ import { bucket } from '../protocols/gates/bucket.ts';
 import { expTable, expTables, type ExpPlan } from '../protocols/gates/expTable.ts';
 import { fitFourier, fourier } from '../protocols/gates/fourier.ts';
 import type { Gate } from '../protocols/gates/gate.ts';
+import { less, negativeTable } from '../protocols/gates/less.ts';
 import { hadamard, mul } from '../protocols/gates/mul.ts';
 import { mod } from '../protocols/gates/mod.ts';
 import { narrow } from '../protocols/gates/narrow.ts';
@@ -39,6 +40,8 @@ function bind(v: Vector, e: Fixed): { gate: Gate<never>; params: unknown } {
       return as(mul, hadamard(v.inputs[0]!.m.length));
     case 'spline':
       return as(spline, { ...(v.params as unknown as SplinePlan), coefficients: table(v.params['coefficients']) });
+    case 'less':
+      return as(less, { bits: 8, table: e.constant('tables', negativeTable(8)) });
     case 'bucket':
       return as(bucket, v.params as { low: number; inputScale: number });
     case 'expTable': {

@@ -3,6 +3,7 @@ import { b2a } from './b2a.ts';
 import { bucket } from './bucket.ts';
 import { expTable } from './expTable.ts';
 import { fourier } from './fourier.ts';
+import { less } from './less.ts';
 import { mod } from './mod.ts';
 import { mul } from './mul.ts';
 import { mul3 } from './mul3.ts';
@@ -11,4 +12,4 @@ import { spline } from './spline.ts';
 import { truthTable } from './truthTable.ts';
 import { widen } from './widen.ts';
 
-export const gates = { narrow, maskShares, mod, widen, mul, mul3, expTable, fourier, spline, truthTable, bucket, b2a } as const;
+export const gates = { narrow, maskShares, mod, widen, mul, mul3, expTable, fourier, spline, truthTable, less, bucket, b2a } as const;
