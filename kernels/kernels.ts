@@ -175,12 +175,12 @@ export interface Kernels {
   ): void;
 
   // expTable. tables is what `expTables` of protocols/gates/expTable.ts lays out, all u64 entries:
-  //   [0, 256):   mask low   round(2^31 e^(-i / 2^scale))                for the low 8 bits of rho
-  //   [256, 512): mask high  round(2^31 e^(-256 i / 2^scale))            for rho >> 8 (cellBits <= 16)
-  //   [512, 768): public low round(2^31 e^(i / 2^scale));  [768, 1024): public high round(2^20 e^(256 i / 2^scale))
-  //   [1024, ..): per shift, 2^cellsLog2 pairs (mantissa < 2^32, right shift): g = round_half_up(e^Ml * mantissa / 2^shift), 0 if shift > 63,
-  //               with e^Ml = (high * low + 2^30) >> 31. mantissa * e^Ml < 2^63.
-  /** For each r (mod 2^domainBits; c = its top cellsLog2 bits, rho the rest): adds E = (high * low + 2^39) >> 40 (scale 22) to the 88-bit element
+  //   [0, 256):   mask low   round(2^22 e^(-i / 2^scale))                for the low 8 bits of rho
+  //   [256, 512): mask high  round(2^41 e^(-256 i / 2^scale))            for rho >> 8 (cellBits <= 16)
+  //   [512, 768): public low round(2^20 e^(i / 2^scale));  [768, 1024): public high round(2^20 e^(256 i / 2^scale)), at most 2^43.1
+  //   [1024, ..): per shift, 2^cellsLog2 pairs (mantissa < 2^20, right shift): g = round_half_up(e^Ml * mantissa / 2^shift), 0 if shift > 63,
+  //               with e^Ml = (high * low + 2^19) >> 20.
+  /** For each r (mod 2^domainBits; c = its top cellsLog2 bits, rho the rest): adds E = (high * low + 2^28) >> 29 (scale 34) to the 88-bit element
    *  [i, c] of lo, hi (each u64[n, 2^cellsLog2]; hi reduced to 24 bits). */
   expDeal(lo: number, hi: number, r: number, domainBits: number, cellsLog2: number, tables: number, n: number): void;
   /** dst[i] = party's share: y = sum_a g[(mu - a) mod 2^cellsLog2] E[i, a] mod 2^88; party 0: low 64 bits of y >> shift; party 1: minus (2^88 - y mod 2^88) >> shift. */

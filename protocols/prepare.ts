@@ -47,6 +47,8 @@ export interface Prepared {
 /** Factor by which calibrated ranges are widened on both sides. */
 const MARGIN = { squares: 4, gate: 1.15, logits: 8, relative: 12, values: 1.5 };
 const SILU_ERROR = 6e-4;
+/** Upper end of the exponential's domain, nats above the reference; the top cell of 16 nats is spare. */
+const EXP_TOP = 28;
 
 export function prepare(o: PrepareOptions): Prepared {
   const { shape } = o.weights,
@@ -277,14 +279,15 @@ function planLayer(w: LlamaWeights, l: number, ranges: Ranges, matrices: Matrice
       rsqrt: windows({ name: 'rsqrt', width: shape.width, eps: shape.eps }, low, high, SCALE.rsqrt, 2 * squareScale),
     };
   };
-  // Relative logits reach from the reference (plus a few missed buckets) down to the row's lowest logit; 20 nats above, of which the top cell is spare.
-  const spread = at('logits').max - at('logits').min + MARGIN.relative,
-    nats = spread < 44 ? 64 : 128;
+  // Relative logits reach from a few missed buckets above the reference, for which there are 12 nats and the spare top cell, down to the row's lowest.
+  const lowest = at('relative').min - MARGIN.relative,
+    nats = lowest > EXP_TOP - 64 ? 64 : 128;
+  refuse("logits below their row's maximum", 128 - EXP_TOP, -lowest);
   const exp: ExpPlan = {
     inputScale: 12,
-    low: (20 - nats) * 4096,
+    low: (EXP_TOP - nats) * 4096,
     domainBits: 12 + Math.log2(nats),
-    cellsLog2: Math.log2(nats) - 3,
+    cellsLog2: Math.log2(nats) - 4,
     outputScale: SCALE.probability,
     shifts: [0],
   };

@@ -39,7 +39,7 @@ function place(name: string, seed: number): Kernels {
 }
 
 const lengths = (k: Kernels, list: number[]) => new Uint32Array(k.memory.buffer, E, list.length).set(list);
-const exp = { inputScale: 12, low: -108 * 4096, domainBits: 19, cellsLog2: 4, outputScale: 22, shifts: [0, -3] };
+const exp = { inputScale: 12, low: -100 * 4096, domainBits: 19, cellsLog2: 3, outputScale: 22, shifts: [0, -3] };
 const silu = fitFourier({ name: 'silu', inputScale: 12, periodBits: 16, terms: 6, edge: 5, bits: 56, outputScale: 32 });
 const placeTable = (k: Kernels, table: ArrayBufferView) =>
   u8(k.memory, C, table.byteLength).set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
@@ -140,10 +140,10 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
         );
     },
   ]),
-  ['expDeal', (k, n) => (placeTable(k, expTables(exp)), clean88(k, D + 32768, 16 * n), k.expDeal(D, D + 32768, A, 19, 4, C, n))],
+  ['expDeal', (k, n) => (placeTable(k, expTables(exp)), clean88(k, D + 32768, 8 * n), k.expDeal(D, D + 32768, A, 19, 3, C, n))],
   ...[0, 1].map((party): (typeof rows)[number] => [
     'expEvaluate',
-    (k, n) => (placeTable(k, expTables(exp)), clean88(k, E, 16 * n), k.expEvaluate(D, B, A, E, party, 19, 4, C, party, 24, n)),
+    (k, n) => (placeTable(k, expTables(exp)), clean88(k, E, 8 * n), k.expEvaluate(D, B, A, E, party, 19, 3, C, party, 30, n)),
   ]),
   ['fourierDeal', (k, n) => (placeTable(k, silu.tables), k.fourierDeal(D, A, 16, 6, C, n))],
   ['fourierEvaluate', (k, n) => (placeTable(k, silu.tables), k.fourierEvaluate(D, A, B, 16, 6, C, n))],

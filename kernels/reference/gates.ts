@@ -29,7 +29,7 @@ export function gateKernels(memory: WebAssembly.Memory, prg: Kernels['prg']): Ga
         const R = u64(r, n)[i]! & maskOf(domainBits),
           rho = R & maskOf(domainBits - cellsLog2),
           at = i * cells + Number(R >> BigInt(domainBits - cellsLog2));
-        const v = ((u64(hi, n * cells)[at]! << 64n) | u64(lo, n * cells)[at]!) + round(t[256 + Number(rho >> 8n)]! * t[Number(rho & 255n)]!, 40n);
+        const v = ((u64(hi, n * cells)[at]! << 64n) | u64(lo, n * cells)[at]!) + round(t[256 + Number(rho >> 8n)]! * t[Number(rho & 255n)]!, 29n);
         u64(lo, n * cells)[at] = BigInt.asUintN(64, v);
         u64(hi, n * cells)[at] = BigInt.asUintN(88, v) >> 64n;
       }
@@ -41,7 +41,7 @@ export function gateKernels(memory: WebAssembly.Memory, prg: Kernels['prg']): Ga
         const M = u64(m, n)[i]! & maskOf(domainBits),
           mu = Number(M >> BigInt(domainBits - cellsLog2)),
           ml = M & maskOf(domainBits - cellsLog2);
-        const e = round(t[768 + Number(ml >> 8n)]! * t[512 + Number(ml & 255n)]!, 31n);
+        const e = round(t[768 + Number(ml >> 8n)]! * t[512 + Number(ml & 255n)]!, 20n);
         let y = 0n;
         for (let a = 0; a < cells; a++) {
           const f = 1024 + 2 * (shiftIndex * cells + ((mu - a + cells) % cells)),

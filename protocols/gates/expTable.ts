@@ -1,13 +1,13 @@
 /**
  * expTable: <x> over Z_2^n at scale f -> [e^(x - B)] over Z_2^64, local: e^(M - R) = e^M e^-R.
  *
- * The mask's top j bits c select a cell, its low part rho scales: H deals E_a = [c = a] 2^22 e^-rho over Z_2^88 for all a < 2^j; the evaluators sum
- * g[(mu - a) mod 2^j] E_a with the public g = 2^24 e^(lo + w cell + Ml - B) and shift their halves from scale 46 to the output scale: +-1 ulp, and
+ * The mask's top j bits c select a cell, its low part rho scales: H deals E_a = [c = a] 2^34 e^-rho over Z_2^88 for all a < 2^j; the evaluators sum
+ * g[(mu - a) mod 2^j] E_a with the public g = 2^18 e^(lo + w cell + Ml - B) and shift their halves from scale 52 to the output scale: +-1 ulp, and
  * wrong with probability 2^-(87 - bits of the value). All factors are products of small public integer tables with one fixed rounding, so that both
  * evaluators (and H) compute the same integers.
  *
- * Source: Cachet DESIGN 2 (exponential by factorisation). Domain [lo, lo + 2^j w - w): the top cell is spare. Relative error about 2^-10.5 .. 2^-20
- * (2^(1.44 w - 23) from the rounding of 2^22 e^-rho). Dealt: 11 bytes a cell to P1. Leakage: none.
+ * Source: Cachet DESIGN 2 (exponential by factorisation). Domain [lo, lo + 2^j w - w): the top cell is spare. Cells of w = 16 nats: relative error at most
+ * 2^(1.44 w - 35) = 2^-11.9 from the rounding of 2^34 e^-rho, absolute error 2^-19 from that of g. Dealt: 11 bytes a cell to P1. Leakage: none.
  */
 import { CachetError } from '../errors.ts';
 import { share, type Constant } from '../tensor.ts';
@@ -27,8 +27,8 @@ export interface ExpParams extends ExpPlan {
   readonly tables: Constant<BigUint64Array>;
 }
 
-const MASK_SCALE = 22,
-  PUBLIC_SCALE = 24,
+const MASK_SCALE = 34,
+  PUBLIC_SCALE = 18,
   ELEMENT_BYTES = 11;
 
 export const expTable: Gate<ExpParams> = {
@@ -112,28 +112,29 @@ export function expTables(p: ExpPlan): BigUint64Array {
   const cellBits = p.domainBits - p.cellsLog2,
     unit = 2 ** -p.inputScale,
     cells = 2 ** p.cellsLog2;
-  if (cellBits > 16 || cellBits < 8 || shiftOf(p) < 1 || shiftOf(p) > 24)
+  if (cellBits > 16 || cellBits < 8 || shiftOf(p) < 1 || shiftOf(p) > 40)
     throw new CachetError({
       code: 'range',
       step: 'expTable',
       what: 'unsupported table',
-      expected: 'cells of 8 .. 16 bits and an output scale of 22 .. 45',
+      expected: 'cells of 8 .. 16 bits and an output scale of 12 .. 51',
       got: `${cellBits} bits, scale ${p.outputScale}`,
     });
   const out = new BigUint64Array(1024 + 2 * cells * p.shifts.length);
   for (let i = 0; i < 256; i++) {
-    out[i] = BigInt(Math.round(2 ** 31 * Math.exp(-i * unit)));
-    out[256 + i] = BigInt(Math.round(2 ** 31 * Math.exp(-256 * i * unit)));
-    out[512 + i] = BigInt(Math.round(2 ** 31 * Math.exp(i * unit)));
+    out[i] = BigInt(Math.round(2 ** 22 * Math.exp(-i * unit)));
+    out[256 + i] = BigInt(Math.round(2 ** 41 * Math.exp(-256 * i * unit)));
+    out[512 + i] = BigInt(Math.round(2 ** 20 * Math.exp(i * unit)));
     // Only the first 2^(cellBits - 8) entries are ever read.
     out[768 + i] = i < 2 ** (cellBits - 8) ? BigInt(Math.round(2 ** 20 * Math.exp(256 * i * unit))) : 0n;
   }
   p.shifts.forEach((shift, s) => {
     for (let cell = 0; cell < cells; cell++) {
       const log2 = (p.low * unit + cell * 2 ** cellBits * unit - shift) * Math.LOG2E;
-      const right = Math.max(1, 26 - Math.floor(log2)),
+      // 20 bits of mantissa: times e^Ml < 2^43.1 it stays below 2^64.
+      const right = Math.max(1, 21 - Math.floor(log2)),
         at = 1024 + 2 * (s * cells + cell);
-      out[at] = right > 63 ? 0n : BigInt(Math.min(2 ** 31 - 1, Math.round(2 ** (log2 + right + 4))));
+      out[at] = right > 63 ? 0n : BigInt(Math.min(2 ** 20 - 1, Math.round(2 ** (log2 + right - 2))));
       out[at + 1] = BigInt(right);
     }
   });

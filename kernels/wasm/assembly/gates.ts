@@ -9,7 +9,7 @@ export function expDeal(lo: usize, hi: usize, r: usize, domainBits: i32, cellsLo
   const cells = 1 << cellsLog2, cellBits = <u64>(domainBits - cellsLog2), mask = maskOf(domainBits), low = maskOf(domainBits - cellsLog2);
   for (let i = 0; i < n; i++) {
     const R = load<u64>(r + (<usize>i << 3)) & mask, cell = <i32>(R >> cellBits), rho = R & low;
-    const e = (load<u64>(tables + 2048 + (<usize>(rho >> 8) << 3)) * load<u64>(tables + (<usize>(rho & 255) << 3)) + (<u64>1 << 39)) >> 40;
+    const e = (load<u64>(tables + 2048 + (<usize>(rho >> 8) << 3)) * load<u64>(tables + (<usize>(rho & 255) << 3)) + (<u64>1 << 28)) >> 29;
     for (let c = 0; c < cells; c++, lo += 8, hi += 8) {
       const add = e & -<u64>(c == cell), a = load<u64>(lo) + add;
       store<u64>(lo, a);
@@ -31,7 +31,7 @@ export function expEvaluate(dst: usize, m: usize, lo: usize, hi: usize, party: i
   const factors = tables + 8192 + (<usize>(shiftIndex << cellsLog2) << 4), right = <u64>shift;
   for (let i = 0; i < n; i++) {
     const M = load<u64>(m + (<usize>i << 3)) & mask, mu = <i32>(M >> cellBits), ml = M & low;
-    const e = (load<u64>(tables + 6144 + (<usize>(ml >> 8) << 3)) * load<u64>(tables + 4096 + (<usize>(ml & 255) << 3)) + (<u64>1 << 30)) >> 31;
+    const e = (load<u64>(tables + 6144 + (<usize>(ml >> 8) << 3)) * load<u64>(tables + 4096 + (<usize>(ml & 255) << 3)) + (<u64>1 << 19)) >> 20;
     let yl: u64 = 0, yh: u64 = 0;
     for (let a = 0; a < cells; a++, lo += 8, hi += 8) {
       const f = factors + (<usize>((mu - a) & (cells - 1)) << 4), s = load<u64>(f, 8);
