@@ -40,7 +40,7 @@ interface Row {
 }
 
 const attention = { queries: 3, heads: 4, group: 2, dim: 6, past: 5, capacity: 9, prefix: 2 };
-const exp: ExpPlan = { inputScale: 12, low: -100 * 4096, domainBits: 19, cellsLog2: 3, outputScale: 22, shifts: [0, -3] };
+const exp: ExpPlan = { inputScale: 12, low: -100 * 4096, domainBits: 19, cellsLog2: 3, outputScale: 22, shifts: [0, 5] };
 const expSmall: ExpPlan = { inputScale: 12, low: -44 * 4096, domainBits: 18, cellsLog2: 3, outputScale: 25, shifts: [4] };
 const silu = fitFourier({ name: 'silu', inputScale: 12, periodBits: 17, terms: 16, edge: 12, bits: 56, outputScale: 32 });
 const siluNarrow = fitFourier({ name: 'silu', inputScale: 12, periodBits: 16, terms: 8, edge: 5, bits: 56, outputScale: 32 });

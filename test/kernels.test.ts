@@ -39,7 +39,7 @@ function place(name: string, seed: number): Kernels {
 }
 
 const lengths = (k: Kernels, list: number[]) => new Uint32Array(k.memory.buffer, E, list.length).set(list);
-const exp = { inputScale: 12, low: -100 * 4096, domainBits: 19, cellsLog2: 3, outputScale: 22, shifts: [0, -3] };
+const exp = { inputScale: 12, low: -100 * 4096, domainBits: 19, cellsLog2: 3, outputScale: 22, shifts: [0, 5] };
 const silu = fitFourier({ name: 'silu', inputScale: 12, periodBits: 16, terms: 6, edge: 5, bits: 56, outputScale: 32 });
 const placeTable = (k: Kernels, table: ArrayBufferView) =>
   u8(k.memory, C, table.byteLength).set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));

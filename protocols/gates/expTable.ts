@@ -132,8 +132,16 @@ export function expTables(p: ExpPlan): BigUint64Array {
     for (let cell = 0; cell < cells; cell++) {
       const log2 = (p.low * unit + cell * 2 ** cellBits * unit - shift) * Math.LOG2E;
       // 20 bits of mantissa: times e^Ml < 2^43.1 it stays below 2^64.
-      const right = Math.max(1, 21 - Math.floor(log2)),
+      const right = 21 - Math.floor(log2),
         at = 1024 + 2 * (s * cells + cell);
+      if (right < 1)
+        throw new CachetError({
+          code: 'range',
+          step: 'expTable',
+          what: 'table overflows',
+          expected: 'an upper end of at most 14 nats above each shift, and the spare cell',
+          got: `${(p.low * unit + 2 ** p.domainBits * unit - shift).toFixed(1)} nats with it`,
+        });
       out[at] = right > 63 ? 0n : BigInt(Math.min(2 ** 20 - 1, Math.round(2 ** (log2 + right - 2))));
       out[at + 1] = BigInt(right);
     }
