@@ -1,19 +1,26 @@
-/** The main thread's end of an engine: reserves its memory, starts its worker, completes its effects. */
+/** The main thread's end of an engine: reserves its memory, gives the session to a worker, completes its effects. Workers are kept between sessions. */
 import { Worker } from 'node:worker_threads';
 import { reserveMemory } from '../kernels/memory.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError, type ErrorCode } from '../protocols/errors.ts';
 import { arenaBytes, type SessionSpec } from '../protocols/session.ts';
-import { ADDRESS, FIRST_RING, ringBase, type EngineMessage, type EngineStart } from './engineMessages.ts';
-import { RING_SPACE, SharedRing } from './sharedRing.ts';
+import { ADDRESS, type EngineMessage, type EngineStart } from './engineMessages.ts';
+import { RINGS_END, SharedRing } from './sharedRing.ts';
 
 type Role = Pick<Extract<EngineStart, { role: 'evaluator' }>, 'role' | 'party' | 'keys'> | Pick<Extract<EngineStart, { role: 'helper' }>, 'role' | 'keys'>;
+
+/** Workers without a session: their code is compiled and warm. */
+const idle: Worker[] = [];
+/** How long a worker may take to notice that its session is over. */
+const STOP_MS = 10_000;
 
 export class EngineThread {
   readonly memory: WebAssembly.Memory;
   readonly rings: readonly [SharedRing, SharedRing];
   private readonly worker: Worker;
   private readonly completed: Int32Array;
+  private stopping: NodeJS.Timeout | undefined;
+  private released = false;
 
   /** `artefact.bytes` should lie in a SharedArrayBuffer, so that the worker does not copy it. */
   constructor(o: {
@@ -24,12 +31,12 @@ export class EngineThread {
     onMessage: (message: EngineMessage) => void;
     onError: (error: CachetError) => void;
   }) {
-    const arena = FIRST_RING + 2 * RING_SPACE,
+    const arena = RINGS_END,
       size = arenaBytes(o.role.role, o.artefact, o.spec);
     this.memory = reserveMemory(arena + size);
     this.completed = new Int32Array(this.memory.buffer, ADDRESS.completed, 1);
-    this.rings = [new SharedRing(this.memory, ADDRESS.rings[0], ringBase(0)), new SharedRing(this.memory, ADDRESS.rings[1], ringBase(1))];
-    const workerData: EngineStart = {
+    this.rings = [new SharedRing(this.memory, 0), new SharedRing(this.memory, 1)];
+    const start: EngineStart = {
       ...o.role,
       memory: this.memory,
       kernels: o.kernels,
@@ -39,14 +46,16 @@ export class EngineThread {
       arena,
       arenaBytes: size,
     };
-    this.worker = new Worker(new URL('./engineWorker.js', import.meta.url), { workerData });
+    this.worker = idle.pop() ?? new Worker(new URL('./engineWorker.js', import.meta.url));
     this.worker.on('message', (message: EngineMessage) => {
-      if (message.type === 'failed') o.onError(new CachetError({ code: message.code as ErrorCode, what: message.message }));
+      if (message.type === 'idle') this.release();
+      else if (message.type === 'failed') o.onError(new CachetError({ code: message.code as ErrorCode, what: message.message }));
       else o.onMessage(message);
     });
     this.worker.on('error', (cause) =>
       o.onError(new CachetError({ code: 'internal', what: 'engine stopped', got: cause.message, hint: 'report this as a bug', cause })),
     );
+    this.worker.postMessage(start);
   }
 
   /** The bytes at an address of the engine's memory. */
@@ -60,7 +69,27 @@ export class EngineThread {
     Atomics.notify(this.completed, 0);
   }
 
-  async stop(): Promise<void> {
-    await this.worker.terminate();
+  /** Ends the session for the engine; the worker goes back, or is dropped if it does not answer. */
+  stop(): void {
+    if (this.released || this.stopping) return;
+    this.stopping = setTimeout(() => void this.worker.terminate(), STOP_MS);
+    this.stopping.unref();
+    Atomics.store(new Int32Array(this.memory.buffer, ADDRESS.cancelled, 1), 0, 1);
+    Atomics.notify(this.completed, 0);
+    for (const ring of this.rings) ring.wake();
   }
+
+  private release(): void {
+    clearTimeout(this.stopping);
+    this.released = true;
+    // Without a name this would remove Node's own listeners as well.
+    this.worker.removeAllListeners('message');
+    this.worker.removeAllListeners('error');
+    idle.push(this.worker);
+  }
+}
+
+/** Ends all idle workers. */
+export async function stopIdleEngines(): Promise<void> {
+  await Promise.all(idle.splice(0).map((worker) => worker.terminate()));
 }

@@ -3,17 +3,14 @@ import type { DealerKeys } from '../protocols/engines/dealer.ts';
 import type { DesyncHash } from '../protocols/engines/effects.ts';
 import type { EvaluatorKeys } from '../protocols/engines/evaluator.ts';
 import type { SessionSpec } from '../protocols/session.ts';
-import { RING_SPACE } from './sharedRing.ts';
 
-/** Low page: kernels own it from 4096 on. */
+/** Low page: kernels own it from 4096 on; sharedRing.ts has the rings' counters. */
 export const ADDRESS = {
   /** u32: effects that the main thread has completed. */
   completed: 1024,
-  /** u32[2] counters of ring 0 and ring 1. */
-  rings: [1032, 1040],
+  /** u32: not 0 once the session is over for the engine. */
+  cancelled: 1028,
 } as const;
-export const FIRST_RING = 1 << 16;
-export const ringBase = (ring: 0 | 1): number => FIRST_RING + ring * RING_SPACE;
 
 interface StartCommon {
   readonly memory: WebAssembly.Memory;
@@ -51,4 +48,6 @@ export type EngineMessage =
       readonly highWater: number;
     }
   | { readonly type: 'done' }
+  /** The worker is free for another session, however this one ended. */
+  | { readonly type: 'idle' }
   | { readonly type: 'failed'; readonly message: string; readonly code: string };

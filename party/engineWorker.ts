@@ -1,129 +1,157 @@
-/** The engine's thread: runs the session's program. It blocks on shared memory; sockets, timers and heartbeats live on the main thread. */
-import { parentPort, workerData } from 'node:worker_threads';
+/**
+ * The engine's thread: runs sessions' programs, one after another, so that its compiled code stays warm. It blocks on shared memory; sockets, timers and
+ * heartbeats live on the main thread.
+ */
+import { parentPort } from 'node:worker_threads';
 import { createKernels } from '../kernels/registry.ts';
 import { Arena } from '../kernels/memory.ts';
-import { readArtefact } from '../protocols/artefact.ts';
-import type { DealtSink, DealtSource, Program } from '../protocols/engines/effects.ts';
+import { readArtefact, type Artefact } from '../protocols/artefact.ts';
+import type { DealtSink, DealtSource, DesyncHash, Program } from '../protocols/engines/effects.ts';
 import { MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 import { dealerProgram, evaluatorProgram } from '../protocols/session.ts';
-import { ADDRESS, ringBase, type EngineMessage, type EngineStart } from './engineMessages.ts';
-import { RING_BYTES, SharedRing } from './sharedRing.ts';
+import { ADDRESS, type EngineMessage, type EngineStart } from './engineMessages.ts';
+import { block, RING_BYTES, SharedRing } from './sharedRing.ts';
 
-const start = workerData as EngineStart,
-  { memory, spec } = start,
-  bytes = new Uint8Array(memory.buffer);
-const completed = new Int32Array(memory.buffer, ADDRESS.completed, 1),
-  rings = ([0, 1] as const).map((i) => new SharedRing(memory, ADDRESS.rings[i], ringBase(i))) as [SharedRing, SharedRing];
 const post = (message: EngineMessage): void => parentPort!.postMessage(message);
-let effects = 0,
-  rounds = 0;
 
-/** Blocks until the main thread has completed the effect just posted. */
-function wait(): void {
-  effects++;
-  for (;;) {
-    const seen = Atomics.load(completed, 0);
-    if (seen >= effects) return;
-    Atomics.wait(completed, 0, seen);
-  }
-}
+/** The artefact of the last session, read once. */
+let artefact: Artefact | undefined;
 
-function drive(program: Program<void>): void {
-  for (const effect of program)
-    switch (effect.kind) {
-      case 'round':
-        rounds++;
-        post({ type: 'round', out: effect.out, into: effect.into, bytes: effect.bytes, hash: effect.hash });
-        wait();
-        break;
-      case 'input':
-        post({ type: 'input', into: effect.into, bytes: effect.bytes });
-        wait();
-        break;
-      case 'output':
-        post({ type: 'output', out: effect.out, bytes: effect.bytes });
-        wait();
-        break;
-      case 'job':
-        // The WebAssembly backend answers in place.
-        void effect.run();
-        break;
-    }
-}
-
-/** Material from the helper, out of ring 0. */
-class RingSource implements DealtSource {
+/** One session. */
+class Run implements DealtSource, DealtSink {
+  private readonly start: EngineStart;
+  private readonly bytes: Uint8Array;
+  private readonly completed: Int32Array;
+  private readonly cancelled: Int32Array;
+  private readonly rings: readonly [SharedRing, SharedRing];
+  private readonly arena: Arena;
+  private effects = 0;
+  private rounds = 0;
+  // Evaluator: dealt bytes taken and not yet released, taken in all, told to the main thread.
   private held = 0;
-  private total = 0;
+  private taken = 0;
   private reported = 0;
   private waitedMs = 0;
+  // Helper: dealt in all, told to the main thread, for both evaluators.
+  private readonly dealt = [0, 0];
+  private readonly told = [0, 0];
 
+  constructor(start: EngineStart) {
+    const { memory } = start;
+    this.start = start;
+    this.bytes = new Uint8Array(memory.buffer);
+    this.completed = new Int32Array(memory.buffer, ADDRESS.completed, 1);
+    this.cancelled = new Int32Array(memory.buffer, ADDRESS.cancelled, 1);
+    this.rings = [new SharedRing(memory, 0), new SharedRing(memory, 1)];
+    this.arena = new Arena(memory, start.arena, start.arenaBytes);
+  }
+
+  run(): void {
+    const { start, arena } = this,
+      kernels = createKernels(start.kernels, start.memory);
+    if (artefact?.digest !== start.digest) artefact = readArtefact(start.artefact, start.digest);
+    const common = { artefact, spec: start.spec, kernels, arena };
+    this.drive(
+      start.role === 'evaluator'
+        ? evaluatorProgram({ ...common, party: start.party, keys: start.keys, dealt: this })
+        : dealerProgram({ ...common, keys: start.keys, sink: this }),
+    );
+  }
+
+  /** The session's keys lie at the arena's start. */
+  wipe(): void {
+    this.bytes.fill(0, this.start.arena, this.start.arena + 4096);
+  }
+
+  private drive(program: Program<void>): void {
+    for (const effect of program)
+      switch (effect.kind) {
+        case 'round':
+          this.rounds++;
+          this.ask({ type: 'round', out: effect.out, into: effect.into, bytes: effect.bytes, hash: effect.hash });
+          break;
+        case 'input':
+          this.ask({ type: 'input', into: effect.into, bytes: effect.bytes });
+          break;
+        case 'output':
+          this.ask({ type: 'output', out: effect.out, bytes: effect.bytes });
+          break;
+        case 'job':
+          // The WebAssembly backend answers in place.
+          void effect.run();
+          break;
+      }
+  }
+
+  /** Posts an effect and blocks until the main thread has completed it. */
+  private ask(message: EngineMessage): void {
+    post(message);
+    this.effects++;
+    for (let seen = Atomics.load(this.completed, 0); seen < this.effects; seen = Atomics.load(this.completed, 0))
+      block(this.completed, 0, seen, this.cancelled);
+  }
+
+  // ---- evaluator: material from the helper, out of ring 0 -----------------------------------------------------------------------------
   take(n: number): number {
     this.release();
-    if (rings[0].available < n) {
+    const ring = this.rings[0];
+    if (ring.available < n) {
       const since = performance.now();
-      rings[0].waitAvailable(n);
+      ring.waitAvailable(n);
       this.waitedMs += performance.now() - since;
     }
     this.held = n;
-    this.total += n;
-    return rings[0].peek(n);
-  }
-
-  endStep(hash: { low: number; high: number }): void {
-    this.release();
-    post({ type: 'step', hash, dealt: [this.total], rounds, waitDealtMs: this.waitedMs, highWater: arena.highWater });
-    rounds = 0;
-    this.waitedMs = 0;
+    this.taken += n;
+    return ring.peek(n);
   }
 
   private release(): void {
-    rings[0].consume(this.held);
+    this.rings[0].consume(this.held);
     this.held = 0;
-    if (this.total - this.reported >= RING_BYTES / 4) {
-      this.reported = this.total;
-      post({ type: 'consumed', total: this.total });
+    if (this.taken - this.reported >= RING_BYTES / 4) {
+      this.reported = this.taken;
+      post({ type: 'consumed', total: this.taken });
     }
   }
-}
 
-/** Material for the evaluators, into both rings. */
-class RingSink implements DealtSink {
-  private readonly total = [0, 0];
-  private readonly told = [0, 0];
-
+  // ---- helper: material for the evaluators, into both rings ---------------------------------------------------------------------------
   emit(party: 0 | 1, pointer: number, n: number): void {
+    const ring = this.rings[party];
     for (let at = 0; at < n;) {
-      const written = rings[party].write(bytes.subarray(pointer + at, pointer + n));
+      const written = ring.write(this.bytes.subarray(pointer + at, pointer + n));
       at += written;
-      this.total[party]! += written;
-      if (this.total[party]! - this.told[party]! >= MAX_FRAME_PAYLOAD || written === 0) {
-        this.told[party] = this.total[party]!;
-        post({ type: 'dealt', party, total: this.total[party]! });
+      this.dealt[party]! += written;
+      if (this.dealt[party]! - this.told[party]! >= MAX_FRAME_PAYLOAD || written === 0) {
+        this.told[party] = this.dealt[party]!;
+        post({ type: 'dealt', party, total: this.dealt[party]! });
       }
-      if (at < n) rings[party].waitFree();
+      if (at < n) ring.waitFree();
     }
   }
 
   flush(): void {
-    post({ type: 'cut', dealt: [...this.total] });
+    post({ type: 'cut', dealt: [...this.dealt] });
   }
 
-  endStep(hash: { low: number; high: number }): void {
-    post({ type: 'step', hash, dealt: [...this.total], rounds: 0, waitDealtMs: 0, highWater: arena.highWater });
+  // ---- both ------------------------------------------------------------------------------------------------------------------------------
+  endStep(hash: DesyncHash): void {
+    if (this.start.role === 'evaluator') this.release();
+    const dealt = this.start.role === 'evaluator' ? [this.taken] : [...this.dealt];
+    post({ type: 'step', hash, dealt, rounds: this.rounds, waitDealtMs: this.waitedMs, highWater: this.arena.highWater });
+    this.rounds = 0;
+    this.waitedMs = 0;
   }
 }
 
-const kernels = createKernels(start.kernels, memory),
-  arena = new Arena(memory, start.arena, start.arenaBytes),
-  artefact = readArtefact(start.artefact, start.digest);
-try {
-  drive(
-    start.role === 'evaluator'
-      ? evaluatorProgram({ party: start.party, artefact, spec, keys: start.keys, kernels, arena, dealt: new RingSource() })
-      : dealerProgram({ artefact, spec, keys: start.keys, kernels, arena, sink: new RingSink() }),
-  );
-  post({ type: 'done' });
-} catch (error) {
-  post({ type: 'failed', message: error instanceof Error ? error.message : String(error), code: (error as { code?: string }).code ?? 'internal' });
-}
+parentPort!.on('message', (start: EngineStart) => {
+  const run = new Run(start);
+  try {
+    run.run();
+    post({ type: 'done' });
+  } catch (error) {
+    const { code, message } = error as { code?: string; message?: string };
+    if (code !== 'cancelled') post({ type: 'failed', message: message ?? String(error), code: code ?? 'internal' });
+  }
+  run.wipe();
+  post({ type: 'idle' });
+});

@@ -206,7 +206,7 @@ export class EvaluatorSession {
     if (this.state !== 'running') return;
     this.state = 'draining';
     clearTimeout(this.timer);
-    void this.engine.stop();
+    this.engine.stop();
     this.o.links.helper.control({ type: 'credit', limit: this.dealt + RING_BYTES });
     this.finish();
   }
@@ -221,7 +221,7 @@ export class EvaluatorSession {
     if (this.state === 'ended') return;
     this.state = 'ended';
     clearTimeout(this.timer);
-    void this.engine.stop();
+    this.engine.stop();
     for (const link of Object.values(this.o.links)) {
       if (error) link.fail(error);
       else link.close();

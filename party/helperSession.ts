@@ -118,7 +118,7 @@ export class HelperSession {
     // Both evaluators have to be through.
     if (!error && ++this.closed < 2) return;
     this.ended = true;
-    void this.engine.stop();
+    this.engine.stop();
     for (const s of this.streams) {
       clearTimeout(s.retry);
       if (error) s.link.fail(error);

@@ -2,22 +2,41 @@
  * A byte ring in the engine's memory between one writer thread and one reader thread; positions are u32 counters that wrap, the size is a power of two.
  * The reader takes contiguous pieces: what wraps is copied behind the ring's end, where MAX_TAKE_BYTES are spare. Waiting is by Atomics on the counters.
  */
+import { ADDRESS } from './engineMessages.ts';
+import { CachetError } from '../protocols/errors.ts';
 import { MAX_TAKE_BYTES } from '../protocols/engines/effects.ts';
 
 export const RING_BYTES = 8 << 20;
 /** With the spare part. */
-export const RING_SPACE = RING_BYTES + MAX_TAKE_BYTES;
+const RING_SPACE = RING_BYTES + MAX_TAKE_BYTES;
+
+/** Where the rings begin: behind the low page. */
+const FIRST_RING = 1 << 16,
+  COUNTERS = 1032;
+/** Bytes of an engine's memory before its arena. */
+export const RINGS_END = FIRST_RING + 2 * RING_SPACE;
+
+const CHECK_MS = 500;
+
+/** Sleeps while counters[index] is `value`. @throws CachetError 'cancelled' once the session is over for the engine. */
+export function block(counters: Int32Array, index: number, value: number, cancelled: Int32Array): void {
+  if (Atomics.load(cancelled, 0) !== 0) throw new CachetError({ code: 'cancelled', what: 'session is over' });
+  // The time limit covers a cancellation between the look and the sleep.
+  Atomics.wait(counters, index, value, CHECK_MS);
+}
 
 export class SharedRing {
   private readonly memory: Uint8Array;
   private readonly counters: Int32Array;
+  private readonly cancelled: Int32Array;
   private readonly base: number;
 
-  /** `counters` is the address of two u32: bytes written, bytes read; `base` the ring's own. */
-  constructor(memory: WebAssembly.Memory, counters: number, base: number) {
+  /** Ring 0 or 1 of an engine's memory; its two u32 counters are bytes written and bytes read. */
+  constructor(memory: WebAssembly.Memory, ring: 0 | 1) {
     this.memory = new Uint8Array(memory.buffer);
-    this.counters = new Int32Array(memory.buffer, counters, 2);
-    this.base = base;
+    this.counters = new Int32Array(memory.buffer, COUNTERS + 8 * ring, 2);
+    this.cancelled = new Int32Array(memory.buffer, ADDRESS.cancelled, 1);
+    this.base = FIRST_RING + ring * RING_SPACE;
   }
 
   get available(): number {
@@ -58,7 +77,7 @@ export class SharedRing {
     for (;;) {
       const written = Atomics.load(this.counters, 0);
       if ((written - Atomics.load(this.counters, 1)) >>> 0 >= n) return;
-      Atomics.wait(this.counters, 0, written);
+      block(this.counters, 0, written, this.cancelled);
     }
   }
 
@@ -67,7 +86,13 @@ export class SharedRing {
     for (;;) {
       const read = Atomics.load(this.counters, 1);
       if ((Atomics.load(this.counters, 0) - read) >>> 0 < RING_BYTES) return;
-      Atomics.wait(this.counters, 1, read);
+      block(this.counters, 1, read, this.cancelled);
     }
+  }
+
+  /** Wakes whoever waits, to look at the cancellation. */
+  wake(): void {
+    Atomics.notify(this.counters, 0);
+    Atomics.notify(this.counters, 1);
   }
 }

@@ -1,7 +1,21 @@
 /** Errors that a person reads: one line that says what, expected, got, where, and what to try. Never a share, mask, token or key. */
 
 export type ErrorCode =
-  'usage' | 'config' | 'artefact' | 'model' | 'range' | 'shape' | 'desync' | 'frame' | 'handshake' | 'link' | 'timeout' | 'aborted' | 'limit' | 'internal';
+  | 'usage'
+  | 'config'
+  | 'artefact'
+  | 'model'
+  | 'range'
+  | 'shape'
+  | 'desync'
+  | 'frame'
+  | 'handshake'
+  | 'link'
+  | 'timeout'
+  | 'aborted'
+  | 'cancelled'
+  | 'limit'
+  | 'internal';
 
 export interface ErrorDetails {
   readonly code: ErrorCode;

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Link, type Socket } from '../client/link.ts';
 import { Inbox } from '../party/inbox.ts';
-import { RING_BYTES, RING_SPACE, SharedRing } from '../party/sharedRing.ts';
+import { RING_BYTES, RINGS_END, SharedRing } from '../party/sharedRing.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { FRAME, framedBytes, HEADER_BYTES, MAX_FRAME_PAYLOAD, readHeader, writeHeader, type FrameHeader } from '../protocols/frames.ts';
 
@@ -146,12 +146,12 @@ describe('inbox', () => {
 
 describe('shared ring', () => {
   it('gives back the written bytes in order, contiguous, over many turns', () => {
-    const memory = new WebAssembly.Memory({ initial: Math.ceil((RING_SPACE + 65536) / 65536), maximum: 200, shared: true }),
-      ring = new SharedRing(memory, 1024, 65536),
+    const memory = new WebAssembly.Memory({ initial: Math.ceil(RINGS_END / 65536), maximum: 400, shared: true }),
+      ring = new SharedRing(memory, 0),
       all = new Uint8Array(memory.buffer);
     // Just before the end, so that every run wraps.
-    Atomics.store(new Int32Array(memory.buffer, 1024, 2), 0, RING_BYTES - 1000);
-    Atomics.store(new Int32Array(memory.buffer, 1024, 2), 1, RING_BYTES - 1000);
+    Atomics.store(new Int32Array(memory.buffer, 1032, 2), 0, RING_BYTES - 1000);
+    Atomics.store(new Int32Array(memory.buffer, 1032, 2), 1, RING_BYTES - 1000);
     let next = 0,
       read = 0;
     fc.assert(
@@ -168,8 +168,8 @@ describe('shared ring', () => {
     expect(read).toBeGreaterThan(1000);
   });
   it('takes no more than is free', () => {
-    const memory = new WebAssembly.Memory({ initial: Math.ceil((RING_SPACE + 65536) / 65536), maximum: 200, shared: true }),
-      ring = new SharedRing(memory, 1024, 65536);
+    const memory = new WebAssembly.Memory({ initial: Math.ceil(RINGS_END / 65536), maximum: 400, shared: true }),
+      ring = new SharedRing(memory, 0);
     expect(ring.write(new Uint8Array(RING_BYTES + 5))).toBe(RING_BYTES);
     expect(ring.free).toBe(0);
     expect(ring.write(new Uint8Array(1))).toBe(0);

@@ -2,6 +2,7 @@
 import { Command, Option } from 'commander';
 import { readModelArtefact } from '../../client/node.ts';
 import { readConfigFile } from '../config.ts';
+import { stopIdleEngines } from '../engine.ts';
 import { Party, type PartyEvent, type PartyRole } from '../party.ts';
 import { bytes, onInterrupt } from '../terminal.ts';
 
@@ -33,6 +34,7 @@ export const partyCommand = new Command('party')
     await party.start();
     await new Promise<void>((resolve) => onInterrupt(resolve));
     await party.close();
+    await stopIdleEngines();
   });
 
 function describe(role: PartyRole, e: PartyEvent): string {
