@@ -24,11 +24,13 @@ export interface Socket {
 const NO_HASH: DesyncHash = { low: 0, high: 0 };
 const OPEN = 1;
 
+const countedAs = (kind: number): 'round' | 'dealt' | 'other' => (kind === FRAME.round ? 'round' : kind === FRAME.dealt ? 'dealt' : 'other');
+
 export class Link {
   /** Name of the other end, for messages. */
   peer: string;
-  /** Sent and received: payloads and headers of round and dealt frames; everything else. */
-  readonly counted = { sent: 0, received: 0, otherSent: 0, otherReceived: 0 };
+  /** Bytes sent and received, payloads and headers, by what they are. */
+  readonly counted = { round: { sent: 0, received: 0 }, dealt: { sent: 0, received: 0 }, other: { sent: 0, received: 0 } };
   onControl: ((message: Control) => void) | undefined;
   onFrame: ((header: FrameHeader, payload: Uint8Array) => void) | undefined;
   /** Called once, with the reason; not after `close` here. `clean`: the other end closed the link in good order. */
@@ -113,8 +115,7 @@ export class Link {
   private frame(header: Omit<FrameHeader, 'session' | 'length' | 'sequence'>, length: number): Uint8Array<ArrayBuffer> {
     const frame = new Uint8Array(HEADER_BYTES + length);
     writeHeader(new DataView(frame.buffer), { ...header, length, session: this.session, sequence: this.next.sent[header.kind]!++ });
-    if (header.kind === FRAME.round || header.kind === FRAME.dealt) this.counted.sent += frame.length;
-    else this.counted.otherSent += frame.length;
+    this.counted[countedAs(header.kind)].sent += frame.length;
     return frame;
   }
 
@@ -139,8 +140,7 @@ export class Link {
         });
       if (header.session[0] !== this.session[0] || header.session[1] !== this.session[1])
         throw new CachetError({ code: 'frame', what: 'frame of another session', expected: 'this session', got: 'another' });
-      if (header.kind === FRAME.round || header.kind === FRAME.dealt) this.counted.received += frame.length;
-      else this.counted.otherReceived += frame.length;
+      this.counted[countedAs(header.kind)].received += frame.length;
       if (header.kind !== FRAME.control) {
         if (!this.onFrame) throw new CachetError({ code: 'frame', what: 'unexpected frame', expected: 'control messages', got: `kind ${header.kind}` });
         return this.onFrame(header, payload);

@@ -6,13 +6,21 @@ import { CachetError } from '../protocols/errors.ts';
 import { FRAME } from '../protocols/frames.ts';
 import type { Report } from '../protocols/handshake.ts';
 import { SCALE } from '../protocols/programs/plan.ts';
-import { checkSpec, PROTOCOL_VERSION, type SessionSpec } from '../protocols/session.ts';
+import { TURN_ROWS } from '../protocols/programs/llama.ts';
+import type { Turn } from '../protocols/engines/effects.ts';
+import { checkSpec, noRoom, PROTOCOL_VERSION, turnSlots, type SessionSpec } from '../protocols/session.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { embed } from './head.ts';
 import { expectControl, type Link } from './link.ts';
 
 /** Opens a link to an evaluator; Node and browsers differ in this alone. */
 export type Connect = (evaluator: 'p0' | 'p1') => Promise<Link>;
+
+/**
+ * The client as dealer of its own session (two parties): begins once `hello` is on its way, with the ticket; rejects when dealing fails; resolves when
+ * the session is over. party/clientDealer.ts is the one for Node.
+ */
+export type Deal = (o: { readonly ticket: Uint8Array; readonly spec: SessionSpec; readonly nonce: Uint8Array; readonly signal: AbortSignal }) => Promise<void>;
 
 /** What one step took: both evaluators' counts together. */
 export interface StepReport {
@@ -21,6 +29,8 @@ export interface StepReport {
   readonly rounds: number;
   readonly onlineBytes: number;
   readonly dealtBytes: number;
+  /** What P0 passed on to P1 of it, where the client deals. */
+  readonly relayedBytes: number;
   /** Slower evaluator's time from input to output. */
   readonly ms: number;
   /** Of that, waiting for the helper. */
@@ -33,6 +43,10 @@ export interface SessionOptions {
   /** Private tokens of the prompt, without the artefact's public prefix. */
   readonly promptTokens: number;
   readonly maxTokens: number;
+  /** Slots for the tokens of all turns; those of the first turn alone by default. */
+  readonly context?: number;
+  /** The client deals; without it the helper does. */
+  readonly deal?: Deal;
   /** @default 30000 */
   readonly timeoutMs?: number;
   /** Longest wait for a step's result. @default 600000 */
@@ -52,34 +66,59 @@ export class PrivateSession {
   private waiting: { resolve: () => void; reject: (error: CachetError) => void } | undefined;
   private failure: CachetError | undefined;
   private steps = 0;
+  /** Batches of the present turn's tokens that are still to be sent, and tokens of its answer that may still be asked for. */
+  private batches: number[];
+  private answerLeft: number;
+  private slotsLeft: number;
+  private readonly dealing: AbortController;
   private readonly aborted = (): void => this.fail(new CachetError({ code: 'aborted', what: 'interrupted' }));
   private readonly outputs: [number, number] = [0, 0];
 
   /** @throws CachetError 'limit' for a prompt that does not fit the model, 'link', 'handshake', 'timeout', 'aborted'. */
   static async open(o: SessionOptions): Promise<PrivateSession> {
-    const spec: SessionSpec = { version: PROTOCOL_VERSION, artefact: o.artefact.digest, promptTokens: o.promptTokens, maxTokens: o.maxTokens };
+    const spec: SessionSpec = {
+      version: PROTOCOL_VERSION,
+      artefact: o.artefact.digest,
+      weights: 'open',
+      dealer: o.deal ? 'client' : 'helper',
+      promptTokens: o.promptTokens,
+      maxTokens: o.maxTokens,
+      context: o.context ?? o.promptTokens + o.maxTokens - 1,
+    };
     if (o.promptTokens < 1) throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'at least one private token', got: 'none' });
     checkSpec(o.artefact, spec);
     const timeoutMs = o.timeoutMs ?? 30_000,
       ticket = crypto.getRandomValues(new Uint8Array(16)),
       nonce = crypto.getRandomValues(new Uint8Array(32));
-    const links = await Promise.all([o.connect('p0'), o.connect('p1')]);
+    const dealing = new AbortController(),
+      links = await connectBoth(o.connect);
     try {
-      const ready = links.map((link) => expectControl(link, 'ready', timeoutMs, o.signal));
+      const ready = links.map((link) => expectControl(link, 'ready', timeoutMs, o.signal)),
+        both = Promise.all(ready);
       for (const link of links) link.control({ type: 'hello', role: 'client', ticket, nonce, spec });
-      const [a, b] = await Promise.all(ready);
+      const dealt = o.deal?.({ ticket, spec, nonce, signal: dealing.signal });
+      dealt?.catch(() => undefined);
+      // Dealing goes on for as long as the session does: here only its failure counts.
+      const [a, b] = await (dealt ? Promise.race([both, dealt.then(() => both)]) : both);
       if (hex(a!.session) !== hex(b!.session))
         throw new CachetError({ code: 'handshake', what: 'evaluators are in different sessions', expected: 'one session id', got: 'two' });
       for (const link of links) link.bind(a!.session);
-      return new PrivateSession(o, links as [Link, Link], hex(a!.session.subarray(0, 8)));
+      const session = new PrivateSession(o, spec, links, hex(a!.session.subarray(0, 8)), dealing);
+      dealt?.catch((error: CachetError) => session.fail(error));
+      return session;
     } catch (error) {
+      dealing.abort();
       for (const link of links) link.close();
       throw error;
     }
   }
 
-  private constructor(o: SessionOptions, links: readonly [Link, Link], id: string) {
+  private constructor(o: SessionOptions, spec: SessionSpec, links: readonly [Link, Link], id: string, dealing: AbortController) {
     this.o = o;
+    this.batches = [spec.promptTokens];
+    this.answerLeft = spec.maxTokens;
+    this.slotsLeft = spec.context - turnSlots({ tokens: spec.promptTokens, answer: spec.maxTokens });
+    this.dealing = dealing;
     this.links = links;
     this.id = id;
     links.forEach((link, i) => {
@@ -95,23 +134,56 @@ export class PrivateSession {
         this.report();
       };
       // An evaluator that has sent its last result may close before the other has sent its own.
-      link.onEnd = (error, clean) => void ((clean && this.outputs[i] === o.maxTokens) || this.fail(error));
+      link.onEnd = (error, clean) => void ((clean && this.slotsLeft === 0 && this.answerLeft === 0 && this.outputs[i] === this.steps) || this.fail(error));
     });
     o.signal?.addEventListener('abort', this.aborted, { once: true });
   }
 
-  /** One step: the prompt's private tokens first, then one token at a time. Returns the last position's residual stream, before the final norm. */
+  /** Slots that are left for further turns. */
+  get room(): number {
+    return this.slotsLeft;
+  }
+
+  /**
+   * Begins a further turn: its tokens (the last one of the answer before among them), and how long its answer may be. What the last turn left of its
+   * allowance is passed over. Lengths are public. @throws CachetError 'limit' if the session has no room for it.
+   */
+  turn(turn: Turn): void {
+    if (this.failure) throw this.failure;
+    if (this.batches.length > 0)
+      throw new CachetError({ code: 'usage', what: 'turn within a prompt', expected: `${this.batches[0]} more tokens`, got: 'a turn' });
+    if (turnSlots(turn) > this.slotsLeft) throw noRoom(turnSlots(turn), this.slotsLeft);
+    this.slotsLeft -= turnSlots(turn);
+    this.answerLeft = turn.answer;
+    for (let left = turn.tokens; left > 0; left -= TURN_ROWS) this.batches.push(Math.min(left, TURN_ROWS));
+    for (const link of this.links) link.control({ type: 'turn', tokens: turn.tokens, answer: turn.answer });
+  }
+
+  /** Sends a turn's tokens. Returns the last position's residual stream, before the final norm. */
+  async prompt(ids: readonly number[]): Promise<Float64Array> {
+    let hidden: Float64Array | undefined;
+    for (let at = 0; this.batches.length > 0;) {
+      const n = this.batches[0]!;
+      hidden = await this.step(ids.slice(at, at + n));
+      at += n;
+    }
+    return hidden!;
+  }
+
+  /** One step: a batch of the turn's tokens, or the next token of its answer. */
   async step(ids: readonly number[]): Promise<Float64Array> {
-    const expected = this.steps === 0 ? this.o.promptTokens : 1,
-      { artefact } = this.o;
-    if (ids.length !== expected || this.steps >= this.o.maxTokens)
+    const { artefact } = this.o,
+      expected = this.batches[0] ?? 1;
+    if (this.failure) throw this.failure;
+    if (ids.length !== expected || (this.answerLeft === 0 && this.batches.length === 0))
       throw new CachetError({
         code: 'usage',
         what: 'step does not fit the session',
-        expected: `${expected} tokens, at most ${this.o.maxTokens} steps`,
+        expected: `${expected} tokens, ${this.answerLeft} more of the answer`,
         got: `${ids.length} tokens in step ${this.steps + 1}`,
       });
-    if (this.failure) throw this.failure;
+    this.batches.shift();
+    if (this.batches.length === 0) this.answerLeft--;
     this.steps++;
     const values = embed(artefact, ids, SCALE.residual),
       mask = new BigInt64Array(values.length);
@@ -136,20 +208,26 @@ export class PrivateSession {
   /** Bytes to and from both evaluators. */
   get clientBytes(): { readonly sent: number; readonly received: number } {
     return {
-      sent: this.links[0].counted.otherSent + this.links[1].counted.otherSent,
-      received: this.links[0].counted.otherReceived + this.links[1].counted.otherReceived,
+      sent: this.links[0].counted.other.sent + this.links[1].counted.other.sent,
+      received: this.links[0].counted.other.received + this.links[1].counted.other.received,
     };
   }
 
-  /** Ends the session in good order; waits (briefly) for the last step's report. */
-  async stop(): Promise<void> {
+  /** Waits, briefly, for the last step's report. */
+  async reported(): Promise<void> {
     for (let i = 0; i < 100 && this.reports.length < this.steps && !this.failure; i++) await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+
+  /** Ends the session in good order. */
+  async stop(): Promise<void> {
+    await this.reported();
     this.o.signal?.removeEventListener('abort', this.aborted);
     for (const link of this.links) {
       link.onEnd = undefined;
       if (link.open) link.control({ type: 'stop' });
       link.close();
     }
+    this.dealing.abort();
   }
 
   private result(): Promise<void> {
@@ -184,6 +262,7 @@ export class PrivateSession {
         rounds: a.rounds,
         onlineBytes: a.onlineBytes + b.onlineBytes,
         dealtBytes: a.dealtBytes + b.dealtBytes,
+        relayedBytes: a.relayedBytes + b.relayedBytes,
         ms: Math.max(a.ms, b.ms),
         waitDealtMs: Math.max(a.waitDealtMs, b.waitDealtMs),
       };
@@ -195,10 +274,19 @@ export class PrivateSession {
   private fail(error: CachetError): void {
     this.failure ??= error;
     for (const link of this.links) link.fail(error);
+    this.dealing.abort();
     const waiting = this.waiting;
     this.waiting = undefined;
     waiting?.reject(this.failure);
   }
+}
+
+/** Both or neither: a link whose other one fails is closed. */
+async function connectBoth(connect: Connect): Promise<[Link, Link]> {
+  const [a, b] = await Promise.allSettled([connect('p0'), connect('p1')]);
+  if (a.status === 'fulfilled' && b.status === 'fulfilled') return [a.value, b.value];
+  for (const r of [a, b]) if (r.status === 'fulfilled') r.value.close();
+  throw (a.status === 'rejected' ? a.reason : (b as PromiseRejectedResult).reason) as CachetError;
 }
 
 const hex = (bytes: Uint8Array): string => Array.from(bytes, (b) => b.toString(16).padStart(2, '0')).join('');

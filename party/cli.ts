@@ -3,13 +3,14 @@
 import { Command, CommanderError } from 'commander';
 import { CachetError } from '../protocols/errors.ts';
 import { askCommand } from './commands/ask.ts';
+import { chatCommand } from './commands/chat.ts';
 import { benchCommand } from './commands/bench.ts';
 import { costCommand } from './commands/cost.ts';
 import { demoCommand } from './commands/demo.ts';
 import { partyCommand } from './commands/party.ts';
 import { prepareCommand } from './commands/prepare.ts';
 
-const commands = [demoCommand, askCommand, partyCommand, costCommand, prepareCommand, benchCommand];
+const commands = [demoCommand, askCommand, chatCommand, partyCommand, costCommand, prepareCommand, benchCommand];
 
 const program = new Command('cachet')
   .description('Private transformer inference: a prompt that nobody else may see.')

@@ -3,6 +3,8 @@ import { z } from 'zod';
 import { EMBEDDED_MODEL, readJson } from '../client/node.ts';
 import { CachetError } from '../protocols/errors.ts';
 
+export type PartyRole = 'p0' | 'p1' | 'helper';
+
 const url = z.string().regex(/^ws:\/\/[^/:]+:\d+$/, 'an address like ws://127.0.0.1:7700');
 
 export const configSchema = z.strictObject({
@@ -10,7 +12,8 @@ export const configSchema = z.strictObject({
   model: z.string().default(EMBEDDED_MODEL),
   p0: url,
   p1: url,
-  helper: url,
+  /** Not needed where all clients deal for themselves. */
+  helper: url.optional(),
   /** Kernel backend. */
   kernels: z.enum(['wasm', 'reference']).default('wasm'),
   /** Longest wait for another party while a session is set up, ms. */
@@ -18,7 +21,11 @@ export const configSchema = z.strictObject({
   /** Longest wait for the client's next token, ms. */
   clientTimeoutMs: z.number().int().min(100).default(600_000),
   /** Sessions at a time, at each party. */
-  maxSessions: z.number().int().min(1).default(2),
+  maxSessions: z.number().int().min(1).default(32),
+  /** Memory that the sessions of a party may reserve together, MiB; a session of 250 tokens of the embedded model takes about 400. */
+  memoryMiB: z.number().int().min(16).default(8192),
+  /** File in which a party keeps the tickets of its sessions, so that none is used twice across restarts; without it, in memory alone. */
+  ledger: z.string().optional(),
   /** Links are neither encrypted nor authenticated yet: addresses other than loopback are refused unless this is true. */
   insecure: z.boolean().default(false),
 });
@@ -41,7 +48,7 @@ export function checkConfig(json: unknown, from: string): Config {
   }
   const config = parsed.data;
   for (const role of ['p0', 'p1', 'helper'] as const)
-    if (!config.insecure && !LOOPBACK.test(config[role]))
+    if (!config.insecure && config[role] !== undefined && !LOOPBACK.test(config[role]))
       throw new CachetError({
         code: 'config',
         step: `${from}, ${role}`,
@@ -55,3 +62,18 @@ export function checkConfig(json: unknown, from: string): Config {
 
 export const readConfigFile = async (path: string): Promise<Config> =>
   checkConfig(await readJson(path, 'config', 'cachet party --help shows an example'), path);
+
+/** @throws CachetError 'config' if the configuration has no address of that party. */
+export function addressOf(config: Pick<Config, PartyRole>, role: PartyRole): string {
+  const address = config[role];
+  if (address === undefined)
+    throw new CachetError({
+      code: 'config',
+      step: role,
+      what: 'no address',
+      expected: `${role} as ws://host:port in the configuration`,
+      got: 'none',
+      hint: 'the address, or a client that deals for itself: cachet ask --helper client',
+    });
+  return address;
+}

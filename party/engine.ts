@@ -3,22 +3,30 @@ import { Worker } from 'node:worker_threads';
 import { reserveMemory } from '../kernels/memory.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError, type ErrorCode } from '../protocols/errors.ts';
+import type { Turn } from '../protocols/engines/effects.ts';
 import { arenaBytes, type SessionSpec } from '../protocols/session.ts';
-import { ADDRESS, type EngineMessage, type EngineStart } from './engineMessages.ts';
+import { ADDRESS, REPLY, type EngineMessage, type EngineStart } from './engineMessages.ts';
 import { RINGS_END, SharedRing } from './sharedRing.ts';
 
 type Role = Pick<Extract<EngineStart, { role: 'evaluator' }>, 'role' | 'party' | 'keys'> | Pick<Extract<EngineStart, { role: 'helper' }>, 'role' | 'keys'>;
 
-/** Workers without a session: their code is compiled and warm. */
+/** Workers without a session: their code is compiled and warm. They do not keep the process alive. */
 const idle: Worker[] = [];
+/** More than so many are dropped. */
+const MAX_IDLE = 2;
 /** How long a worker may take to notice that its session is over. */
 const STOP_MS = 10_000;
+
+/** Memory that a session's engine reserves, an upper bound of what it will touch. */
+export const engineBytes = (role: 'evaluator' | 'helper', artefact: Artefact, spec: SessionSpec): number => RINGS_END + arenaBytes(role, artefact, spec);
 
 export class EngineThread {
   readonly memory: WebAssembly.Memory;
   readonly rings: readonly [SharedRing, SharedRing];
   private readonly worker: Worker;
   private readonly completed: Int32Array;
+  /** Reply, turn's tokens, turn's answer. */
+  private readonly reply: Int32Array;
   private stopping: NodeJS.Timeout | undefined;
   private released = false;
 
@@ -32,9 +40,10 @@ export class EngineThread {
     onError: (error: CachetError) => void;
   }) {
     const arena = RINGS_END,
-      size = arenaBytes(o.role.role, o.artefact, o.spec);
+      size = engineBytes(o.role.role, o.artefact, o.spec) - arena;
     this.memory = reserveMemory(arena + size);
     this.completed = new Int32Array(this.memory.buffer, ADDRESS.completed, 1);
+    this.reply = new Int32Array(this.memory.buffer, ADDRESS.reply, 3);
     this.rings = [new SharedRing(this.memory, 0), new SharedRing(this.memory, 1)];
     const start: EngineStart = {
       ...o.role,
@@ -47,6 +56,7 @@ export class EngineThread {
       arenaBytes: size,
     };
     this.worker = idle.pop() ?? new Worker(new URL('./engineWorker.js', import.meta.url));
+    this.worker.ref();
     this.worker.on('message', (message: EngineMessage) => {
       if (message.type === 'idle') this.release();
       else if (message.type === 'failed') o.onError(new CachetError({ code: message.code as ErrorCode, what: message.message }));
@@ -64,9 +74,17 @@ export class EngineThread {
   }
 
   /** Lets the worker go on after its effect. */
-  complete(): void {
+  complete(reply: number = REPLY.done): void {
+    Atomics.store(this.reply, 0, reply);
     Atomics.add(this.completed, 0, 1);
     Atomics.notify(this.completed, 0);
+  }
+
+  /** Answers `turn`. */
+  completeTurn(turn: Turn): void {
+    Atomics.store(this.reply, 1, turn.tokens);
+    Atomics.store(this.reply, 2, turn.answer);
+    this.complete();
   }
 
   /** Ends the session for the engine; the worker goes back, or is dropped if it does not answer. */
@@ -85,11 +103,8 @@ export class EngineThread {
     // Without a name this would remove Node's own listeners as well.
     this.worker.removeAllListeners('message');
     this.worker.removeAllListeners('error');
-    idle.push(this.worker);
+    this.worker.unref();
+    if (idle.length < MAX_IDLE) idle.push(this.worker);
+    else void this.worker.terminate();
   }
-}
-
-/** Ends all idle workers. */
-export async function stopIdleEngines(): Promise<void> {
-  await Promise.all(idle.splice(0).map((worker) => worker.terminate()));
 }

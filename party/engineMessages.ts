@@ -10,7 +10,14 @@ export const ADDRESS = {
   completed: 1024,
   /** u32: not 0 once the session is over for the engine. */
   cancelled: 1028,
+  /** u32 each: answer to an effect; see REPLY. The turn's tokens and answer. */
+  reply: 1048,
+  turnTokens: 1052,
+  turnAnswer: 1056,
 } as const;
+
+/** Answers to an input that may be left out. */
+export const REPLY = { done: 0, over: 1 } as const;
 
 interface StartCommon {
   readonly memory: WebAssembly.Memory;
@@ -27,20 +34,23 @@ export type EngineStart =
   | (StartCommon & { readonly role: 'evaluator'; readonly party: 0 | 1; readonly keys: EvaluatorKeys })
   | (StartCommon & { readonly role: 'helper'; readonly keys: DealerKeys });
 
-/** Worker to main. `round`, `input` and `output` block the worker until it is told that they are complete. */
+/** Worker to main. `round`, `input`, `output` and `turn` block the worker until it is told that they are complete. */
 export type EngineMessage =
   | { readonly type: 'round'; readonly out: number; readonly into: number; readonly bytes: number; readonly hash: DesyncHash }
-  | { readonly type: 'input'; readonly into: number; readonly bytes: number }
+  | { readonly type: 'input'; readonly into: number; readonly bytes: number; readonly optional: boolean }
   | { readonly type: 'output'; readonly out: number; readonly bytes: number }
-  /** Evaluator: dealt bytes consumed in all. */
-  | { readonly type: 'consumed'; readonly total: number }
+  /** The program is ready for another turn. */
+  | { readonly type: 'turn' }
+  /** Evaluator: dealt bytes of this stream consumed in all. */
+  | { readonly type: 'consumed'; readonly stream: 0 | 1; readonly total: number }
   /** Helper: bytes dealt in all to this party, up to here within the present step. */
   | { readonly type: 'dealt'; readonly party: 0 | 1; readonly total: number }
   /** Helper: frames end at these totals. */
   | { readonly type: 'cut'; readonly dealt: readonly number[] }
-  /** A step is complete; evaluator: the dealt bytes that it took in all, and its cost; helper: the bytes dealt in all to each. */
+  /** A step is complete, or passed over; evaluator: the dealt bytes of each stream that it took in all, and its cost; dealer: the bytes dealt in all to each. */
   | {
       readonly type: 'step';
+      readonly skipped: boolean;
       readonly hash: DesyncHash;
       readonly dealt: readonly number[];
       readonly rounds: number;

@@ -6,10 +6,10 @@ import { parentPort } from 'node:worker_threads';
 import { createKernels } from '../kernels/registry.ts';
 import { Arena } from '../kernels/memory.ts';
 import { readArtefact, type Artefact } from '../protocols/artefact.ts';
-import type { DealtSink, DealtSource, DesyncHash, Program } from '../protocols/engines/effects.ts';
+import { MAX_TAKE_BYTES, type DealtSink, type DealtSource, type DesyncHash, type Program } from '../protocols/engines/effects.ts';
 import { MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 import { dealerProgram, evaluatorProgram } from '../protocols/session.ts';
-import { ADDRESS, type EngineMessage, type EngineStart } from './engineMessages.ts';
+import { ADDRESS, REPLY, type EngineMessage, type EngineStart } from './engineMessages.ts';
 import { block, RING_BYTES, SharedRing } from './sharedRing.ts';
 
 const post = (message: EngineMessage): void => parentPort!.postMessage(message);
@@ -25,12 +25,15 @@ class Run implements DealtSource, DealtSink {
   private readonly cancelled: Int32Array;
   private readonly rings: readonly [SharedRing, SharedRing];
   private readonly arena: Arena;
+  private readonly reply: Int32Array;
+  private readonly relay: boolean;
   private effects = 0;
   private rounds = 0;
-  // Evaluator: dealt bytes taken and not yet released, taken in all, told to the main thread.
-  private held = 0;
-  private taken = 0;
-  private reported = 0;
+  // Evaluator, by stream: dealt bytes taken and not yet released, taken in all, told to the main thread.
+  private readonly held: [number, number] = [0, 0];
+  private readonly taken: [number, number] = [0, 0];
+  private readonly reported: [number, number] = [0, 0];
+  private readonly bothStream: 0 | 1;
   private waitedMs = 0;
   // Helper: dealt in all, told to the main thread, for both evaluators.
   private readonly dealt = [0, 0];
@@ -42,8 +45,11 @@ class Run implements DealtSource, DealtSink {
     this.bytes = new Uint8Array(memory.buffer);
     this.completed = new Int32Array(memory.buffer, ADDRESS.completed, 1);
     this.cancelled = new Int32Array(memory.buffer, ADDRESS.cancelled, 1);
+    this.reply = new Int32Array(memory.buffer, ADDRESS.reply, 3);
     this.rings = [new SharedRing(memory, 0), new SharedRing(memory, 1)];
     this.arena = new Arena(memory, start.arena, start.arenaBytes);
+    this.relay = start.spec.dealer === 'client';
+    this.bothStream = start.role === 'evaluator' && start.party === 1 && this.relay ? 1 : 0;
   }
 
   run(): void {
@@ -71,10 +77,15 @@ class Run implements DealtSource, DealtSink {
           this.ask({ type: 'round', out: effect.out, into: effect.into, bytes: effect.bytes, hash: effect.hash });
           break;
         case 'input':
-          this.ask({ type: 'input', into: effect.into, bytes: effect.bytes });
+          this.ask({ type: 'input', into: effect.into, bytes: effect.bytes, optional: effect.optional });
+          effect.over = this.reply[0] === REPLY.over;
           break;
         case 'output':
           this.ask({ type: 'output', out: effect.out, bytes: effect.bytes });
+          break;
+        case 'turn':
+          this.ask({ type: 'turn' });
+          effect.turn = { tokens: this.reply[1]!, answer: this.reply[2]! };
           break;
         case 'job':
           // The WebAssembly backend answers in place.
@@ -91,31 +102,61 @@ class Run implements DealtSource, DealtSink {
       block(this.completed, 0, seen, this.cancelled);
   }
 
-  // ---- evaluator: material from the helper, out of ring 0 -----------------------------------------------------------------------------
+  // ---- evaluator: material from the dealer, out of ring 0; what P0 relays out of ring 1 ----------------------------------------------
   take(n: number): number {
+    return this.takeFrom(0, n);
+  }
+
+  takeBoth(n: number): number {
+    return this.takeFrom(this.bothStream, n);
+  }
+
+  discard(own: number, both: number): void {
+    const left: [number, number] = [own, 0];
+    left[this.bothStream] += both;
+    for (const stream of [0, 1] as const)
+      while (left[stream] > 0) {
+        const n = Math.min(left[stream], MAX_TAKE_BYTES);
+        this.takeFrom(stream, n);
+        left[stream] -= n;
+      }
+  }
+
+  private takeFrom(stream: 0 | 1, n: number): number {
     this.release();
-    const ring = this.rings[0];
+    const ring = this.rings[stream];
     if (ring.available < n) {
       const since = performance.now();
       ring.waitAvailable(n);
       this.waitedMs += performance.now() - since;
     }
-    this.held = n;
-    this.taken += n;
+    this.held[stream] = n;
+    this.taken[stream] += n;
     return ring.peek(n);
   }
 
   private release(): void {
-    this.rings[0].consume(this.held);
-    this.held = 0;
-    if (this.taken - this.reported >= RING_BYTES / 4) {
-      this.reported = this.taken;
-      post({ type: 'consumed', total: this.taken });
+    for (const stream of [0, 1] as const) {
+      if (this.held[stream] > 0) this.rings[stream].consume(this.held[stream]);
+      this.held[stream] = 0;
+      if (this.taken[stream] - this.reported[stream] >= RING_BYTES / 4) {
+        this.reported[stream] = this.taken[stream];
+        post({ type: 'consumed', stream, total: this.taken[stream] });
+      }
     }
   }
 
-  // ---- helper: material for the evaluators, into both rings ---------------------------------------------------------------------------
-  emit(party: 0 | 1, pointer: number, n: number): void {
+  // ---- dealer: material for the evaluators, into both rings ------------------------------------------------------------------------
+  emit(pointer: number, n: number): void {
+    this.emitTo(1, pointer, n);
+  }
+
+  emitBoth(pointer: number, n: number): void {
+    this.emitTo(0, pointer, n);
+    if (!this.relay) this.emitTo(1, pointer, n);
+  }
+
+  private emitTo(party: 0 | 1, pointer: number, n: number): void {
     const ring = this.rings[party];
     for (let at = 0; at < n;) {
       const written = ring.write(this.bytes.subarray(pointer + at, pointer + n));
@@ -134,10 +175,10 @@ class Run implements DealtSource, DealtSink {
   }
 
   // ---- both ------------------------------------------------------------------------------------------------------------------------------
-  endStep(hash: DesyncHash): void {
+  endStep(hash: DesyncHash, skipped = false): void {
     if (this.start.role === 'evaluator') this.release();
-    const dealt = this.start.role === 'evaluator' ? [this.taken] : [...this.dealt];
-    post({ type: 'step', hash, dealt, rounds: this.rounds, waitDealtMs: this.waitedMs, highWater: this.arena.highWater });
+    const dealt = this.start.role === 'evaluator' ? [...this.taken] : [...this.dealt];
+    post({ type: 'step', skipped, hash, dealt, rounds: this.rounds, waitDealtMs: this.waitedMs, highWater: this.arena.highWater });
     this.rounds = 0;
     this.waitedMs = 0;
   }

@@ -1,16 +1,19 @@
 /**
- * One session at P0 or P1, on the main thread: moves bytes between the links and the engine's memory. After the client's stop the rest of the dealt
+ * One session at P0 or P1, on the main thread: moves bytes between the links and the engine's memory. Where the client deals, P0 relays to P1 what both
+ * need. After the client's stop the rest of the dealt
  * stream is taken and thrown away, so that the helper cannot tell how long the answer was.
  */
 import type { Link } from '../client/link.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
-import type { DesyncHash } from '../protocols/engines/effects.ts';
+import type { Turn } from '../protocols/engines/effects.ts';
 import type { EvaluatorKeys } from '../protocols/engines/evaluator.ts';
-import { FRAME, HEADER_BYTES, type FrameHeader } from '../protocols/frames.ts';
-import { arenaBytes, type SessionSpec } from '../protocols/session.ts';
+import { FRAME, type FrameHeader } from '../protocols/frames.ts';
+import type { Control } from '../protocols/handshake.ts';
+import { arenaBytes, noRoom, turnSlots, type SessionSpec } from '../protocols/session.ts';
+import { DealtStream } from './dealtStream.ts';
 import { EngineThread } from './engine.ts';
-import type { EngineMessage } from './engineMessages.ts';
+import { REPLY, type EngineMessage } from './engineMessages.ts';
 import { Inbox } from './inbox.ts';
 import { RING_BYTES } from './sharedRing.ts';
 
@@ -28,29 +31,43 @@ export interface EvaluatorSessionOptions {
   readonly onEnd: (error: CachetError | undefined) => void;
 }
 
+type Ask = Extract<EngineMessage, { type: 'input' | 'turn' }>;
+
 export class EvaluatorSession {
   private readonly o: EvaluatorSessionOptions;
   private readonly engine: EngineThread;
   private readonly rounds: Inbox;
   private readonly inputs: Inbox;
-  /** Step ends that the helper announced: dealt bytes in all, hash, bytes on the wire. */
-  private readonly announced: { end: number; hash: DesyncHash; framed: number }[] = [];
+  /** What the dealer sends to this evaluator; at P1, where the client deals: also what P0 relays. */
+  private readonly streams: readonly DealtStream[];
+  /** Where the client deals, it sends what both evaluators need to P0 alone. */
+  private readonly relay: 'none' | 'out' | 'in';
   /** Step ends that the engine reached. */
-  private readonly reached: Extract<EngineMessage, { type: 'step' }>[] = [];
-  private dealt = 0;
-  private framed = 0;
+  private readonly reached: (Extract<EngineMessage, { type: 'step' }> & { readonly rows: number; readonly ms: number })[] = [];
+  /** P0, relaying: bytes that it consumed in all, and what P1 allows. */
+  private consumed = 0;
+  private relayLimit = RING_BYTES;
   private steps = 0;
+  private rows = 0;
   private sentBefore = 0;
   private stepStarted = 0;
   private timer: NodeJS.Timeout | undefined;
+  /** What the engine waits for from the client. */
+  private asked: Ask | undefined;
+  private nextTurn: Turn | undefined;
+  /** Slots that the turns so far take; turns announced to the dealer, and dealt. */
+  private slots: number;
+  private turns = 1;
+  private turnsDealt = 0;
   private state: 'running' | 'draining' | 'ended' = 'running';
-  private helperDone = false;
   private peerGone: CachetError | undefined;
 
   constructor(o: EvaluatorSessionOptions) {
     this.o = o;
     const { client, peer, helper } = o.links,
       limit = arenaBytes('evaluator', o.artefact, o.spec);
+    this.relay = o.spec.dealer === 'helper' ? 'none' : o.party === 0 ? 'out' : 'in';
+    this.slots = turnSlots({ tokens: o.spec.promptTokens, answer: o.spec.maxTokens });
     this.rounds = new Inbox(peer.peer, limit);
     this.inputs = new Inbox(client.peer, limit);
     this.engine = new EngineThread({
@@ -61,22 +78,39 @@ export class EvaluatorSession {
       onMessage: (m) => this.guard(() => this.fromEngine(m)),
       onError: (e) => this.end(e),
     });
-    peer.onFrame = this.on(FRAME.round, peer, (h, p) => this.rounds.push(h, p));
-    client.onFrame = this.on(FRAME.input, client, (h, p) => this.inputs.push(h, p));
-    helper.onFrame = this.on(FRAME.dealt, helper, (h, p) => this.fromHelper(h, p));
-    client.onControl = (m) =>
-      this.guard(() => {
-        if (m.type !== 'stop') throw new CachetError({ code: 'frame', party: client.peer, what: 'unexpected message', expected: 'stop', got: m.type });
-        this.drain();
-      });
-    helper.onControl = (m) =>
-      this.guard(() => {
-        if (m.type !== 'stop') throw new CachetError({ code: 'frame', party: helper.peer, what: 'unexpected message', expected: 'stop', got: m.type });
-        this.helperDone = true;
+    const [first, second] = this.engine.rings;
+    this.streams = [new DealtStream(helper.peer, first), ...(this.relay === 'in' ? [new DealtStream(peer.peer, second)] : [])];
+    peer.onFrame = this.on(this.relay === 'in' ? [FRAME.round, FRAME.dealt] : [FRAME.round], peer, (h, p) =>
+      h.kind === FRAME.round ? this.rounds.push(h, p) : this.dealt(1, h, p),
+    );
+    client.onFrame = this.on([FRAME.input], client, (h, p) => this.inputs.push(h, p));
+    helper.onFrame = this.on([FRAME.dealt], helper, (h, p) => {
+      if (this.relay === 'out' && this.state === 'running') peer.send(FRAME.dealt, p, h.hash, h.last);
+      this.dealt(0, h, p);
+    });
+    client.onControl = this.controls(client, {
+      stop: () => this.drain(),
+      turn: ({ tokens, answer }) => this.takeTurn({ tokens, answer }),
+    });
+    helper.onControl = this.controls(helper, {
+      turnDealt: () => {
+        this.turnsDealt++;
         this.finish();
-      });
+      },
+    });
+    peer.onControl = this.controls(
+      peer,
+      this.relay !== 'out'
+        ? {}
+        : {
+            credit: ({ limit: allowed }) => {
+              this.relayLimit = Math.max(this.relayLimit, allowed);
+              this.credit();
+            },
+          },
+    );
     client.onEnd = (e) => this.state === 'running' && this.end(e);
-    helper.onEnd = (e) => !this.helperDone && this.end(e);
+    helper.onEnd = (e) => !(this.state === 'draining' && this.allDealt) && this.end(e);
     // A peer that finished first closes in good order; it is missed only if a round is still to come.
     peer.onEnd = (e, clean) => {
       this.peerGone = e;
@@ -90,18 +124,34 @@ export class EvaluatorSession {
     this.end(error);
   }
 
-  private on(kind: number, link: Link, take: (header: FrameHeader, payload: Uint8Array) => void) {
+  private on(kinds: readonly number[], link: Link, take: (header: FrameHeader, payload: Uint8Array) => void) {
     return (header: FrameHeader, payload: Uint8Array): void => {
-      if (header.kind !== kind)
+      if (!kinds.includes(header.kind))
         throw new CachetError({
           code: 'frame',
           party: link.peer,
           what: 'frame of a kind that this party does not send',
-          expected: String(kind),
+          expected: kinds.join(' or '),
           got: String(header.kind),
         });
       this.guard(() => take(header, payload));
     };
+  }
+
+  private controls(link: Link, handlers: { readonly [T in Control['type']]?: (message: Extract<Control, { type: T }>) => void }) {
+    return (m: Control): void =>
+      this.guard(() => {
+        const handler = handlers[m.type] as ((message: Control) => void) | undefined;
+        if (!handler)
+          throw new CachetError({
+            code: 'frame',
+            party: link.peer,
+            what: 'unexpected message',
+            expected: Object.keys(handlers).join(' or ') || 'none',
+            got: m.type,
+          });
+        handler(m);
+      });
   }
 
   private guard(action: () => void): void {
@@ -113,7 +163,7 @@ export class EvaluatorSession {
   }
 
   private fromEngine(m: EngineMessage): void {
-    const { client, peer, helper } = this.o.links;
+    const { client, peer } = this.o.links;
     if (this.state !== 'running') return;
     switch (m.type) {
       case 'round':
@@ -122,83 +172,134 @@ export class EvaluatorSession {
         this.rounds.expect(this.engine.view(m.into, m.bytes), m.hash, () => this.engine.complete());
         break;
       case 'input':
-        this.timer = setTimeout(
-          () =>
-            this.end(
-              new CachetError({ code: 'timeout', what: 'no token from the client', expected: `one within ${this.o.clientTimeoutMs / 1000} s`, got: 'nothing' }),
-            ),
-          this.o.clientTimeoutMs,
-        );
+        this.await(m, 'token');
         this.inputs.expect(this.engine.view(m.into, m.bytes), undefined, () => {
-          clearTimeout(this.timer);
+          this.answered();
+          this.rows = m.bytes / (8 * this.o.artefact.shape.width);
           this.stepStarted = performance.now();
           this.engine.complete();
         });
+        this.offerTurn();
+        break;
+      case 'turn':
+        // Without room for another turn the session is over.
+        if (this.slots >= this.o.spec.context) return this.drain();
+        this.await(m, 'turn');
+        this.offerTurn();
         break;
       case 'output':
         client.send(FRAME.output, this.engine.view(m.out, m.bytes));
         this.engine.complete();
         break;
       case 'consumed':
-        helper.control({ type: 'credit', limit: m.total + RING_BYTES });
+        if (m.stream === 1) peer.control({ type: 'credit', limit: m.total + RING_BYTES });
+        else {
+          this.consumed = m.total;
+          this.credit();
+        }
         break;
       case 'step':
-        this.reached.push(m);
+        this.reached.push({ ...m, rows: this.rows, ms: performance.now() - this.stepStarted });
         this.settleSteps();
         break;
-      case 'done':
-        this.drain();
-        break;
     }
   }
 
-  private fromHelper(header: FrameHeader, payload: Uint8Array): void {
-    this.dealt += payload.length;
-    this.framed += HEADER_BYTES + payload.length;
-    if (this.state === 'draining') this.o.links.helper.control({ type: 'credit', limit: this.dealt + RING_BYTES });
-    else if (this.engine.rings[0].write(payload) !== payload.length)
-      throw new CachetError({
-        code: 'frame',
-        party: this.o.links.helper.peer,
-        what: 'more dealt material than the credit allows',
-        expected: `${RING_BYTES} bytes ahead at most`,
-        got: `${payload.length} more`,
-      });
-    if (header.last) {
-      this.announced.push({ end: this.dealt, hash: header.hash, framed: this.framed });
-      this.framed = 0;
-      this.settleSteps();
+  /** The engine waits for the client. */
+  private await(asked: Ask, what: string): void {
+    const ms = this.o.clientTimeoutMs;
+    this.asked = asked;
+    this.timer = setTimeout(
+      () => this.end(new CachetError({ code: 'timeout', what: `no ${what} from the client`, expected: `one within ${ms / 1000} s`, got: 'nothing' })),
+      ms,
+    );
+  }
+
+  private answered(): void {
+    clearTimeout(this.timer);
+    this.asked = undefined;
+  }
+
+  private takeTurn(turn: Turn): void {
+    const left = this.o.spec.context - this.slots;
+    if (this.state !== 'running') return;
+    if (this.nextTurn)
+      throw new CachetError({ code: 'usage', party: this.o.links.client.peer, what: 'turn before the last one began', expected: 'one at a time', got: 'two' });
+    if (turnSlots(turn) > left) throw noRoom(turnSlots(turn), left);
+    this.slots += turnSlots(turn);
+    this.turns++;
+    this.nextTurn = turn;
+    this.o.links.helper.control({ type: 'turn', ...turn });
+    this.offerTurn();
+  }
+
+  /** Begins the client's next turn, once the engine waits for it, or for a token of the present one that will not come. */
+  private offerTurn(): void {
+    const { asked, nextTurn } = this;
+    if (!asked || !nextTurn) return;
+    if (asked.type === 'turn') {
+      this.answered();
+      this.nextTurn = undefined;
+      this.engine.completeTurn(nextTurn);
+    } else {
+      if (!asked.optional)
+        throw new CachetError({ code: 'usage', party: this.o.links.client.peer, what: 'turn within a prompt', expected: 'all of its tokens', got: 'a turn' });
+      this.inputs.cancel();
+      this.answered();
+      this.engine.complete(REPLY.over);
     }
   }
 
-  /** Compares the helper's step ends with the engine's, and reports the step to the client. */
+  /** What the dealer may send: as far as this evaluator, and the one that it relays to, have room. */
+  private credit(): void {
+    const limit = this.consumed + RING_BYTES;
+    this.o.links.helper.control({ type: 'credit', limit: this.relay === 'out' ? Math.min(limit, this.relayLimit) : limit });
+  }
+
+  private dealt(stream: 0 | 1, header: FrameHeader, payload: Uint8Array): void {
+    const draining = this.state === 'draining';
+    this.streams[stream]!.push(header, payload, !draining);
+    if (draining && stream === 0) this.o.links.helper.control({ type: 'credit', limit: this.streams[0]!.total + RING_BYTES });
+    if (header.last) this.settleSteps();
+  }
+
+  /** Compares the dealer's step ends with the engine's, and reports the step to the client. */
   private settleSteps(): void {
-    while (this.announced.length > 0 && this.reached.length > 0) {
-      const theirs = this.announced.shift()!,
-        mine = this.reached.shift()!,
-        sent = this.o.links.peer.counted.sent;
-      if (theirs.end !== mine.dealt[0] || theirs.hash.low !== mine.hash.low || theirs.hash.high !== mine.hash.high)
+    while (this.reached.length > 0 && this.streams.every((s) => s.ends.length > 0)) {
+      const mine = this.reached.shift()!,
+        theirs = this.streams.map((s) => s.ends.shift()!),
+        sent = this.o.links.peer.counted.round.sent;
+      theirs.forEach((end, i) => {
+        if (end.end === mine.dealt[i] && end.hash.low === mine.hash.low && end.hash.high === mine.hash.high) return;
         throw new CachetError({
           code: 'desync',
           party: this.o.links.helper.peer,
           what: 'parties run different programs',
-          expected: `${mine.dealt[0]} bytes dealt by step ${this.steps}`,
-          got: `${theirs.end} bytes, or another running hash`,
+          expected: `${mine.dealt[i]} bytes dealt by step ${this.steps}`,
+          got: `${end.end} bytes, or another running hash`,
           hint: 'give all parties the same model and version',
         });
+      });
+      if (mine.skipped) continue;
       this.o.links.client.control({
         type: 'report',
         step: this.steps,
-        rows: this.steps === 0 ? this.o.spec.promptTokens : 1,
+        rows: mine.rows,
         rounds: mine.rounds,
         onlineBytes: sent - this.sentBefore,
-        dealtBytes: theirs.framed,
-        ms: performance.now() - this.stepStarted,
+        dealtBytes: theirs[0]!.framed,
+        relayedBytes: this.relay === 'out' ? theirs[0]!.framed : 0,
+        ms: mine.ms,
         waitDealtMs: mine.waitDealtMs,
       });
       this.sentBefore = sent;
       this.steps++;
     }
+  }
+
+  /** The client deals for itself and need not deal to the end; a helper must not see when the answer ended. */
+  private get allDealt(): boolean {
+    return this.relay !== 'none' || this.turnsDealt === this.turns;
   }
 
   /** No further step: the engine goes, the helper may deal to its end. */
@@ -207,13 +308,13 @@ export class EvaluatorSession {
     this.state = 'draining';
     clearTimeout(this.timer);
     this.engine.stop();
-    this.o.links.helper.control({ type: 'credit', limit: this.dealt + RING_BYTES });
+    this.o.links.helper.control({ type: 'credit', limit: this.streams[0]!.total + RING_BYTES });
     this.finish();
   }
 
   /** In good order: P1 closes the link between the evaluators, P0 waits for that. */
   private finish(): void {
-    if (this.state !== 'draining' || !this.helperDone) return;
+    if (this.state !== 'draining' || !this.allDealt) return;
     if (this.o.party === 1 || this.peerGone) this.end(undefined);
   }
 

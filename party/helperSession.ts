@@ -1,9 +1,9 @@
-/** One session at the helper, on the main thread: sends what the dealer's engine puts into its rings, as far as each evaluator's credit goes. */
+/** One session at the dealer (the helper, or the client for itself), on the main thread: sends what the dealer's engine puts into its rings, as far as each evaluator's credit goes. */
 import type { Link } from '../client/link.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import type { DealerKeys } from '../protocols/engines/dealer.ts';
 import { CachetError } from '../protocols/errors.ts';
-import type { DesyncHash } from '../protocols/engines/effects.ts';
+import type { DesyncHash, Turn } from '../protocols/engines/effects.ts';
 import { FRAME, MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 import type { SessionSpec } from '../protocols/session.ts';
 import { EngineThread } from './engine.ts';
@@ -23,6 +23,8 @@ interface Stream {
   readonly ends: { at: number; hash: DesyncHash | undefined }[];
   retry: NodeJS.Timeout | undefined;
   told: boolean;
+  /** Announced by this evaluator and not begun. */
+  readonly turns: Turn[];
 }
 
 export class HelperSession {
@@ -43,16 +45,23 @@ export class HelperSession {
     onEnd: (error: CachetError | undefined) => void;
   }) {
     this.onEnd = o.onEnd;
-    this.streams = o.links.map((link): Stream => ({ link, credit: 0, sent: 0, ready: 0, ends: [], retry: undefined, told: false })) as [Stream, Stream];
+    this.streams = o.links.map((link): Stream => ({ link, credit: 0, sent: 0, ready: 0, ends: [], retry: undefined, told: false, turns: [] })) as [
+      Stream,
+      Stream,
+    ];
     this.streams.forEach((s, party) => {
       s.link.onControl = (m) => {
+        if (m.type === 'turn') {
+          s.turns.push({ tokens: m.tokens, answer: m.answer });
+          return this.nextTurn();
+        }
         if (m.type !== 'credit')
-          return this.end(new CachetError({ code: 'frame', party: s.link.peer, what: 'unexpected message', expected: 'credit', got: m.type }));
+          return this.end(new CachetError({ code: 'frame', party: s.link.peer, what: 'unexpected message', expected: 'credit or turn', got: m.type }));
         s.credit = Math.max(s.credit, m.limit);
         this.pump(party as 0 | 1);
       };
-      // An evaluator that has everything closes in good order.
-      s.link.onEnd = (e, clean) => this.end(clean && s.told ? undefined : e);
+      // An evaluator that has everything closes in good order; the client as dealer need not deal to the end.
+      s.link.onEnd = (e, clean) => this.end(clean && (s.told || o.spec.dealer === 'client') ? undefined : e);
     });
     this.engine = new EngineThread({
       role: { role: 'helper', keys: o.keys },
@@ -74,7 +83,13 @@ export class HelperSession {
       this.streams[m.party].ready = m.total;
       return this.pump(m.party);
     }
-    if (m.type === 'done') this.dealtAll = true;
+    if (m.type === 'turn') {
+      this.dealtAll = true;
+      this.streams.forEach((s, party) => {
+        this.pump(party as 0 | 1);
+      });
+      return this.nextTurn();
+    }
     this.streams.forEach((s, party) => {
       if (m.type === 'step' || m.type === 'cut') {
         s.ready = m.dealt[party]!;
@@ -82,6 +97,28 @@ export class HelperSession {
       }
       this.pump(party as 0 | 1);
     });
+  }
+
+  /** Goes on once all material of the last turn is made and both evaluators have announced the same next one. */
+  private nextTurn(): void {
+    const [a, b] = this.streams.map((s) => s.turns[0]);
+    if (!this.dealtAll || !a || !b || !this.streams.every((s) => s.told)) return;
+    if (a.tokens !== b.tokens || a.answer !== b.answer)
+      return this.end(
+        new CachetError({
+          code: 'desync',
+          what: 'evaluators announce different turns',
+          expected: 'the same tokens and answer',
+          got: 'two',
+          hint: 'run the same version',
+        }),
+      );
+    this.dealtAll = false;
+    for (const s of this.streams) {
+      s.turns.shift();
+      s.told = false;
+    }
+    this.engine.completeTurn(a);
   }
 
   /** Sends whole frames: MAX_FRAME_PAYLOAD bytes, or what is left up to a cut. */
@@ -109,7 +146,8 @@ export class HelperSession {
     }
     if (this.dealtAll && s.ends.length === 0 && !s.told) {
       s.told = true;
-      s.link.control({ type: 'stop' });
+      s.link.control({ type: 'turnDealt' });
+      this.nextTurn();
     }
   }
 

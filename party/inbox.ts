@@ -45,6 +45,13 @@ export class Inbox {
     this.settle();
   }
 
+  /** Takes the expectation back. @throws CachetError 'frame' if part of the message has come. */
+  cancel(): void {
+    if (this.filled > 0 || this.frames.length > 0)
+      throw new CachetError({ code: 'frame', party: this.peer, what: 'message that nobody waits for', expected: 'none', got: 'one' });
+    this.expected = undefined;
+  }
+
   private settle(): void {
     while (this.expected && this.frames.length > 0) {
       const { into, hash, done } = this.expected,

@@ -1,4 +1,4 @@
-/** Three party processes on loopback, for the demo, benchmarks and tests: real processes of the command line, on free ports. */
+/** Party processes on loopback, three or (where the client deals) two, for the demo, benchmarks and tests: real processes of the command line, on free ports. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -6,10 +6,15 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { packageRoot } from '../client/node.ts';
 import { CachetError } from '../protocols/errors.ts';
-import type { Config } from './config.ts';
-import type { PartyEvent, PartyRole } from './party.ts';
+import { checkConfig, type Config, type PartyRole } from './config.ts';
+import type { PartyEvent } from './party.ts';
 
 const ROLES: readonly PartyRole[] = ['helper', 'p0', 'p1'];
+
+export interface TrioOptions extends Partial<Config> {
+  /** Without 'helper' the client deals. @default all three */
+  readonly roles?: readonly PartyRole[];
+}
 
 export class Trio {
   readonly config: Config;
@@ -19,13 +24,14 @@ export class Trio {
   private readonly listeners = new Set<() => void>();
 
   /** @throws CachetError 'link' if a process does not come up. */
-  static async start(model: string, options: Partial<Config> = {}): Promise<Trio> {
+  static async start(model: string, { roles = ROLES, ...options }: TrioOptions = {}): Promise<Trio> {
     const folder = await mkdtemp(join(tmpdir(), 'cachet-')),
-      config = { model, p0: 'ws://127.0.0.1:0', p1: 'ws://127.0.0.1:0', helper: 'ws://127.0.0.1:0', ...options } as Config;
+      addresses = Object.fromEntries(roles.map((role) => [role, 'ws://127.0.0.1:0'])),
+      config = checkConfig({ model, ...addresses, ...options }, 'options');
     const trio = new Trio(config, folder);
     try {
       // Each listens on a free port; those who connect to it are started after it.
-      for (const role of ROLES) config[role] = await trio.launch(role);
+      for (const role of ROLES) if (roles.includes(role)) config[role] = await trio.launch(role);
       return trio;
     } catch (error) {
       await trio.stop();
@@ -71,13 +77,13 @@ export class Trio {
     return Object.fromEntries([...this.children].map(([role, child]) => [role, child.pid!]));
   }
 
-  /** Waits until all three have ended a session; returns their events. */
+  /** Waits until all have ended a session; returns their events. */
   async ended(session: string, timeoutMs = 60_000): Promise<(PartyEvent & { readonly role: PartyRole })[]> {
     const found = () => this.events.filter((e) => e.event === 'end' && e.session === session);
-    if (found().length < ROLES.length)
+    if (found().length < this.children.size)
       await new Promise<void>((resolve) => {
         const check = (): void => {
-          if (found().length >= ROLES.length) finish();
+          if (found().length >= this.children.size) finish();
         };
         const finish = (): void => {
           clearTimeout(timer);

@@ -7,14 +7,15 @@ import { bytesToHex } from '@noble/hashes/utils.js';
 import { expectControl, type Link } from '../client/link.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
-import { dealerKeys, evaluatorKeys, KeyExchange, requireSameSpec, sessionId, type Control, type Hello, type Join } from '../protocols/handshake.ts';
+import { evaluatorKeys, KeyExchange, requireSameSpec, sessionId, type Control, type DealOffer, type Hello, type Join } from '../protocols/handshake.ts';
 import { checkSpec, type SessionSpec } from '../protocols/session.ts';
-import type { Config } from './config.ts';
+import { addressOf, type Config, type PartyRole } from './config.ts';
+import { agreeAsDealer, type Joined } from './dealing.ts';
+import { engineBytes } from './engine.ts';
 import { EvaluatorSession } from './evaluatorSession.ts';
 import { HelperSession } from './helperSession.ts';
+import { Ledger } from './ledger.ts';
 import { connect, listen, type Listener } from './sockets.ts';
-
-export type PartyRole = 'p0' | 'p1' | 'helper';
 
 export interface PartyEvent {
   readonly event: 'listening' | 'session' | 'end' | 'refused';
@@ -28,10 +29,11 @@ export interface PartyEvent {
   readonly traffic?: readonly { readonly peer: string; readonly sent: number; readonly received: number }[];
 }
 
-type Greeting = { readonly link: Link; readonly message: Hello | Join };
+type Greeting = { readonly link: Link; readonly message: Hello | Join | DealOffer };
 
 /** Links of one ticket that have come in so far. */
 interface Meeting {
+  readonly ticket: string;
   readonly greetings: Map<string, Greeting>;
   readonly timer: NodeJS.Timeout;
 }
@@ -45,12 +47,15 @@ export class Party {
   private readonly active = new Set<{ abort(error: CachetError): void }>();
   private readonly closing = new AbortController();
   private listener: Listener | undefined;
-  /** Sessions being set up or running. */
+  private readonly ledger: Ledger;
+  /** Sessions being set up or running, and what their engines reserve. */
   private sessions = 0;
+  private reserved = 0;
 
   constructor(o: { role: PartyRole; config: Config; artefact: Artefact; onEvent: (event: PartyEvent) => void }) {
     this.role = o.role;
     this.config = o.config;
+    this.ledger = new Ledger(o.config.ledger);
     this.onEvent = o.onEvent;
     // Shared, so that engine threads do not copy it.
     const bytes = new Uint8Array(new SharedArrayBuffer(o.artefact.bytes.length));
@@ -59,7 +64,7 @@ export class Party {
   }
 
   async start(): Promise<void> {
-    const { hostname, port } = new URL(this.config[this.role].replace(/^ws/, 'http'));
+    const { hostname, port } = new URL(addressOf(this.config, this.role).replace(/^ws/, 'http'));
     this.listener = await listen(hostname.replace(/^\[|\]$/g, ''), Number(port), (link) => void this.greet(link));
     this.onEvent({ event: 'listening', url: `ws://${hostname}:${this.listener.port}` });
   }
@@ -69,11 +74,14 @@ export class Party {
     this.closing.abort();
     for (const session of this.active) session.abort(new CachetError({ code: 'aborted', party: this.role, what: 'party stopped' }));
     await this.listener?.close();
+    this.ledger.close();
   }
 
   /** Who must have come before a session is set up. */
-  private get awaited(): readonly string[] {
-    return { p0: ['client', 'p1'], p1: ['client'], helper: ['p0', 'p1'] }[this.role];
+  private awaited(meeting?: Meeting): readonly string[] {
+    const roles = { p0: ['client', 'p1'], p1: ['client'], helper: ['p0', 'p1'] }[this.role],
+      client = meeting?.greetings.get('client')?.message as Hello | undefined;
+    return client?.spec.dealer === 'client' ? [...roles, 'dealer'] : roles;
   }
 
   private async greet(link: Link): Promise<void> {
@@ -81,16 +89,17 @@ export class Party {
     try {
       const message = await this.firstMessage(link);
       link.peer = message.role;
-      if (!this.awaited.includes(message.role))
+      const welcome = this.role === 'helper' ? this.awaited() : [...this.awaited(), 'dealer'];
+      if (!welcome.includes(message.role))
         throw new CachetError({
           code: 'handshake',
           party: this.role,
           what: 'unexpected party',
-          expected: this.awaited.join(' or '),
+          expected: welcome.join(' or '),
           got: message.role,
           hint: 'check the addresses in the configuration',
         });
-      if (message.spec.artefact !== this.artefact.digest)
+      if (message.type !== 'deal' && message.spec.artefact !== this.artefact.digest)
         throw new CachetError({
           code: 'handshake',
           party: this.role,
@@ -99,14 +108,14 @@ export class Party {
           got: message.spec.artefact.slice(0, 16),
           hint: 'give all parties and the client the same model',
         });
-      checkSpec(this.artefact, message.spec);
+      if (message.type !== 'deal') checkSpec(this.artefact, message.spec);
       key = bytesToHex(message.ticket);
       const meeting = this.meeting(key);
       if (meeting.greetings.has(message.role))
         throw new CachetError({ code: 'handshake', party: this.role, what: `second ${message.role} for one ticket`, expected: 'one', got: 'two' });
       meeting.greetings.set(message.role, { link, message });
       link.onEnd = (e) => this.fail(key!, e);
-      if (this.awaited.every((role) => meeting.greetings.has(role))) {
+      if (this.awaited(meeting).every((role) => meeting.greetings.has(role))) {
         this.meetings.delete(key);
         clearTimeout(meeting.timer);
         await this.setUp(meeting);
@@ -118,13 +127,14 @@ export class Party {
     }
   }
 
-  private firstMessage(link: Link): Promise<Hello | Join> {
-    return expectControl(link, ['hello', 'join'], this.config.timeoutMs, this.closing.signal);
+  private firstMessage(link: Link): Promise<Hello | Join | DealOffer> {
+    return expectControl(link, ['hello', 'join', 'deal'], this.config.timeoutMs, this.closing.signal);
   }
 
   private meeting(key: string): Meeting {
     const known = this.meetings.get(key);
     if (known) return known;
+    if (this.ledger.has(key)) this.ledger.use(key, this.role);
     if (this.sessions + this.meetings.size >= this.config.maxSessions)
       throw new CachetError({
         code: 'limit',
@@ -135,7 +145,7 @@ export class Party {
         hint: 'try again later, or raise maxSessions in the configuration',
       });
     const timer = setTimeout(() => {
-      const missing = this.awaited.filter((role) => !this.meetings.get(key)?.greetings.has(role));
+      const missing = this.awaited(this.meetings.get(key)).filter((role) => !this.meetings.get(key)?.greetings.has(role));
       this.fail(
         key,
         new CachetError({
@@ -148,7 +158,7 @@ export class Party {
         }),
       );
     }, this.config.timeoutMs);
-    const meeting: Meeting = { greetings: new Map(), timer };
+    const meeting: Meeting = { ticket: key, greetings: new Map(), timer };
     this.meetings.set(key, meeting);
     return meeting;
   }
@@ -165,19 +175,38 @@ export class Party {
   /** All awaited links are there: exchange nonces and keys, then run. */
   private async setUp(meeting: Meeting): Promise<void> {
     const links = new Set([...meeting.greetings.values()].map((g) => g.link));
+    const [spec, ...others] = [...meeting.greetings.values()].flatMap(({ message }) => ('spec' in message ? [message.spec] : [])),
+      bytes = engineBytes(this.role === 'helper' ? 'helper' : 'evaluator', this.artefact, spec!);
     this.sessions++;
+    this.reserved += bytes;
     try {
-      const [first, ...rest] = [...meeting.greetings.values()];
-      for (const { message } of rest) requireSameSpec(first!.message.spec, message.spec);
-      await (this.role === 'helper' ? this.setUpHelper(meeting) : this.setUpEvaluator(this.role, meeting, links));
+      for (const other of others) requireSameSpec(spec!, other);
+      this.checkMemory(bytes);
+      this.ledger.use(meeting.ticket, this.role);
+      await (this.role === 'helper' ? this.setUpHelper(meeting, bytes) : this.setUpEvaluator(this.role, meeting, links, bytes));
     } catch (error) {
       this.sessions--;
+      this.reserved -= bytes;
       for (const link of links) link.fail(error as CachetError);
       throw error;
     }
   }
 
-  private async setUpEvaluator(role: 'p0' | 'p1', meeting: Meeting, links: Set<Link>): Promise<void> {
+  private checkMemory(bytes: number): void {
+    const mib = (n: number): number => Math.ceil(n / 2 ** 20),
+      free = this.config.memoryMiB - mib(this.reserved - bytes);
+    if (mib(bytes) <= free) return;
+    throw new CachetError({
+      code: 'limit',
+      party: this.role,
+      what: 'not enough memory for one more session',
+      expected: `${free} MiB at most`,
+      got: `${mib(bytes)} MiB for a session of this length`,
+      hint: 'try again later, a shorter prompt, or raise memoryMiB in the configuration',
+    });
+  }
+
+  private async setUpEvaluator(role: 'p0' | 'p1', meeting: Meeting, links: Set<Link>, bytes: number): Promise<void> {
     const { timeoutMs } = this.config,
       { signal } = this.closing,
       client = meeting.greetings.get('client') as { link: Link; message: Hello },
@@ -187,7 +216,8 @@ export class Party {
       withHelper = new KeyExchange();
     const join = (publicKey: Uint8Array): Join => ({ type: 'join', role, ticket, clientNonce: client.message.nonce, nonce, publicKey, spec });
     const meet = async (to: 'p0' | 'helper', exchange: KeyExchange): Promise<{ link: Link; welcome: Extract<Control, { type: 'welcome' }> }> => {
-      const link = await connect(this.config[to], to, timeoutMs, signal);
+      const link =
+        to === 'helper' && spec.dealer === 'client' ? meeting.greetings.get('dealer')!.link : await connect(addressOf(this.config, to), to, timeoutMs, signal);
       links.add(link);
       const welcome = expectControl(link, 'welcome', timeoutMs, signal);
       link.control(join(exchange.publicKey));
@@ -219,6 +249,7 @@ export class Party {
     this.run(
       session,
       spec,
+      bytes,
       [...links],
       (onEnd) =>
         new EvaluatorSession({
@@ -234,31 +265,17 @@ export class Party {
     );
   }
 
-  private async setUpHelper(meeting: Meeting): Promise<void> {
-    const [p0, p1] = (['p0', 'p1'] as const).map((role) => meeting.greetings.get(role) as { link: Link; message: Join }),
-      { ticket, spec, clientNonce } = p0!.message;
-    if (bytesToHex(clientNonce) !== bytesToHex(p1!.message.clientNonce))
-      throw new CachetError({ code: 'handshake', party: 'helper', what: 'parties met different clients', expected: 'one nonce', got: 'two' });
-    const nonce = new Uint8Array(randomBytes(32)),
-      session = sessionId(spec, ticket, { client: clientNonce, p0: p0!.message.nonce, p1: p1!.message.nonce, helper: nonce });
-    const [with0, with1] = [p0!, p1!].map(({ link, message }) => {
-      const exchange = new KeyExchange();
-      link.control({ type: 'welcome', role: 'helper', nonce, publicKey: exchange.publicKey });
-      link.bind(session);
-      return exchange.derive(message.publicKey, session);
-    });
-    const keys = dealerKeys(session, with0!, with1!);
-    this.run(
-      session,
-      spec,
-      [p0!.link, p1!.link],
-      (onEnd) => new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, keys, links: [p0!.link, p1!.link], onEnd }),
-    );
+  private async setUpHelper(meeting: Meeting, bytes: number): Promise<void> {
+    const [p0, p1] = (['p0', 'p1'] as const).map((role) => meeting.greetings.get(role) as Joined),
+      { session, spec, keys } = agreeAsDealer('helper', p0!, p1!),
+      links = [p0!.link, p1!.link] as const;
+    this.run(session, spec, bytes, links, (onEnd) => new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, keys, links, onEnd }));
   }
 
   private run(
     session: Uint8Array,
     spec: SessionSpec,
+    bytes: number,
     links: readonly Link[],
     begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void },
   ): void {
@@ -268,6 +285,7 @@ export class Party {
     const running = begin((error) => {
       this.active.delete(running);
       this.sessions--;
+      this.reserved -= bytes;
       this.onEvent({
         event: 'end',
         session: id,
@@ -280,4 +298,8 @@ export class Party {
   }
 }
 
-const trafficOf = ({ peer, counted }: Link) => ({ peer, sent: counted.sent + counted.otherSent, received: counted.received + counted.otherReceived });
+const trafficOf = ({ peer, counted: { round, dealt, other } }: Link) => ({
+  peer,
+  sent: round.sent + dealt.sent + other.sent,
+  received: round.received + dealt.received + other.received,
+});

@@ -1,9 +1,10 @@
 /** What a session costs, from the Meter: exact rounds and bytes of every step, without running anything. */
 import { bindPlan, type Artefact } from './artefact.ts';
+import type { Turn } from './engines/effects.ts';
 import type { StepCost } from './engines/engine.ts';
 import { Meter } from './engines/meter.ts';
 import { session } from './programs/llama.ts';
-import type { SessionSpec } from './session.ts';
+import { turnSlots, type SessionSpec } from './session.ts';
 
 export interface SessionCost {
   /** The prefill, then one step a token. Bytes are all parties' together, headers included. */
@@ -11,11 +12,33 @@ export interface SessionCost {
   readonly rounds: number;
   readonly onlineBytes: number;
   readonly dealtBytes: number;
+  /** What P0 passes on to P1 where the client deals. */
+  readonly relayedBytes: number;
 }
 
-export function meterSession(artefact: Artefact, spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'>): SessionCost {
-  const meter = new Meter();
-  for (const _ of session(meter, bindPlan(meter, artefact), spec.promptTokens, spec.maxTokens)) void _;
+/** `turns`: those after the first. */
+export function meterSession(
+  artefact: Artefact,
+  spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'> & Partial<Pick<SessionSpec, 'dealer'>>,
+  turns: readonly Turn[] = [],
+): SessionCost {
+  const meter = new Meter(),
+    first: Turn = { tokens: spec.promptTokens, answer: spec.maxTokens },
+    waiting = [...turns];
+  meter.relay = spec.dealer === 'client';
+  for (const effect of session(
+    meter,
+    bindPlan(meter, artefact),
+    first,
+    [first, ...turns].reduce((n, t) => n + turnSlots(t), 0),
+  ))
+    if (effect.kind === 'turn') effect.turn = waiting.shift();
   const total = (f: (s: StepCost) => number): number => meter.steps.reduce((sum, s) => sum + f(s), 0);
-  return { steps: meter.steps, rounds: total((s) => s.rounds), onlineBytes: total((s) => s.onlineBytes), dealtBytes: total((s) => s.dealtBytes) };
+  return {
+    steps: meter.steps,
+    rounds: total((s) => s.rounds),
+    onlineBytes: total((s) => s.onlineBytes),
+    dealtBytes: total((s) => s.dealtBytes),
+    relayedBytes: total((s) => s.relayedBytes),
+  };
 }

@@ -15,6 +15,7 @@ export type ErrorCode =
   | 'aborted'
   | 'cancelled'
   | 'limit'
+  | 'policy'
   | 'internal';
 
 export interface ErrorDetails {

@@ -6,6 +6,9 @@
  *   P0, P1 -> H        the same                                                             H -> both welcome { nonce, key } once both are there
  *   P0, P1 -> client   ready { session }
  *
+ * Where the client deals for itself there is no helper: it opens one more link to each evaluator, `deal { ticket }`, over which P0 and P1 join it as they
+ * would join the helper.
+ *
  * Session id = SHA-256(spec, ticket, nonces of client, p0, p1, helper): fresh as long as one party's nonce is. Pair secrets: HKDF-SHA256 of the X25519
  * secret with the session id as salt and one info string a purpose. The exchange is not authenticated yet: whoever can stand between the parties can
  * read a session; only loopback or a network that is trusted will do until identities are added.
@@ -18,7 +21,7 @@ import { z } from 'zod';
 import type { DealerKeys } from './engines/dealer.ts';
 import type { EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
-import { PROTOCOL_VERSION, sessionSpecSchema, type SessionSpec } from './session.ts';
+import { PROTOCOL_VERSION, sessionSpecSchema, turnSchema, type SessionSpec } from './session.ts';
 
 const bytes = (n: number) => z.custom<Uint8Array>((b) => b instanceof Uint8Array && b.length === n, { message: `expected ${n} bytes` });
 const count = z.number().int().min(0);
@@ -35,8 +38,14 @@ export const controlSchema = z.discriminatedUnion('type', [
     spec: sessionSpecSchema,
   }),
   z.strictObject({ type: z.literal('welcome'), role: z.enum(['p0', 'helper']), nonce: bytes(32), publicKey: bytes(32) }),
+  /** Client as dealer, on a link of its own: evaluators join over it. */
+  z.strictObject({ type: z.literal('deal'), role: z.literal('dealer'), ticket: bytes(16) }),
   z.strictObject({ type: z.literal('ready'), session: bytes(32) }),
-  /** Evaluator to helper: bytes of the dealt stream that it may have sent in all. */
+  /** Client to evaluators, these to the dealer: a further turn. */
+  turnSchema.extend({ type: z.literal('turn') }),
+  /** Dealer to evaluators: all material of the turns so far is on its way. */
+  z.strictObject({ type: z.literal('turnDealt') }),
+  /** Evaluator to dealer: bytes of the dealt stream that it may have sent in all; P1 to P0: of what P0 relays. */
   z.strictObject({ type: z.literal('credit'), limit: count }),
   /** Evaluator to client, after each step: its own counts. */
   z.strictObject({
@@ -46,16 +55,18 @@ export const controlSchema = z.discriminatedUnion('type', [
     rounds: count,
     onlineBytes: count,
     dealtBytes: count,
+    relayedBytes: count,
     ms: z.number(),
     waitDealtMs: z.number(),
   }),
-  /** Client to evaluators: no further token. Helper to evaluators: all is dealt. */
+  /** Client to evaluators: no further token. */
   z.strictObject({ type: z.literal('stop') }),
   z.strictObject({ type: z.literal('error'), code: z.string().max(32), message: z.string().max(1000) }),
 ]);
 export type Control = z.infer<typeof controlSchema>;
 export type Hello = Extract<Control, { type: 'hello' }>;
 export type Join = Extract<Control, { type: 'join' }>;
+export type DealOffer = Extract<Control, { type: 'deal' }>;
 export type Report = Extract<Control, { type: 'report' }>;
 
 /** @throws CachetError 'handshake' naming the field. */
@@ -95,7 +106,8 @@ export interface Nonces {
 
 export function sessionId(spec: SessionSpec, ticket: Uint8Array, nonces: Nonces): Uint8Array {
   const hash = sha256.create();
-  hash.update(utf8ToBytes(JSON.stringify(['cachet session', spec.version, spec.artefact, spec.promptTokens, spec.maxTokens])));
+  const { version, artefact, weights, dealer, promptTokens, maxTokens, context } = spec;
+  hash.update(utf8ToBytes(JSON.stringify(['cachet session', version, artefact, weights, dealer, promptTokens, maxTokens, context])));
   for (const part of [ticket, nonces.client, nonces.p0, nonces.p1, nonces.helper]) hash.update(part);
   return hash.digest();
 }

@@ -186,7 +186,15 @@ function run(plan: LlamaPlan, w: LlamaWeights, ids: readonly number[], watch?: (
   if (watch) float.watch = (name, x) => watch(name, x.real!);
   const caches = createCache(float, plan, past + ids.length);
   const program = (function* () {
-    yield* forward(float, plan, caches, yield* float.input(ids.length * width, SCALE.residual), ids.length, past, true);
+    yield* forward(
+      float,
+      plan,
+      caches,
+      yield* float.input(ids.length * width, SCALE.residual),
+      ids.length,
+      { slots: past, position: past, unused: undefined },
+      true,
+    );
   })();
   for (const _ of program) void _;
   return caches;

@@ -4,40 +4,77 @@ import type { Kernels } from '../kernels/kernels.ts';
 import type { Arena } from '../kernels/memory.ts';
 import { bindPlan, type Artefact } from './artefact.ts';
 import { Dealer, type DealerKeys } from './engines/dealer.ts';
-import type { DealtSink, DealtSource, Program } from './engines/effects.ts';
+import type { DealtSink, DealtSource, Program, Turn } from './engines/effects.ts';
 import { Evaluator, type EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
-import { session } from './programs/llama.ts';
+import { session, TURN_ROWS } from './programs/llama.ts';
 
 export type { DealerKeys, EvaluatorKeys };
 
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
+
+/** Who deals the correlated randomness: a helper, or the client for itself (two parties; it may know all masks of its own session). */
+export const DEALERS = ['helper', 'client'] as const;
 
 export const sessionSpecSchema = z.strictObject({
   version: z.literal(PROTOCOL_VERSION),
   /** SHA-256 of the artefact, hex. */
   artefact: z.string().regex(/^[0-9a-f]{64}$/),
+  weights: z.enum(['open', 'private']),
+  dealer: z.enum(DEALERS),
   /** Private tokens of the prompt, after the artefact's public prefix. */
   promptTokens: z.number().int().min(1),
-  /** Tokens generated at most. */
+  /** Tokens generated at most in the first turn. */
   maxTokens: z.number().int().min(1),
+  /** Slots for the tokens of all turns, the public prefix not counted. */
+  context: z.number().int().min(1),
 });
 export type SessionSpec = z.infer<typeof sessionSpecSchema>;
 
-/** @throws CachetError 'limit' if the model has no room for the session. */
+export const turnSchema = z.strictObject({ tokens: z.number().int().min(1), answer: z.number().int().min(1) });
+
+/** Slots that a turn takes: the last token of its answer comes with the next turn. */
+export const turnSlots = (turn: Turn): number => turn.tokens + turn.answer - 1;
+
+const firstTurn = (spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'>): Turn => ({ tokens: spec.promptTokens, answer: spec.maxTokens });
+
+/** @throws CachetError 'limit' if the model has no room for the session, 'policy' if weights and dealer do not go together. */
 export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
-  const needed = artefact.prefixIds.length + spec.promptTokens + spec.maxTokens;
+  if (spec.weights === 'private')
+    throw new CachetError({
+      code: 'policy',
+      what: spec.dealer === 'client' ? "private weights with the client as dealer: a dealer knows the weights' masks" : 'private weights',
+      expected: 'open weights',
+      got: 'private',
+      hint: 'weights "open"; this version has no private weights',
+    });
+  const prefix = artefact.prefixIds.length,
+    first = spec.promptTokens + spec.maxTokens,
+    needed = prefix + Math.max(first, spec.context);
   if (needed > artefact.shape.maxPositions)
     throw new CachetError({
       code: 'limit',
-      what: 'prompt too long for the model',
+      what: spec.context > first ? 'conversation too long for the model' : 'prompt too long for the model',
       expected: `at most ${artefact.shape.maxPositions} positions`,
-      got: `${artefact.prefixIds.length} public + ${spec.promptTokens} private + ${spec.maxTokens} generated = ${needed}`,
-      hint: 'shorten the prompt or lower --max-tokens',
+      got:
+        spec.context > first
+          ? `${prefix} public + ${spec.context} = ${needed}`
+          : `${prefix} public + ${spec.promptTokens} private + ${spec.maxTokens} generated = ${needed}`,
+      hint: spec.context > first ? 'lower --context' : 'shorten the prompt or lower --max-tokens',
     });
+  if (turnSlots(firstTurn(spec)) > spec.context) throw noRoom(turnSlots(firstTurn(spec)), spec.context);
 }
 
-/** An evaluator's whole session. Yields input, rounds, jobs, output as effects.ts says, at most spec.maxTokens outputs. */
+export const noRoom = (needed: number, left: number): CachetError =>
+  new CachetError({
+    code: 'limit',
+    what: 'no room left in the session for this turn',
+    expected: `at most ${left} tokens of question and answer together`,
+    got: String(needed),
+    hint: 'a shorter question, lower --max-tokens, or a new session with a larger --context',
+  });
+
+/** An evaluator's whole session. Yields effects as effects.ts says: turns until there are no more. */
 export function evaluatorProgram(o: {
   party: 0 | 1;
   artefact: Artefact;
@@ -48,22 +85,26 @@ export function evaluatorProgram(o: {
   dealt: DealtSource;
 }): Program<void> {
   const engine = new Evaluator(o);
-  return session(engine, bindPlan(engine, o.artefact), o.spec.promptTokens, o.spec.maxTokens);
+  engine.relay = o.spec.dealer === 'client';
+  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context);
 }
 
-/** The helper's whole session: emits the material of all steps. Yields jobs only. */
+/** The dealer's whole session: emits the material of all steps. Yields jobs and turns. */
 export function dealerProgram(o: { artefact: Artefact; spec: SessionSpec; keys: DealerKeys; kernels: Kernels; arena: Arena; sink: DealtSink }): Program<void> {
   const engine = new Dealer(o);
-  return session(engine, bindPlan(engine, o.artefact), o.spec.promptTokens, o.spec.maxTokens);
+  engine.relay = o.spec.dealer === 'client';
+  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context);
 }
 
 /** Bytes of arena that a session's engine needs, an upper estimate from the largest live set of a layer. Memory that is not touched is not resident. */
 export function arenaBytes(role: 'evaluator' | 'helper', artefact: Artefact, spec: SessionSpec): number {
   const s = artefact.shape,
-    n = spec.promptTokens,
-    context = artefact.prefixIds.length + n + spec.maxTokens;
-  const logits = s.heads * (n * (context - n) + (n * (n + 1)) / 2),
-    activations = n * (4 * s.inner + 8 * s.width);
+    prefix = artefact.prefixIds.length,
+    first = spec.promptTokens,
+    context = prefix + spec.context,
+    later = spec.context > first + spec.maxTokens ? Math.min(TURN_ROWS, spec.context - first) : 1;
+  const logits = s.heads * Math.max(first * prefix + (first * (first + 1)) / 2, later * context),
+    activations = Math.max(first, later) * (4 * s.inner + 8 * s.width);
   const cache = 4 * 8 * s.layers * s.kvHeads * s.headDim * context,
     weights = role === 'evaluator' ? artefact.bytes.length : 0,
     tables = 16 << 20;

@@ -35,6 +35,8 @@ export class Tensor implements TensorSpec {
   mask = 0;
   /** Wires: the evaluators hold halves of the mask (root wires always; narrowed ones once dealt). Tracked alike by all engines. */
   halves = false;
+  /** Opened wires: number of the opening, which names the mask's stream. */
+  root = -1;
   real: Float64Array | undefined = undefined;
 
   constructor(spec: TensorSpec) {

@@ -44,7 +44,7 @@ describe('three processes', () => {
     const session = await open(250, 1),
       sockets = await Promise.all(
         (['p0', 'p1', 'helper'] as const).map(async (role) => {
-          const socket = new WebSocket(trio.config[role]);
+          const socket = new WebSocket(trio.config[role]!);
           await new Promise((resolve) => socket.once('open', resolve));
           return socket;
         }),

@@ -83,7 +83,7 @@ describe('links', () => {
     for (const n of [0, 5, 2 * MAX_FRAME_PAYLOAD, 2 * MAX_FRAME_PAYLOAD + 1]) left.send(FRAME.round, new Uint8Array(n).fill(n & 255));
     expect(got.map((p) => p.length)).toEqual([0, 5, MAX_FRAME_PAYLOAD, MAX_FRAME_PAYLOAD, MAX_FRAME_PAYLOAD, MAX_FRAME_PAYLOAD, 1]);
     expect(lasts).toEqual([true, true, false, true, false, false, true]);
-    expect(left.counted.sent).toBe(right.counted.received);
+    expect(left.counted.round.sent).toBe(right.counted.round.received);
     let control: unknown;
     right.onControl = (m) => (control = m);
     left.control({ type: 'credit', limit: 5 });

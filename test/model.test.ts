@@ -25,10 +25,10 @@ const program = (e: Engine): Program<void> =>
     const caches = createCache(e, plan, past + privateIds.length + 1);
     const prompt = yield* e.input(privateIds.length * width, SCALE.residual);
     const mark = e.mark();
-    yield* e.output(yield* forward(e, plan, caches, prompt, privateIds.length, past));
+    yield* e.output(yield* forward(e, plan, caches, prompt, privateIds.length, { slots: past, position: past, unused: undefined }));
     e.release(mark);
     const token = yield* e.input(width, SCALE.residual);
-    yield* e.output(yield* forward(e, plan, caches, token, 1, past + privateIds.length));
+    yield* e.output(yield* forward(e, plan, caches, token, 1, { slots: past + privateIds.length, position: past + privateIds.length, unused: undefined }));
     e.endStep();
   })();
 

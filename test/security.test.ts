@@ -12,6 +12,7 @@ import { createCache } from '../protocols/programs/attention.ts';
 import { forward } from '../protocols/programs/llama.ts';
 import { SCALE } from '../protocols/programs/plan.ts';
 import type { Kernels } from '../kernels/kernels.ts';
+import { PROTOCOL_VERSION } from '../protocols/session.ts';
 import { place, runLocal, split, testKeys } from './support/local.ts';
 import { embedding, tinyNotes } from './support/tinyNotes.ts';
 
@@ -22,7 +23,7 @@ const program = (e: Engine): Program<void> =>
   (function* () {
     const plan = bindPlan(e, artefact),
       x = yield* e.input(TOKENS * plan.shape.width, SCALE.residual);
-    yield* e.output(yield* forward(e, plan, createCache(e, plan, plan.prefixIds.length + TOKENS), x, TOKENS, plan.prefixIds.length));
+    yield* e.output(yield* forward(e, plan, createCache(e, plan, plan.prefixIds.length + TOKENS), x, TOKENS, { slots: plan.prefixIds.length, position: plan.prefixIds.length, unused: undefined }));
     e.endStep();
   })();
 
@@ -86,7 +87,7 @@ describe('streams', () => {
       kernels: counted,
       arena: at.arena,
       keys: testKeys(1).dealer,
-      sink: { emit: () => undefined, flush: () => undefined, endStep: () => undefined },
+      sink: { emit: () => undefined, emitBoth: () => undefined, flush: () => undefined, endStep: () => undefined },
     });
     for (const effect of program(dealer)) if (effect.kind === 'job') void effect.run();
     expect(drawn.size).toBeGreaterThan(300);
@@ -98,7 +99,7 @@ describe('streams', () => {
 });
 
 describe('session keys', () => {
-  const spec = { version: 1 as const, artefact: 'a'.repeat(64), promptTokens: 3, maxTokens: 2 },
+  const spec = { version: PROTOCOL_VERSION, artefact: 'a'.repeat(64), weights: 'open', dealer: 'helper', promptTokens: 3, maxTokens: 2, context: 4 } as const,
     bytes = (v: number, n = 32) => new Uint8Array(n).fill(v);
   const nonces = { client: bytes(1), p0: bytes(2), p1: bytes(3), helper: bytes(4) },
     id = sessionId(spec, bytes(5, 16), nonces);
@@ -110,6 +111,9 @@ describe('session keys', () => {
       sessionId(spec, bytes(6, 16), nonces),
       sessionId({ ...spec, promptTokens: 4 }, bytes(5, 16), nonces),
       sessionId({ ...spec, maxTokens: 3 }, bytes(5, 16), nonces),
+      sessionId({ ...spec, context: 9 }, bytes(5, 16), nonces),
+      sessionId({ ...spec, dealer: 'client' }, bytes(5, 16), nonces),
+      sessionId({ ...spec, weights: 'private' }, bytes(5, 16), nonces),
       sessionId({ ...spec, artefact: 'b'.repeat(64) }, bytes(5, 16), nonces),
     ].map((x) => Buffer.from(x).toString('hex'));
     expect(new Set(ids).size).toBe(ids.length);

@@ -1,122 +1,105 @@
-/** What `ask` and `demo` share: one private answer, streamed, with progress by phase; the figures of its steps. */
-import { generate, TextStream } from '../../client/generate.ts';
-import type { Sampling } from '../../client/sampling.ts';
-import type { PrivateSession, StepReport } from '../../client/session.ts';
-import type { Tokenizer } from '../../client/tokenizer.ts';
+/** What `ask`, `chat` and `demo` share: one private answer, streamed, with progress by phase; the figures of its steps. */
+import type { Answer, AskEvent } from '../../client/ask.ts';
+import type { Connect, Deal, StepReport } from '../../client/session.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
-import type { Config } from '../config.ts';
+import { clientDealer } from '../clientDealer.ts';
+import { addressOf, type Config } from '../config.ts';
 import { connect } from '../sockets.ts';
 import { bytes, type Progress } from '../terminal.ts';
 
-export interface Answer {
-  readonly ids: readonly number[];
-  readonly text: string;
-  readonly session: string;
-  readonly reports: readonly StepReport[];
-  /** From sending the prompt to the first token, ms. */
-  readonly prefillMs: number;
-  /** Mean time from token to token as the client sees it, ms; undefined for a single token. */
-  readonly tokenMs: number | undefined;
-  readonly clientBytes: { readonly sent: number; readonly received: number };
-}
-
-export async function answer(o: {
-  artefact: Artefact;
-  tokenizer: Tokenizer;
-  config: Pick<Config, 'p0' | 'p1' | 'timeoutMs'>;
-  promptIds: readonly number[];
-  maxTokens: number;
-  sampling?: Sampling;
-  signal: AbortSignal;
-  progress: Progress;
-  /** Pieces of the answer as they come. */
-  onText: (piece: string) => void;
-}): Promise<Answer> {
-  const { artefact, progress } = o,
-    timeoutMs = o.config.timeoutMs ?? 30_000,
-    text = new TextStream(o.tokenizer),
-    ids: number[] = [],
-    times: number[] = [];
-  let session: PrivateSession | undefined,
-    whole = '',
-    ticker: NodeJS.Timeout | undefined;
-  const privateTokens = o.promptIds.length - artefact.prefixIds.length;
-  progress.update('connecting to P0 and P1');
-  try {
-    for await (const id of generate({
-      artefact,
-      promptIds: o.promptIds,
-      maxTokens: o.maxTokens,
-      signal: o.signal,
-      timeoutMs,
-      connect: (role) => connect(o.config[role], role, timeoutMs, o.signal),
-      ...(o.sampling ? { sampling: o.sampling } : {}),
-      onSession(s) {
-        session = s;
-        progress.done(`connected: session ${s.id}, keys agreed; the helper deals ahead`);
-        times.push(performance.now());
-        const started = performance.now(),
-          tick = (): void => progress.update(`prefill: ${privateTokens} private tokens, ${((performance.now() - started) / 1e3).toFixed(1)} s`);
-        ticker = setInterval(tick, 100);
-        tick();
-      },
-    })) {
-      if (ids.length === 0) {
-        clearInterval(ticker);
-        progress.done(`prefill: ${privateTokens} private tokens in ${((performance.now() - times[0]!) / 1e3).toFixed(2)} s`);
-      }
-      times.push(performance.now());
-      ids.push(id);
-      if (artefact.shape.eosIds.includes(id)) break;
-      const piece = text.push(id);
-      whole += piece;
-      o.onText(piece);
-    }
-  } finally {
-    clearInterval(ticker);
-  }
+/** How a session reaches the parties: links to the evaluators and, where the client deals, the dealer. */
+export function reach(
+  config: Config,
+  artefact: Artefact,
+  dealer: 'server' | 'client',
+  signal: AbortSignal,
+): { readonly connect: Connect; readonly timeoutMs: number; readonly signal: AbortSignal; readonly deal?: Deal } {
+  const { timeoutMs } = config,
+    to: Connect = (role) => connect(addressOf(config, role), role, timeoutMs, signal);
   return {
-    ids,
-    text: whole,
-    session: session!.id,
-    reports: session!.reports,
-    prefillMs: times[1]! - times[0]!,
-    tokenMs: times.length > 2 ? (times.at(-1)! - times[1]!) / (times.length - 2) : undefined,
-    clientBytes: session!.clientBytes,
+    connect: to,
+    timeoutMs,
+    signal,
+    ...(dealer === 'client' ? { deal: clientDealer({ artefact, kernels: config.kernels, timeoutMs, connect: to }) } : {}),
   };
 }
+
+/** Shows a turn's events; returns its answer. `onText` gets pieces of the answer as they come. */
+export async function show(events: AsyncIterable<AskEvent>, progress: Progress, onText: (piece: string) => void): Promise<Answer> {
+  let ticker: NodeJS.Timeout | undefined, answer: Answer | undefined;
+  progress.update('connecting to P0 and P1');
+  try {
+    for await (const event of events)
+      switch (event.type) {
+        case 'connected':
+          progress.done(`connected: session ${event.session}, keys agreed`);
+          break;
+        case 'sent': {
+          const started = performance.now(),
+            tick = (): void => progress.update(`reading ${event.tokens} private tokens, ${((performance.now() - started) / 1e3).toFixed(1)} s`);
+          ticker = setInterval(tick, 100);
+          tick();
+          break;
+        }
+        case 'prefilled':
+          clearInterval(ticker);
+          progress.done(`read ${event.tokens} private tokens in ${(event.ms / 1e3).toFixed(2)} s`);
+          break;
+        case 'token':
+          if (event.text !== '') onText(event.text);
+          break;
+        case 'answer':
+          answer = event.answer;
+      }
+  } finally {
+    clearInterval(ticker);
+    progress.update('');
+  }
+  return answer!;
+}
+
+const total = (reports: readonly StepReport[], f: (r: StepReport) => number): number => reports.reduce((n, r) => n + f(r), 0);
+const costOf = (reports: readonly StepReport[]) => ({
+  rounds: total(reports, (r) => r.rounds),
+  onlineBytes: total(reports, (r) => r.onlineBytes),
+  dealtBytes: total(reports, (r) => r.dealtBytes),
+  relayedBytes: total(reports, (r) => r.relayedBytes),
+});
 
 /** Totals of an answer, as `--json` gives them. */
 export function figures(a: Answer) {
-  const sum = (f: (r: StepReport) => number): number => a.reports.reduce((n, r) => n + f(r), 0),
-    decoded = a.reports.slice(1);
+  const batches = a.reports.length - a.ids.length + 1,
+    decoded = a.reports.slice(batches);
   return {
     tokens: a.ids.length,
-    rounds: sum((r) => r.rounds),
-    onlineBytes: sum((r) => r.onlineBytes),
-    dealtBytes: sum((r) => r.dealtBytes),
+    sentTokens: a.sentTokens,
+    ...costOf(a.reports),
     clientBytes: a.clientBytes,
     prefillMs: a.prefillMs,
     tokenMs: a.tokenMs ?? null,
-    waitDealtMs: sum((r) => r.waitDealtMs),
-    perToken:
-      decoded.length === 0 ? null : { rounds: decoded.at(-1)!.rounds, onlineBytes: decoded.at(-1)!.onlineBytes, dealtBytes: decoded.at(-1)!.dealtBytes },
+    waitDealtMs: total(a.reports, (r) => r.waitDealtMs),
+    prefill: costOf(a.reports.slice(0, batches)),
+    perToken: decoded.length === 0 ? null : costOf(decoded.slice(-1)),
   };
 }
 
+type Cost = ReturnType<typeof costOf>;
+const cost = (c: Cost): string =>
+  `${c.rounds} rounds, ${bytes(c.onlineBytes)} online, ${bytes(c.dealtBytes)} dealt${c.relayedBytes > 0 ? `, ${bytes(c.relayedBytes)} relayed` : ''}`;
+
 export function describeFigures(a: Answer): string {
-  const f = figures(a),
-    prefill = a.reports[0];
+  const f = figures(a);
   return [
-    ...(prefill
-      ? [
-          `prefill    ${(a.prefillMs / 1e3).toFixed(2)} s, ${prefill.rounds} rounds, ${bytes(prefill.onlineBytes)} online, ${bytes(prefill.dealtBytes)} dealt (${prefill.rows} private tokens in one batch)`,
-        ]
-      : []),
-    ...(f.perToken
-      ? [`a token    ${f.tokenMs!.toFixed(1)} ms, ${f.perToken.rounds} rounds, ${bytes(f.perToken.onlineBytes)} online, ${bytes(f.perToken.dealtBytes)} dealt`]
-      : []),
-    `in all     ${f.tokens} tokens, ${f.rounds} rounds, ${bytes(f.onlineBytes)} online, ${bytes(f.dealtBytes)} dealt; client sent ${bytes(f.clientBytes.sent)}, received ${bytes(f.clientBytes.received)}`,
-    '           (times include dealing, which runs beside; bytes are both directions with headers)',
+    `question   ${f.sentTokens} tokens in ${(f.prefillMs / 1e3).toFixed(2)} s: ${cost(f.prefill)}`,
+    ...(f.perToken ? [`a token    ${f.tokenMs!.toFixed(1)} ms: ${cost(f.perToken)}`] : []),
+    `in all     ${f.tokens} tokens: ${cost(f)}`,
+    `client     sent ${bytes(f.clientBytes.sent)}, received ${bytes(f.clientBytes.received)}`,
+    '(times include dealing; bytes are both directions, with headers)',
   ].join('\n');
 }
+
+/** What a question cost, in one line. */
+export const describeCost = (a: Answer): string => {
+  const f = figures(a);
+  return `[${f.sentTokens} tokens sent, ${f.tokens} answered, ${((f.prefillMs + (f.tokenMs ?? 0) * (f.tokens - 1)) / 1e3).toFixed(2)} s, ${cost(f)}]`;
+};

@@ -1,12 +1,13 @@
 /** `cachet ask`: one private question to running parties. */
 import { Command } from 'commander';
 import { readModelArtefact, readTokenizer } from '../../client/node.ts';
+import { ask } from '../../client/ask.ts';
 import { promptIds } from '../../client/generate.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { readConfigFile } from '../config.ts';
 import { onInterrupt, Progress } from '../terminal.ts';
-import { answer, describeFigures, figures } from './answer.ts';
-import { addSampling, samplingOf, type SamplingOptions } from './options.ts';
+import { describeFigures, figures, reach, show } from './answer.ts';
+import { addSampling, dealerOption, samplingOf, type SamplingOptions } from './options.ts';
 
 export const askCommand = addSampling(
   new Command('ask')
@@ -14,9 +15,10 @@ export const askCommand = addSampling(
     .argument('[prompt]', 'the whole prompt, special tokens written out; - or none: read from stdin')
     .requiredOption('--config <file>', 'configuration of the parties, JSON; see cachet party --help'),
 )
+  .addOption(dealerOption())
   .option('--json', 'answer and figures as JSON on stdout')
   .addHelpText('after', `\nExample:\n  cachet ask --config parties.json " Tom lives in Oslo. Nina's pin is 4711.<|user|> What is Nina's pin?<|assistant|>"`)
-  .action(async (prompt: string | undefined, o: SamplingOptions & { config: string; json?: boolean }) => {
+  .action(async (prompt: string | undefined, o: SamplingOptions & { config: string; helper: 'server' | 'client'; json?: boolean }) => {
     const config = await readConfigFile(o.config),
       artefact = await readModelArtefact(config.model),
       tokenizer = await readTokenizer(config.model);
@@ -26,17 +28,15 @@ export const askCommand = addSampling(
     if (ids.length <= artefact.prefixIds.length)
       throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'text as an argument or on stdin', got: 'nothing' });
     onInterrupt(() => abort.abort());
-    const result = await answer({
+    const events = ask({
       artefact,
       tokenizer,
-      config,
-      promptIds: ids,
+      ...reach(config, artefact, o.helper, abort.signal),
+      prompt: ids,
       maxTokens: o.maxTokens,
       sampling: samplingOf(o),
-      signal: abort.signal,
-      progress: new Progress({ silent: o.json === true }),
-      onText: (piece) => void (o.json || process.stdout.write(piece)),
     });
+    const result = await show(events, new Progress({ silent: o.json === true }), (piece) => void (o.json || process.stdout.write(piece)));
     if (o.json) console.log(JSON.stringify({ text: result.text, ids: result.ids, session: result.session, ...figures(result) }));
     else {
       process.stdout.write('\n');

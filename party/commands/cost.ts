@@ -3,54 +3,75 @@ import { Command, Option } from 'commander';
 import { EMBEDDED_MODEL, readModelArtefact } from '../../client/node.ts';
 import { meterSession } from '../../protocols/cost.ts';
 import type { StepCost } from '../../protocols/engines/engine.ts';
-import { checkSpec, PROTOCOL_VERSION } from '../../protocols/session.ts';
+import { checkSpec, PROTOCOL_VERSION, turnSlots } from '../../protocols/session.ts';
 import { bytes, count, table } from '../terminal.ts';
-import { integer } from './options.ts';
+import { dealerOption, integer } from './options.ts';
 
 export const costCommand = new Command('cost')
   .description('Rounds and bytes of a session, from the Meter: what the parties will measure, exactly. Nothing is run.')
   .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
   .addOption(new Option('--prompt-tokens <n>', 'private tokens of the prompt, public prefix not counted').argParser(integer(1)).default(150))
   .addOption(new Option('--max-tokens <n>', 'tokens generated').argParser(integer(1)).default(16))
+  .addOption(dealerOption())
+  .addOption(new Option('--turn-tokens <n>', 'also a further turn of a chat: tokens of its question').argParser(integer(1)))
   .option('--json', 'all steps as JSON on stdout')
-  .action(async (o: { model: string; promptTokens: number; maxTokens: number; json?: boolean }) => {
-    const artefact = await readModelArtefact(o.model);
-    checkSpec(artefact, { version: PROTOCOL_VERSION, artefact: artefact.digest, promptTokens: o.promptTokens, maxTokens: o.maxTokens });
-    const cost = meterSession(artefact, o),
-      plain = (s: StepCost) => ({ rounds: s.rounds, onlineBytes: s.onlineBytes, dealtBytes: s.dealtBytes, gates: Object.fromEntries(s.gates) });
+  .action(async (o: { model: string; promptTokens: number; maxTokens: number; helper: 'server' | 'client'; turnTokens?: number; json?: boolean }) => {
+    const artefact = await readModelArtefact(o.model),
+      dealer = o.helper === 'client' ? 'client' : 'helper',
+      turns = o.turnTokens === undefined ? [] : [{ tokens: o.turnTokens, answer: o.maxTokens }],
+      context = [{ tokens: o.promptTokens, answer: o.maxTokens }, ...turns].reduce((n, t) => n + turnSlots(t), 0);
+    checkSpec(artefact, {
+      version: PROTOCOL_VERSION,
+      artefact: artefact.digest,
+      weights: 'open',
+      dealer,
+      promptTokens: o.promptTokens,
+      maxTokens: o.maxTokens,
+      context,
+    });
+    const cost = meterSession(artefact, { ...o, dealer }, turns),
+      plain = ({ gates, ...s }: StepCost) => ({ ...s, gates: Object.fromEntries(gates) });
     if (o.json)
       return void console.log(
-        JSON.stringify({
-          model: artefact.name,
-          promptTokens: o.promptTokens,
-          maxTokens: o.maxTokens,
-          rounds: cost.rounds,
-          onlineBytes: cost.onlineBytes,
-          dealtBytes: cost.dealtBytes,
-          steps: cost.steps.map(plain),
-        }),
+        JSON.stringify({ model: artefact.name, promptTokens: o.promptTokens, maxTokens: o.maxTokens, dealer, ...cost, steps: cost.steps.map(plain) }),
       );
-    const last = cost.steps.at(-1)!,
-      row = (name: string, s: { rounds: number; onlineBytes: number; dealtBytes: number }): string[] => [
+    const steps = cost.steps.slice(0, o.maxTokens),
+      last = steps.at(-1)!,
+      further = cost.steps.slice(o.maxTokens),
+      batches = further.slice(0, further.length - o.maxTokens + 1),
+      relayed = dealer === 'client',
+      row = (name: string, s: Pick<StepCost, 'rounds' | 'onlineBytes' | 'dealtBytes' | 'relayedBytes'>): string[] => [
         name,
         String(s.rounds),
         bytes(s.onlineBytes),
         bytes(s.dealtBytes),
+        ...(relayed ? [bytes(s.relayedBytes)] : []),
       ];
-    const context = (step: number): number => artefact.prefixIds.length + o.promptTokens + step;
+    const context0 = artefact.prefixIds.length + o.promptTokens,
+      sum = (f: (s: StepCost) => number): number => batches.reduce((n, s) => n + f(s), 0);
     console.log(
-      `${artefact.name}: ${o.promptTokens} private tokens, ${o.maxTokens} generated; bytes are both directions and both evaluators, headers included\n`,
+      `${artefact.name}: ${o.promptTokens} private tokens, ${o.maxTokens} generated; bytes are both directions and\nboth evaluators, headers included${relayed ? '; the client deals, P0 relays what both need' : ''}\n`,
     );
     console.log(
       table([
-        ['step', 'rounds', 'online', 'dealt'],
-        row(`prefill of ${o.promptTokens}`, cost.steps[0]!),
-        ...(cost.steps.length > 1 ? [row(`token at context ${context(1)}`, cost.steps[1]!)] : []),
-        ...(cost.steps.length > 2 ? [row(`token at context ${context(cost.steps.length - 1)}`, last)] : []),
+        ['step', 'rounds', 'online', 'dealt', ...(relayed ? ['relayed'] : [])],
+        row(`prefill of ${o.promptTokens}`, steps[0]!),
+        ...(steps.length > 1 ? [row(`token at context ${context0 + 1}`, steps[1]!)] : []),
+        ...(steps.length > 2 ? [row(`token at context ${context0 + steps.length - 1}`, last)] : []),
+        ...(batches.length > 0
+          ? [
+              row(`further question of ${o.turnTokens}`, {
+                rounds: sum((s) => s.rounds),
+                onlineBytes: sum((s) => s.onlineBytes),
+                dealtBytes: sum((s) => s.dealtBytes),
+                relayedBytes: sum((s) => s.relayedBytes),
+              }),
+            ]
+          : []),
         row('session', cost),
       ]),
     );
-    console.log(`\ngates of ${cost.steps.length > 1 ? 'the last token' : 'the prefill'} (payload, without headers)\n`);
+    console.log(`\ngates of ${steps.length > 1 ? 'the last token' : 'the prefill'} (payload, without headers)\n`);
     console.log(
       table([
         ['gate', 'calls', 'online', 'dealt'],

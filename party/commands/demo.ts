@@ -3,16 +3,17 @@ import { join } from 'node:path';
 import { Command, Option } from 'commander';
 import { z } from 'zod';
 import { EMBEDDED_MODEL, modelFolder, readBytes, readJson, readModelArtefact, readTokenizer } from '../../client/node.ts';
+import { ask } from '../../client/ask.ts';
 import { promptIds } from '../../client/generate.ts';
-import type { Tokenizer } from '../../client/tokenizer.ts';
+import type { Message, Tokenizer } from '../../client/tokenizer.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { PlainLlama, readLlama } from '../../protocols/models/llama.ts';
 import { readSafetensors } from '../../protocols/models/safetensors.ts';
 import { Trio } from '../launch.ts';
 import { bytes, onInterrupt, Progress, table } from '../terminal.ts';
-import { answer, describeFigures, figures, type Answer } from './answer.ts';
-import { addSampling, integer, samplingOf, type SamplingOptions } from './options.ts';
+import { describeFigures, figures, reach, show } from './answer.ts';
+import { addSampling, dealerOption, integer, samplingOf, type SamplingOptions } from './options.ts';
 
 /** About 150 tokens in the embedded model's vocabulary. */
 const NOTE = [
@@ -42,6 +43,7 @@ interface Options extends SamplingOptions {
   model: string;
   note?: string;
   question: string;
+  helper: 'server' | 'client';
   cases?: string;
   maxPrompt?: number;
   json?: boolean;
@@ -52,7 +54,8 @@ export const demoCommand = addSampling(
     .description('Start P0, P1 and the helper as processes on this machine, ask a question about a private note, show what each party saw.')
     .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
     .option('--note <file>', 'the private note (default: a built-in one of about 150 tokens)')
-    .option('--question <text>', 'the question', "What is Nina's pin?"),
+    .option('--question <text>', 'the question', "What is Nina's pin?")
+    .addOption(dealerOption()),
 )
   .option('--cases <file>', 'run the cases of a file instead: JSON { cases: [{ promptIds or prompt, continuationIds }] }')
   .addOption(new Option('--max-prompt <n>', 'with --cases: skip prompts of more tokens').argParser(integer(1)))
@@ -65,18 +68,19 @@ export const demoCommand = addSampling(
     const cases = o.cases === undefined ? undefined : await readCases(o.cases, artefact, tokenizer, o.maxPrompt);
     onInterrupt(() => abort.abort());
     progress.update('starting three party processes');
-    const trio = await Trio.start(o.model);
+    const trio = await Trio.start(o.model, o.helper === 'client' ? { roles: ['p0', 'p1'] } : {});
     try {
-      progress.done(`started P0 (process ${trio.pids['p0']}), P1 (${trio.pids['p1']}), helper (${trio.pids['helper']}) on loopback`);
+      progress.done(
+        `started on loopback: ${Object.entries(trio.pids)
+          .map(([role, pid]) => `${role} (process ${pid})`)
+          .join(', ')}`,
+      );
       if (cases) await runCases(o, cases, trio, artefact, tokenizer, abort.signal, progress);
       else await runQuestion(o, trio, artefact, tokenizer, abort.signal, progress);
     } finally {
       await trio.stop();
     }
   });
-
-/** The prompt of tiny-notes' format: notes, then a question. */
-const notePrompt = (note: string, question: string): string => `${note.startsWith(' ') ? note : ` ${note}`}<|user|> ${question.trim()}<|assistant|>`;
 
 async function runQuestion(o: Options, trio: Trio, artefact: Artefact, tokenizer: Tokenizer, signal: AbortSignal, progress: Progress): Promise<void> {
   const note =
@@ -86,19 +90,21 @@ async function runQuestion(o: Options, trio: Trio, artefact: Artefact, tokenizer
           .decode(await readBytes(o.note, 'usage'))
           .trim()
           .replaceAll(/\s+/g, ' ');
-  const ids = promptIds(artefact, tokenizer, notePrompt(note, o.question));
+  const messages: Message[] = [
+      { role: 'system', content: note.trim() },
+      { role: 'user', content: o.question.trim() },
+    ],
+    ids = promptIds(artefact, tokenizer, tokenizer.chat(messages, true));
   if (!o.json) console.log(`\nprivate note (${tokenizer.encode(note).length} tokens, read by nobody but you):\n  ${note.trim()}\n\nquestion: ${o.question}\n`);
-  const result = await answer({
+  const events = ask({
     artefact,
     tokenizer,
-    config: trio.config,
-    promptIds: ids,
+    ...reach(trio.config, artefact, o.helper, signal),
+    prompt: ids,
     maxTokens: o.maxTokens,
     sampling: samplingOf(o),
-    signal,
-    progress,
-    onText: streamed(o.json === true),
   });
+  const result = await show(events, progress, streamed(o.json === true));
   if (!o.json) process.stdout.write('\n\n');
   progress.update('the helper deals to its end, so that it cannot tell how long the answer was');
   const ends = await trio.ended(result.session);
@@ -130,8 +136,8 @@ async function runQuestion(o: Options, trio: Trio, artefact: Artefact, tokenizer
 
 /** What the bytes are, by receiver and sender. */
 const SEEN: Readonly<Record<string, Readonly<Record<string, string>>>> = {
-  p0: { client: 'random shares of embeddings', p1: 'values under fresh masks', helper: 'keys and random halves' },
-  p1: { client: 'random shares of embeddings', p0: 'values under fresh masks', helper: 'keys and random halves' },
+  p0: { client: 'random shares of embeddings', p1: 'values under fresh masks', helper: 'keys and random halves', dealer: 'keys for both' },
+  p1: { client: 'random shares of embeddings', p0: 'values under fresh masks', helper: 'keys and random halves', dealer: 'random halves' },
   helper: { p0: 'hello and credits, no values', p1: 'hello and credits, no values' },
 };
 
@@ -217,16 +223,8 @@ async function runCases(
   const rows: { promptTokens: number; match: boolean; ids: readonly number[]; prefillMs: number; tokenMs: number | null }[] = [];
   for (const [i, c] of cases.entries()) {
     progress.update(`case ${i + 1} of ${cases.length}: ${c.promptIds.length} prompt tokens`);
-    const result: Answer = await answer({
-      artefact,
-      tokenizer,
-      config: trio.config,
-      promptIds: c.promptIds,
-      maxTokens: c.continuationIds.length,
-      signal,
-      progress: new Progress({ silent: true }),
-      onText: () => undefined,
-    });
+    const events = ask({ artefact, tokenizer, ...reach(trio.config, artefact, o.helper, signal), prompt: c.promptIds, maxTokens: c.continuationIds.length }),
+      result = await show(events, new Progress({ silent: true }), () => undefined);
     const match = await matches(o.model, artefact, c, result.ids);
     rows.push({ promptTokens: c.promptIds.length, match, ids: result.ids, prefillMs: result.prefillMs, tokenMs: result.tokenMs ?? null });
     progress.done(

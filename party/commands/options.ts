@@ -24,6 +24,11 @@ export function real(text: string): number {
   return v;
 }
 
+export const dealerOption = (): Option =>
+  new Option('--helper <who>', 'who deals the correlated randomness: the helper process, or this client (two parties)')
+    .choices(['server', 'client'])
+    .default('server');
+
 export const addSampling = (command: Command): Command =>
   command
     .addOption(new Option('--max-tokens <n>', 'tokens to generate at most').argParser(integer(1)).default(16))

@@ -1,9 +1,8 @@
 /** `cachet party`: one party's process, until it is stopped. */
 import { Command, Option } from 'commander';
 import { readModelArtefact } from '../../client/node.ts';
-import { readConfigFile } from '../config.ts';
-import { stopIdleEngines } from '../engine.ts';
-import { Party, type PartyEvent, type PartyRole } from '../party.ts';
+import { readConfigFile, type PartyRole } from '../config.ts';
+import { Party, type PartyEvent } from '../party.ts';
 import { bytes, onInterrupt } from '../terminal.ts';
 
 const EXAMPLE = `
@@ -34,7 +33,6 @@ export const partyCommand = new Command('party')
     await party.start();
     await new Promise<void>((resolve) => onInterrupt(resolve));
     await party.close();
-    await stopIdleEngines();
   });
 
 function describe(role: PartyRole, e: PartyEvent): string {

@@ -92,7 +92,7 @@ export class Dealer extends LocalEngine implements DealContext {
     k.sub88(lo, hi, lo0, hi0, n);
     const packed = this.arena.alloc(11 * n);
     k.pack88(packed, lo, hi, n);
-    this.sink.emit(1, packed, 11 * n);
+    this.sink.emit(packed, 11 * n);
     this.release(top);
   };
 
@@ -105,10 +105,7 @@ export class Dealer extends LocalEngine implements DealContext {
     this.release(top);
   };
 
-  readonly dealBoth = (pointer: number, bytes: number): void => {
-    this.sink.emit(0, pointer, bytes);
-    this.sink.emit(1, pointer, bytes);
-  };
+  readonly dealBoth = (pointer: number, bytes: number): void => this.sink.emitBoth(pointer, bytes);
 
   readonly roots = (dst: number, party: 0 | 1, n: number): void => this.rootStreams[party].draw(dst, this.gateNumber, 64, 2 * n);
 
@@ -116,6 +113,6 @@ export class Dealer extends LocalEngine implements DealContext {
     const bytes = n * Math.ceil(bits / 8),
       packed = this.arena.alloc(bytes);
     this.kernels.pack(packed, src, bits, n);
-    this.sink.emit(1, packed, bytes);
+    this.sink.emit(packed, bytes);
   }
 }

@@ -18,6 +18,21 @@ export interface InputEffect {
   readonly kind: 'input';
   readonly into: number;
   readonly bytes: number;
+  /** A token of an answer: the client may end the turn instead; the driver then sets `over`. */
+  readonly optional: boolean;
+  over: boolean;
+}
+
+/** A turn of a session: tokens that the client sends, then an answer of at most so many. Public. */
+export interface Turn {
+  readonly tokens: number;
+  readonly answer: number;
+}
+
+/** Wait for the client's next turn; the driver sets it, or leaves it undefined at the end of the session. */
+export interface TurnEffect {
+  readonly kind: 'turn';
+  turn: Turn | undefined;
 }
 
 /** Send `bytes` bytes at `out` to the client. */
@@ -33,7 +48,7 @@ export interface JobEffect {
   run(): void | Promise<void>;
 }
 
-export type Effect = RoundEffect | InputEffect | OutputEffect | JobEffect;
+export type Effect = RoundEffect | InputEffect | OutputEffect | TurnEffect | JobEffect;
 export type Program<T> = Generator<Effect, T, void>;
 
 /** Two 32-bit halves of the running hash of (gate, shape) over the program so far. */
@@ -42,17 +57,25 @@ export interface DesyncHash {
   readonly high: number;
 }
 
-/** Where an evaluator takes dealt material from: the helper's stream, in program order. Blocks (or throws) until it is there. */
+/**
+ * Where an evaluator takes dealt material from, in program order. Blocks (or throws) until it is there. What is for this evaluator alone (`take`) and
+ * what is for both (`takeBoth`) may come in one stream or in two.
+ */
 export interface DealtSource {
   /** Pointer to the next `bytes` bytes, contiguous; valid until the next call. */
   take(bytes: number): number;
-  /** Checks the helper's running hash for the step just finished; consumes the rest of its frame. */
-  endStep(hash: DesyncHash): void;
+  takeBoth(bytes: number): number;
+  /** Passes over material of a step that is not run. */
+  discard(own: number, both: number): void;
+  /** Checks the dealer's running hash for the step just finished, or passed over. */
+  endStep(hash: DesyncHash, skipped: boolean): void;
 }
 
-/** Where the dealer puts material for both evaluators; bytes are copied before the call returns. */
+/** Where the dealer puts material; bytes are copied before the call returns. */
 export interface DealtSink {
-  emit(party: 0 | 1, pointer: number, bytes: number): void;
+  /** For P1 alone: P0's halves come from its stream. */
+  emit(pointer: number, bytes: number): void;
+  emitBoth(pointer: number, bytes: number): void;
   /** Cuts both streams into frames here, and sends them. */
   flush(): void;
   /** Flushes both streams: the material of one step (the prefill, or one token) is complete. */

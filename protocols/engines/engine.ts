@@ -9,7 +9,7 @@ import { CachetError } from '../errors.ts';
 import { framedBytes } from '../frames.ts';
 import { expTable, type ExpParams } from '../gates/expTable.ts';
 import { fourier, type FourierParams } from '../gates/fourier.ts';
-import type { Gate } from '../gates/gate.ts';
+import type { Gate, DealtCost } from '../gates/gate.ts';
 import { difference, sum, type Linear } from '../gates/linear.ts';
 import { mod } from '../gates/mod.ts';
 import { mul, type Bilinear } from '../gates/mul.ts';
@@ -20,18 +20,25 @@ import { spline } from '../gates/spline.ts';
 import { widen } from '../gates/widen.ts';
 import { windowsIdeal, type WindowsParams } from '../gates/windows.ts';
 import { Tensor, type Constant, type TensorSpec } from '../tensor.ts';
-import { FLUSH_BYTES, type DesyncHash, type Program } from './effects.ts';
+import { FLUSH_BYTES, type DesyncHash, type Program, type Turn, type TurnEffect } from './effects.ts';
 
-/** Cost of one step (the prefill, or one token), all parties together, headers included; `gates` splits the payload by gate. */
+/**
+ * Cost of one step (the prefill, or one token), all parties together, headers included; `gates` splits the payload by gate. Dealt: what the dealer
+ * sends; relayed: what P0 passes on to P1 of it, where the dealer sends what both need once.
+ */
 export interface StepCost {
   rounds: number;
   onlineBytes: number;
   dealtBytes: number;
+  relayedBytes: number;
   gates: Map<string, { calls: number; online: number; dealt: number }>;
 }
 
 /** Called after every gate, for traces and tests. */
 export type Observer = (gate: number, name: string, outputs: readonly Tensor[], inputs: readonly Tensor[]) => void;
+
+/** What an engine holds of a step that it passes over. */
+const NOTHING = { share: false, wire: false, mask: false, real: false, weights: false, tables: false };
 
 export abstract class Engine {
   abstract readonly name: 'evaluator' | 'dealer' | 'fixed' | 'float' | 'meter';
@@ -51,11 +58,19 @@ export abstract class Engine {
   /** Layer that the program is in; for notes and error messages. */
   layer = 0;
   readonly steps: StepCost[] = [];
+  /** The dealer sends what both evaluators need to P0 alone, who relays it; what P0 and P1 need alone goes to each. */
+  relay = false;
+  /** The present step is passed over: gates are numbered, absorbed and counted, nothing is computed, sent or kept. */
+  protected skipping = false;
   protected gateNumber = 0;
   private hashLow = 0x9e3779b9 | 0;
   private hashHigh = 0x85ebca6b | 0;
   private step: StepCost = newStep();
   private dealt: [number, number] = [0, 0];
+
+  private get has(): Engine['holds'] {
+    return this.skipping ? NOTHING : this.holds;
+  }
 
   // ---- memory -----------------------------------------------------------------------------------------------------------------
   protected abstract allocate(elements: number): number;
@@ -64,7 +79,7 @@ export abstract class Engine {
 
   /** Places a public constant in the engine's memory, if it has use for it: 'weights' on shares, 'tables' wherever integers are computed. */
   constant<A extends ArrayBufferView>(kind: 'weights' | 'tables', array: A): Constant<A> {
-    if (!this.kernels || !(kind === 'weights' ? this.holds.weights : this.holds.tables)) return { pointer: 0, array };
+    if (!this.kernels || !(kind === 'weights' ? this.has.weights : this.has.tables)) return { pointer: 0, array };
     const pointer = this.allocate(Math.ceil(array.byteLength / 8));
     new Uint8Array(this.kernels.memory.buffer, pointer, array.byteLength).set(new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
     return { pointer, array };
@@ -74,7 +89,7 @@ export abstract class Engine {
   zeros(spec: TensorSpec): Tensor {
     const x = this.tensor(spec);
     x.halves = spec.form === 'wire';
-    if (x.halves && this.holds.mask && !x.mask) x.mask = this.allocate(x.size);
+    if (x.halves && this.has.mask && !x.mask) x.mask = this.allocate(x.size);
     if (x.lane) this.kernels!.fill(x.lane, 0, x.size);
     if (x.mask) this.kernels!.fill(x.mask, 0, x.size);
     return x;
@@ -91,11 +106,24 @@ export abstract class Engine {
         got: `${src.form} of ${src.bits} bits at scale ${src.scale}`,
       });
     this.absorb('store', rows, cols, dstFrom);
+    if (this.skipping) return this.storeSkipped(dst, dstFrom, dstStride, src, srcFrom, srcStride, rows, cols);
     if (src.lane) this.kernels!.copyRows(dst.lane + 8 * dstFrom, dstStride, src.lane + 8 * srcFrom, srcStride, rows, cols);
     if (src.mask) this.kernels!.copyRows(dst.mask + 8 * dstFrom, dstStride, src.mask + 8 * srcFrom, srcStride, rows, cols);
     if (src.real)
       for (let r = 0; r < rows; r++) dst.real!.set(src.real.subarray(srcFrom + r * srcStride, srcFrom + r * srcStride + cols), dstFrom + r * dstStride);
   }
+
+  /** What a cache keeps of a step that is passed over. */
+  protected storeSkipped(
+    _dst: Tensor,
+    _dstFrom: number,
+    _dstStride: number,
+    _src: Tensor,
+    _srcFrom: number,
+    _srcStride: number,
+    _rows: number,
+    _cols: number,
+  ) {}
 
   /** Writes public integers into a cache at an element offset (mask 0). */
   storePublic(dst: Tensor, from: number, values: BigInt64Array): void {
@@ -107,26 +135,51 @@ export abstract class Engine {
   // ---- inputs and outputs --------------------------------------------------------------------------------------------------------
   /** The client's shares over Z_2^64. */
   abstract input(size: number, scale: number): Program<Tensor>;
+  /** The same for a token of an answer; undefined if the client has ended the turn. */
+  *token(size: number, scale: number): Program<Tensor | undefined> {
+    return yield* this.input(size, scale);
+  }
+  /** The client's next turn; undefined at the end of the session. */
+  *turn(): Program<Turn | undefined> {
+    const effect: TurnEffect = { kind: 'turn', turn: undefined };
+    yield effect;
+    return effect.turn;
+  }
   /** Shares for the client, re-randomised by a zero share. */
   abstract output(x: Tensor): Program<void>;
 
   /** Ends a step: cost is closed, the dealt streams are flushed or checked. */
   endStep(): void {
-    this.step.dealtBytes += framedBytes(this.dealt[0]) + framedBytes(this.dealt[1]);
+    this.frameDealt(0);
+    this.frameDealt(1);
     this.steps.push(this.step);
     this.step = newStep();
-    this.dealt = [0, 0];
-    this.finishStep();
+    this.finishStep(this.skipping);
   }
-  protected abstract finishStep(): void;
+  protected abstract finishStep(skipped: boolean): void;
+
+  /** Passes over one step; the evaluators know that it does not come, the dealer does not. `program` must yield nothing then. */
+  *skip(size: number, scale: number, program: (x: Tensor) => Program<void>): Program<void> {
+    this.skipping = true;
+    yield* program(this.tensor({ form: 'share', size, bits: 64, scale, boolean: false }));
+    this.gateNumber++; // the output's
+    this.endStep();
+    this.skipping = false;
+  }
+
+  private frameDealt(party: 0 | 1): void {
+    const framed = framedBytes(this.dealt[party]);
+    this.step.dealtBytes += framed;
+    if (this.relay && party === 0) this.step.relayedBytes += framed;
+    this.dealt[party] = 0;
+  }
 
   /**
    * Cuts the dealt streams into frames here. Done before a gate that would make more than FLUSH_BYTES wait, so that neither evaluator ever lacks what the
    * other's full buffer holds back: all dealt material but that of the last FLUSH_BYTES and the present gate has always been sent to both.
    */
   private flushDealt(): void {
-    for (const bytes of this.dealt) if (bytes > 0) this.step.dealtBytes += framedBytes(bytes);
-    this.dealt = [0, 0];
+    for (const party of [0, 1] as const) if (this.dealt[party] > 0) this.frameDealt(party);
     this.cutDealt();
   }
   protected cutDealt(): void {}
@@ -144,11 +197,13 @@ export abstract class Engine {
       const size = open.cost(spec),
         w = this.tensor(spec);
       w.halves = true;
-      if (this.holds.mask && !w.mask) w.mask = this.allocate(w.size);
+      w.root = first + i;
+      if (this.has.mask && !w.mask) w.mask = this.allocate(w.size);
       bytes += size;
       this.count(open.name, 2 * size, 0);
       return w;
     });
+    if (this.skipping) return wires;
     this.step.rounds++;
     this.step.onlineBytes += 2 * framedBytes(bytes);
     yield* this.exchange(shares, wires, bytes, first);
@@ -203,22 +258,27 @@ export abstract class Engine {
     this.absorb(gate.name, inputs[0]!.size, inputs[0]!.bits, outputs[0]?.size ?? 0);
     for (const o of outputs) {
       o.halves = o.form === 'wire' && gate === (mod as Gate<never>) && inputs[0]!.halves;
-      if (o.form === 'wire' && this.holds.mask && !o.mask && (this.name !== 'evaluator' || o.halves)) o.mask = this.allocate(o.size);
+      if (o.form === 'wire' && this.has.mask && !o.mask && (this.name !== 'evaluator' || o.halves)) o.mask = this.allocate(o.size);
     }
-    if (this.dealt[0] + this.dealt[1] > 0 && this.dealt[0] + this.dealt[1] + cost.p0 + cost.p1 > FLUSH_BYTES) this.flushDealt();
+    const toP1 = this.relay ? cost.p1 - cost.p0 : cost.p1,
+      waiting = this.dealt[0] + this.dealt[1];
+    if (waiting > 0 && waiting + cost.p0 + toP1 > FLUSH_BYTES) this.flushDealt();
     this.dealt[0] += cost.p0;
-    this.dealt[1] += cost.p1;
-    this.count(gate.name, 0, cost.p0 + cost.p1);
-    this.run(gate, params, inputs, outputs);
+    this.dealt[1] += toP1;
+    this.count(gate.name, 0, cost.p0 + toP1);
+    if (this.skipping) this.skipDealt(cost);
+    else this.run(gate, params, inputs, outputs);
     this.finished(gate.name, outputs, inputs);
     return outputs;
   }
   protected abstract run<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void;
 
+  protected skipDealt(_cost: DealtCost): void {}
+
   /** Deals the halves of a narrowed wire's mask, once. */
   withHalves(x: Tensor): Tensor {
     if (x.halves) return x;
-    if (this.name === 'evaluator') x.mask = this.allocate(x.size);
+    if (this.name === 'evaluator' && !this.skipping) x.mask = this.allocate(x.size);
     this.apply(maskShares, null, [x]);
     x.halves = true;
     return x;
@@ -308,8 +368,8 @@ export abstract class Engine {
 
   protected tensor(spec: TensorSpec): Tensor {
     const x = new Tensor(spec);
-    if (spec.form === 'share' ? this.holds.share : this.holds.wire) x.lane = this.allocate(spec.size);
-    if (this.holds.real) x.real = new Float64Array(spec.size);
+    if (spec.form === 'share' ? this.has.share : this.has.wire) x.lane = this.allocate(spec.size);
+    if (this.has.real) x.real = new Float64Array(spec.size);
     return x;
   }
 
@@ -335,4 +395,4 @@ export abstract class Engine {
   }
 }
 
-const newStep = (): StepCost => ({ rounds: 0, onlineBytes: 0, dealtBytes: 0, gates: new Map() });
+const newStep = (): StepCost => ({ rounds: 0, onlineBytes: 0, dealtBytes: 0, relayedBytes: 0, gates: new Map() });

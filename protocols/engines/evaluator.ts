@@ -4,10 +4,10 @@
  */
 import type { Arena } from '../../kernels/memory.ts';
 import type { Kernels } from '../../kernels/kernels.ts';
-import type { EvaluateContext, Gate } from '../gates/gate.ts';
+import type { EvaluateContext, Gate, DealtCost } from '../gates/gate.ts';
 import { open } from '../gates/open.ts';
 import type { Tensor } from '../tensor.ts';
-import { MAX_TAKE_BYTES, type DealtSource, type Program } from './effects.ts';
+import { MAX_TAKE_BYTES, type DealtSource, type InputEffect, type Program } from './effects.ts';
 import { LocalEngine } from './local.ts';
 import { Stream } from './streams.ts';
 
@@ -44,9 +44,21 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
   }
 
   override *input(size: number, scale: number): Program<Tensor> {
-    const x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false });
-    yield { kind: 'input', into: x.lane, bytes: 8 * size };
-    return x;
+    return (yield* this.receiveInput(size, scale, false))!;
+  }
+
+  override *token(size: number, scale: number): Program<Tensor | undefined> {
+    return yield* this.receiveInput(size, scale, true);
+  }
+
+  private *receiveInput(size: number, scale: number, optional: boolean): Program<Tensor | undefined> {
+    const top = this.mark(),
+      x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false }),
+      effect: InputEffect = { kind: 'input', into: x.lane, bytes: 8 * size, optional, over: false };
+    yield effect;
+    if (!effect.over) return x;
+    this.release(top);
+    return undefined;
   }
 
   override *output(x: Tensor): Program<void> {
@@ -87,8 +99,36 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
     this.release(top);
   }
 
-  protected override finishStep(): void {
-    this.source.endStep(this.hash);
+  protected override finishStep(skipped: boolean): void {
+    this.source.endStep(this.hash, skipped);
+  }
+
+  protected override skipDealt(cost: DealtCost): void {
+    const both = cost.p0;
+    if (this.party === 0) this.source.discard(0, both);
+    else this.source.discard(cost.p1 - both, both);
+  }
+
+  /**
+   * A slot that no token fills must still be a wire under the dealer's mask, since products over the whole cache are dealt as one sum: public part 0, and
+   * this evaluator's half of the mask if the slot is filled by an opened wire. Other slots (keys) keep zeros: what they give is not used.
+   */
+  protected override storeSkipped(
+    dst: Tensor,
+    dstFrom: number,
+    dstStride: number,
+    src: Tensor,
+    srcFrom: number,
+    srcStride: number,
+    rows: number,
+    cols: number,
+  ): void {
+    if (src.root < 0 || dst.form !== 'wire') return;
+    const top = this.mark(),
+      half = this.scratch(src.size);
+    this.masks.draw(half, src.root, src.bits, src.size);
+    this.kernels.copyRows(dst.mask + 8 * dstFrom, dstStride, half + 8 * srcFrom, srcStride, rows, cols);
+    this.release(top);
   }
 
   protected override constantHalf(x: Tensor): boolean {
@@ -119,7 +159,7 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
 
   readonly receiveWords = (dst: number, n: number): void => this.receive(dst, 64, n);
 
-  readonly receiveBoth = (bytes: number): number => this.source.take(bytes);
+  readonly receiveBoth = (bytes: number): number => this.source.takeBoth(bytes);
 
   readonly roots = (dst: number, n: number): void => this.rootStream.draw(dst, this.gateNumber, 64, 2 * n);
 }

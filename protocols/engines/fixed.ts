@@ -22,11 +22,11 @@ export class Fixed extends LocalEngine implements FixedContext {
   private readonly masks: readonly [Stream, Stream];
   private readonly halves: Stream;
   private readonly coinKey: number;
-  private readonly next: (size: number) => Float64Array;
+  private readonly next: (size: number) => Float64Array | undefined;
   private readonly emit: (values: Float64Array) => void;
 
-  /** `next` gives the input values of each step, `emit` takes its outputs. */
-  constructor(o: { kernels: Kernels; arena: Arena; keys: FixedKeys; next: (size: number) => Float64Array; emit: (values: Float64Array) => void }) {
+  /** `next` gives the input values of each step, undefined where an answer ends early; `emit` takes its outputs. */
+  constructor(o: { kernels: Kernels; arena: Arena; keys: FixedKeys; next: (size: number) => Float64Array | undefined; emit: (values: Float64Array) => void }) {
     super(o.kernels, o.arena, o.keys.tweak);
     this.masks = [new Stream(o.kernels, this.place(o.keys.mask0)), new Stream(o.kernels, this.place(o.keys.mask1))];
     this.halves = new Stream(o.kernels, this.place(o.keys.dealt0));
@@ -36,8 +36,13 @@ export class Fixed extends LocalEngine implements FixedContext {
   }
 
   override *input(size: number, scale: number): Program<Tensor> {
+    return (yield* this.token(size, scale))!;
+  }
+
+  override *token(size: number, scale: number): Program<Tensor | undefined> {
+    const values = this.next(size);
+    if (!values) return undefined;
     const x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false }),
-      values = this.next(size),
       lane = new BigInt64Array(this.kernels.memory.buffer, x.lane, size);
     for (let i = 0; i < size; i++) lane[i] = BigInt(Math.round(values[i]! * 2 ** scale));
     x.real!.set(values);

@@ -8,11 +8,11 @@ export class Float extends Engine {
   override readonly name = 'float';
   protected override readonly holds = { share: false, wire: false, mask: false, real: true, weights: false, tables: false };
   protected override readonly kernels = undefined;
-  private readonly next: (size: number) => Float64Array;
+  private readonly next: (size: number) => Float64Array | undefined;
   private readonly emit: (values: Float64Array) => void;
 
-  /** `next` gives the input values of each step, `emit` takes its outputs. */
-  constructor(o: { next: (size: number) => Float64Array; emit: (values: Float64Array) => void }) {
+  /** `next` gives the input values of each step, undefined where an answer ends early; `emit` takes its outputs. */
+  constructor(o: { next: (size: number) => Float64Array | undefined; emit: (values: Float64Array) => void }) {
     super();
     this.next = o.next;
     this.emit = o.emit;
@@ -27,8 +27,14 @@ export class Float extends Engine {
   override release(): void {}
 
   override *input(size: number, scale: number): Program<Tensor> {
+    return (yield* this.token(size, scale))!;
+  }
+
+  override *token(size: number, scale: number): Program<Tensor | undefined> {
+    const values = this.next(size);
+    if (!values) return undefined;
     const x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false });
-    x.real!.set(this.next(size));
+    x.real!.set(values);
     return x;
   }
 

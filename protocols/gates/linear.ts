@@ -140,6 +140,45 @@ export const parities = (lengths: Constant<Uint32Array>): Linear => ({
   },
 });
 
+/** Ranges of slots of a cache, from .. to - 1, that no token fills. */
+export type Slots = readonly (readonly [from: number, to: number])[];
+
+/** Packed rows of the given lengths; a slot that no token fills takes its row's first element: neither the row's maximum nor its range changes. */
+export const repeatFirst = (lengths: Constant<Uint32Array>, size: number, unused: Slots): Linear => ({
+  name: 'repeatFirst',
+  size,
+  integer(k, dst, src) {
+    k.copy(dst, src, size);
+    eachUnused(lengths, unused, (row, from, n) => k.copyRows(dst + 8 * from, 1, src + 8 * row, 0, n, 1));
+  },
+  real(dst, src) {
+    dst.set(src);
+    eachUnused(lengths, unused, (row, from, n) => dst.fill(src[row]!, from, from + n));
+  },
+});
+
+/** Packed rows of the given lengths; 0 in slots that no token fills. */
+export const clearUnused = (lengths: Constant<Uint32Array>, size: number, unused: Slots): Linear => ({
+  name: 'clearUnused',
+  size,
+  integer(k, dst, src) {
+    k.copy(dst, src, size);
+    eachUnused(lengths, unused, (_, from, n) => k.fill(dst + 8 * from, 0, n));
+  },
+  real(dst, src) {
+    dst.set(src);
+    eachUnused(lengths, unused, (_, from, n) => dst.fill(0, from, from + n));
+  },
+});
+
+function eachUnused(lengths: Constant<Uint32Array>, unused: Slots, visit: (row: number, from: number, n: number) => void): void {
+  let row = 0;
+  for (const length of lengths.array) {
+    for (const [from, to] of unused) if (from < length) visit(row, row + from, Math.min(to, length) - from);
+    row += length;
+  }
+}
+
 /** One of the rows of an activation: [rows, width] -> [width]. */
 export const row = (index: number, width: number): Linear => ({
   name: 'row',

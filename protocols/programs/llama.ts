@@ -3,16 +3,16 @@
  * embeddings to the hidden state of the last position, which the client alone can rebuild. 18 rounds a layer, the first layer's input opened once more,
  * the last layer's output not opened: 18 layers in all. In the last layer only the last position attends and goes through the MLP.
  */
-import type { Program } from '../engines/effects.ts';
+import type { Program, Turn } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
 import { row } from '../gates/linear.ts';
 import { share, type Tensor } from '../tensor.ts';
-import { attention, createCache, type LayerCache } from './attention.ts';
+import { attention, createCache, type LayerCache, type Past } from './attention.ts';
 import { mlp } from './mlp.ts';
 import { SCALE, type LlamaPlan } from './plan.ts';
 
 /**
- * x: share [rows, width] 2^24, tokens at positions past .. past + rows - 1. Returns the residual stream of the last position before the final
+ * x: share [rows, width] 2^24, tokens at positions past.position .. past.position + rows - 1. Returns the residual stream of the last position before the final
  * norm; with `allPositions` (calibration) that of all positions.
  */
 export function* forward(
@@ -21,7 +21,7 @@ export function* forward(
   caches: readonly LayerCache[],
   x: Tensor,
   rows: number,
-  past: number,
+  past: Past,
   allPositions = false,
 ): Program<Tensor> {
   const { width } = plan.shape,
@@ -50,20 +50,54 @@ export function* forward(
   return result;
 }
 
+/** Tokens of a turn after the first go in steps of at most so many: bounds the memory that a session of several turns may need. */
+export const TURN_ROWS = 64;
+
 /**
- * A session: the prompt's private tokens in one batch after the public prefix, then up to maxTokens - 1 single tokens. One step each: input from the
- * client, the program, output to the client.
+ * A session: turns of private tokens and an answer, after the public prefix. The first turn's tokens go in one batch, those of later turns in batches of
+ * at most TURN_ROWS; then up to `answer - 1` single tokens (the last one's successor is not asked for; it comes with the next turn). One step each: input
+ * from the client, the program, output to the client. What an answer leaves of its allowance is passed over: dealt, but not run. `context` bounds
+ * the slots of all turns together: tokens + answer - 1 each.
  */
-export function* session(e: Engine, plan: LlamaPlan, promptTokens: number, maxTokens: number): Program<void> {
-  let past = plan.prefixIds.length;
-  const caches = createCache(e, plan, past + promptTokens + maxTokens - 1);
-  for (let step = 0; step < maxTokens; step++) {
-    const mark = e.mark(),
-      rows = step === 0 ? promptTokens : 1;
-    const x = yield* e.input(rows * plan.shape.width, SCALE.residual);
-    yield* e.output(yield* forward(e, plan, caches, x, rows, past));
+export function* session(e: Engine, plan: LlamaPlan, first: Turn, context: number): Program<void> {
+  const { width } = plan.shape,
+    caches = createCache(e, plan, plan.prefixIds.length + context),
+    unused: [number, number][] = [];
+  let slots = plan.prefixIds.length,
+    position = slots,
+    past: Past['unused'];
+  function* run(x: Tensor, rows: number): Program<void> {
+    const hidden = yield* forward(e, plan, caches, x, rows, { slots, position, unused: past });
+    yield* e.output(hidden);
     e.endStep();
-    e.release(mark);
-    past += rows;
+  }
+  for (let turn: Turn | undefined = first; turn; turn = yield* e.turn()) {
+    const most = past ? TURN_ROWS : turn.tokens;
+    for (let left = turn.tokens; left > 0;) {
+      const mark = e.mark(),
+        rows = Math.min(left, most);
+      yield* run(yield* e.input(rows * width, SCALE.residual), rows);
+      e.release(mark);
+      left -= rows;
+      slots += rows;
+      position += rows;
+    }
+    const end = slots + turn.answer - 1;
+    for (let over = false; slots < end; slots++) {
+      const mark = e.mark(),
+        x = over ? undefined : yield* e.token(width, SCALE.residual);
+      if (x) {
+        yield* run(x, 1);
+        position++;
+      } else {
+        if (!over) unused.push([slots, end]);
+        over = true;
+        yield* e.skip(width, SCALE.residual, function* (nothing) {
+          yield* forward(e, plan, caches, nothing, 1, { slots, position, unused: past });
+        });
+      }
+      e.release(mark);
+    }
+    past = unused;
   }
 }

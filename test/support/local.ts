@@ -69,6 +69,16 @@ class Queue implements DealtSource {
     }
     return this.region;
   }
+  takeBoth(bytes: number): number {
+    return this.take(bytes);
+  }
+  discard(own: number, both: number): void {
+    for (let left = own + both; left > 0;) {
+      const n = Math.min(left, MAX_TAKE_BYTES);
+      this.take(n);
+      left -= n;
+    }
+  }
   endStep(): void {
     if (this.parts.length > 0) throw new Error('dealt material left over');
   }
@@ -99,7 +109,8 @@ export function runLocal(
     places = [place(o.backend), place(o.backend), place(o.backend)] as const;
   const queues = [0, 1].map((i) => new Queue(places[i]!.kernels.memory, places[i]!.arena)) as [Queue, Queue];
   const sink: DealtSink = {
-    emit: (party, pointer, bytes) => queues[party].push(new Uint8Array(places[2].kernels.memory.buffer).slice(pointer, pointer + bytes)),
+    emit: (pointer, bytes) => queues[1].push(new Uint8Array(places[2].kernels.memory.buffer).slice(pointer, pointer + bytes)),
+    emitBoth: (pointer, bytes) => queues.forEach((q) => q.push(new Uint8Array(places[2].kernels.memory.buffer).slice(pointer, pointer + bytes))),
     flush: () => queues.forEach((q) => q.flush(false)),
     endStep: () => queues.forEach((q) => q.flush(true)),
   };

@@ -1,0 +1,49 @@
+/**
+ * The client as dealer of its own session: two party processes, no helper. Open weights only. It may know all masks of its session, since they hide
+ * nothing but its own text; what the evaluators send each other it never sees.
+ */
+import { bytesToHex } from '@noble/hashes/utils.js';
+import { expectControl, type Link } from '../client/link.ts';
+import type { Connect, Deal } from '../client/session.ts';
+import type { Artefact } from '../protocols/artefact.ts';
+import { CachetError } from '../protocols/errors.ts';
+import { requireSameSpec } from '../protocols/handshake.ts';
+import { agreeAsDealer } from './dealing.ts';
+import { HelperSession } from './helperSession.ts';
+
+/** `connect` opens a further link to an evaluator. */
+export function clientDealer(o: { artefact: Artefact; kernels: string; timeoutMs: number; connect: Connect }): Deal {
+  return async ({ ticket, spec, nonce, signal }) => {
+    const links: Link[] = [];
+    try {
+      const [p0, p1] = await Promise.all(
+        (['p0', 'p1'] as const).map(async (role) => {
+          const link = await o.connect(role);
+          links.push(link);
+          const join = expectControl(link, 'join', o.timeoutMs, signal);
+          link.control({ type: 'deal', role: 'dealer', ticket });
+          const message = await join;
+          requireSameSpec(spec, message.spec);
+          if (message.role !== role || bytesToHex(message.clientNonce) !== bytesToHex(nonce))
+            throw new CachetError({ code: 'handshake', party: role, what: 'evaluator joined another session', expected: 'this one', got: 'another' });
+          return { link, message };
+        }),
+      );
+      const { keys } = agreeAsDealer('client', p0!, p1!);
+      await new Promise<void>((resolve, reject) => {
+        const session = new HelperSession({
+          artefact: o.artefact,
+          spec,
+          kernels: o.kernels,
+          keys,
+          links: [p0!.link, p1!.link],
+          onEnd: (error) => (error && !signal.aborted ? reject(error) : resolve()),
+        });
+        signal.addEventListener('abort', () => session.abort(new CachetError({ code: 'aborted', what: 'session over' })), { once: true });
+      });
+    } catch (error) {
+      for (const link of links) link.fail(error as CachetError);
+      if (!signal.aborted) throw error;
+    }
+  };
+}

@@ -1,0 +1,90 @@
+/** `cachet chat`: several private questions over one session; the KV cache stays, only new tokens are sent. */
+import { createInterface } from 'node:readline/promises';
+import { Command, Option } from 'commander';
+import { Chat } from '../../client/ask.ts';
+import { EMBEDDED_MODEL, readBytes, readModelArtefact, readTokenizer } from '../../client/node.ts';
+import { CachetError } from '../../protocols/errors.ts';
+import { readConfigFile } from '../config.ts';
+import { Trio } from '../launch.ts';
+import { onInterrupt, Progress } from '../terminal.ts';
+import { describeCost, figures, reach, show } from './answer.ts';
+import { addSampling, dealerOption, integer, samplingOf, type SamplingOptions } from './options.ts';
+
+interface Options extends SamplingOptions {
+  config?: string;
+  helper: 'server' | 'client';
+  note?: string;
+  context?: number;
+  json?: boolean;
+}
+
+export const chatCommand = addSampling(
+  new Command('chat')
+    .description('Talk to the model in private: several questions over one session. A further question costs its own tokens alone.')
+    .option('--config <file>', 'configuration of running parties, JSON (default: three processes on this machine)')
+    .addOption(dealerOption())
+    .option('--note <file>', 'a private text that the questions are about')
+    .addOption(new Option('--context <n>', "tokens of all questions and answers, the note included (default: the model's positions)").argParser(integer(1))),
+)
+  .option('--json', 'one line of JSON an answer on stdout')
+  .addHelpText(
+    'after',
+    '\nQuestions are lines of stdin; an empty line or its end ends the conversation. An answer takes --max-tokens of the context, used or not.',
+  )
+  .action(async (o: Options) => {
+    const config = o.config === undefined ? undefined : await readConfigFile(o.config),
+      model = config?.model ?? EMBEDDED_MODEL,
+      artefact = await readModelArtefact(model),
+      tokenizer = await readTokenizer(model),
+      note =
+        o.note === undefined
+          ? undefined
+          : new TextDecoder()
+              .decode(await readBytes(o.note, 'usage'))
+              .trim()
+              .replaceAll(/\s+/g, ' '),
+      abort = new AbortController(),
+      progress = new Progress({ silent: o.json === true });
+    onInterrupt(() => abort.abort());
+    const trio = config ? undefined : await Trio.start(model);
+    // Lines are read from here on: earlier ones would be lost.
+    const terminal = createInterface({ input: process.stdin, output: process.stdout, terminal: process.stdin.isTTY === true, prompt: '> ' });
+    terminal.on('SIGINT', () => abort.abort());
+    abort.signal.addEventListener('abort', () => terminal.close());
+    let chat: Chat | undefined;
+    try {
+      chat = new Chat({
+        artefact,
+        tokenizer,
+        ...reach(config ?? trio!.config, artefact, o.helper, abort.signal),
+        maxTokens: o.maxTokens,
+        sampling: samplingOf(o),
+        ...(note === undefined ? {} : { note }),
+        ...(o.context === undefined ? {} : { context: o.context }),
+      });
+      const prompt = (): void => void (!o.json && process.stdin.isTTY && terminal.prompt());
+      prompt();
+      for await (const line of terminal) {
+        if (line.trim() === '') break;
+        try {
+          const result = await show(chat.ask(line), progress, (piece) => void (o.json || process.stdout.write(piece)));
+          if (o.json) console.log(JSON.stringify({ question: line, text: result.text, ids: result.ids, session: result.session, ...figures(result) }));
+          else {
+            process.stdout.write('\n');
+            process.stderr.write(`${describeCost(result)}\n`);
+          }
+        } catch (error) {
+          // A question that does not fit leaves the conversation as it was.
+          if (!(error instanceof CachetError) || error.code !== 'limit' || chat.room === undefined) throw error;
+          process.stderr.write(`cachet: ${error.message}\n`);
+          process.exitCode = 1;
+        }
+        prompt();
+      }
+      if (abort.signal.aborted) throw new CachetError({ code: 'aborted', what: 'interrupted' });
+    } finally {
+      terminal.close();
+      await chat?.stop();
+      await trio?.stop();
+    }
+  });
