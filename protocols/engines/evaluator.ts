@@ -126,7 +126,7 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
     if (src.root < 0 || dst.form !== 'wire') return;
     const top = this.mark(),
       half = this.scratch(src.size);
-    this.masks.draw(half, src.root, src.bits, src.size);
+    this.masks.first(half, src.root, src.bits, src.size);
     this.kernels.copyRows(dst.mask + 8 * dstFrom, dstStride, half + 8 * srcFrom, srcStride, rows, cols);
     this.release(top);
   }

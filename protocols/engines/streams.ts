@@ -25,4 +25,9 @@ export class Stream {
     this.kernels.prg(dst, this.key, gate, 0, this.next, bits, n);
     this.next += n;
   }
+
+  /** The first n elements of a gate's stream, for a tensor that was not kept when they were drawn. */
+  first(dst: number, gate: number, bits: number, n: number): void {
+    this.kernels.prg(dst, this.key, gate, 0, 0, bits, n);
+  }
 }

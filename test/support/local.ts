@@ -5,7 +5,7 @@
 import { Arena, reserveMemory } from '../../kernels/memory.ts';
 import { createKernels } from '../../kernels/registry.ts';
 import { Dealer, type DealerKeys } from '../../protocols/engines/dealer.ts';
-import { MAX_TAKE_BYTES, type DealtSink, type DealtSource, type Effect, type Program, type RoundEffect } from '../../protocols/engines/effects.ts';
+import { MAX_TAKE_BYTES, type DealtSink, type DealtSource, type Effect, type Program, type RoundEffect, type Turn } from '../../protocols/engines/effects.ts';
 import type { Engine } from '../../protocols/engines/engine.ts';
 import { Evaluator } from '../../protocols/engines/evaluator.ts';
 import { Fixed } from '../../protocols/engines/fixed.ts';
@@ -79,7 +79,8 @@ class Queue implements DealtSource {
       left -= n;
     }
   }
-  endStep(): void {
+  endStep(): void {}
+  drained(): void {
     if (this.parts.length > 0) throw new Error('dealt material left over');
   }
 }
@@ -98,12 +99,17 @@ export interface LocalRun {
 
 /**
  * `program` is run by all three; `inputs[party]` gives the client's shares (bytes) one after another. All material of the program is dealt before the
- * evaluators start; `program` must be one step (it may call endStep once, at its end).
+ * evaluators start. `inputs` may have undefined where the client ends a turn; `turns` are those after a session's first.
  */
 export function runLocal(
   program: (e: Engine) => Program<unknown>,
-  inputs: readonly [Uint8Array[], Uint8Array[]] = [[], []],
-  o: { seed?: number; backend?: string; observe?: (party: 0 | 1, gate: number, name: string, outputs: readonly Tensor[], engine: Evaluator) => void } = {},
+  inputs: readonly [(Uint8Array | undefined)[], (Uint8Array | undefined)[]] = [[], []],
+  o: {
+    seed?: number;
+    backend?: string;
+    turns?: readonly Turn[];
+    observe?: (party: 0 | 1, gate: number, name: string, outputs: readonly Tensor[], engine: Evaluator) => void;
+  } = {},
 ): LocalRun {
   const keys = testKeys(o.seed ?? 1),
     places = [place(o.backend), place(o.backend), place(o.backend)] as const;
@@ -120,11 +126,15 @@ export function runLocal(
     new Evaluator({ party: 1, ...places[1], keys: keys.p1, dealt: queues[1] }),
   ] as const;
   evaluators.forEach((e, i) => (e.observe = o.observe && ((gate, name, outputs) => o.observe!(i as 0 | 1, gate, name, outputs, e))));
-  for (const effect of program(dealer)) if (effect.kind === 'job') void effect.run();
+  const turns = turnsOf(o.turns);
+  for (const effect of program(dealer))
+    if (effect.kind === 'job') void effect.run();
+    else turns(effect);
   const messages: [Uint8Array[], Uint8Array[]] = [[], []],
     outputs: [Uint8Array[], Uint8Array[]] = [[], []],
     waiting = inputs.map((x) => [...x]);
-  const programs = evaluators.map((e) => program(e));
+  const programs = evaluators.map((e) => program(e)),
+    turn = evaluators.map(() => turnsOf(o.turns));
   const bytesAt = (i: number, pointer: number, n: number) => new Uint8Array(places[i]!.kernels.memory.buffer, pointer, n);
   let rounds = 0,
     onlineBytes = 0;
@@ -135,7 +145,11 @@ export function runLocal(
       const effect = next.value;
       if (effect.kind === 'job') void effect.run();
       else if (effect.kind === 'output') outputs[i].push(bytesAt(i, effect.out, effect.bytes).slice());
-      else if (effect.kind === 'input') bytesAt(i, effect.into, effect.bytes).set(waiting[i]!.shift()!);
+      else if (effect.kind === 'input') {
+        const bytes = waiting[i]!.shift();
+        if (bytes) bytesAt(i, effect.into, effect.bytes).set(bytes);
+        else effect.over = true;
+      } else if (effect.kind === 'turn') turn[i]!(effect);
       else return effect;
     }
   };
@@ -152,30 +166,47 @@ export function runLocal(
     rounds++;
     onlineBytes += 2 * framedBytes(a.bytes);
   }
-  queues.forEach((q) => q.endStep());
+  queues.forEach((q) => q.drained());
   return { evaluators, dealer, messages, outputs, rounds, onlineBytes, dealtBytes: queues[0].framed + queues[1].framed };
+}
+
+/** Answers a session's requests for further turns. */
+function turnsOf(turns: readonly Turn[] = []): (effect: Effect) => void {
+  const waiting = [...turns];
+  return (effect) => {
+    if (effect.kind === 'turn') effect.turn = waiting.shift();
+  };
 }
 
 /** The same program on the Fixed engine with the same keys. */
 export function runFixed(
   program: (e: Engine) => Program<unknown>,
-  values: readonly Float64Array[],
-  o: { seed?: number; backend?: string; observe?: (gate: number, name: string, outputs: readonly Tensor[], engine: Fixed) => void } = {},
+  values: readonly (Float64Array | undefined)[],
+  o: {
+    seed?: number;
+    backend?: string;
+    turns?: readonly Turn[];
+    observe?: (gate: number, name: string, outputs: readonly Tensor[], engine: Fixed) => void;
+  } = {},
 ): { engine: Fixed; outputs: Float64Array[] } {
   const keys = testKeys(o.seed ?? 1),
     outputs: Float64Array[] = [],
     waiting = [...values];
-  const engine = new Fixed({ ...place(o.backend), keys: { ...keys.dealer, coins: keys.coins }, next: () => waiting.shift()!, emit: (v) => outputs.push(v) });
+  const engine = new Fixed({ ...place(o.backend), keys: { ...keys.dealer, coins: keys.coins }, next: () => waiting.shift(), emit: (v) => outputs.push(v) });
   engine.observe = o.observe && ((gate, name, tensors) => o.observe!(gate, name, tensors, engine));
-  for (const effect of program(engine)) if (effect.kind === 'job') void effect.run();
+  const turns = turnsOf(o.turns);
+  for (const effect of program(engine))
+    if (effect.kind === 'job') void effect.run();
+    else turns(effect);
   return { engine, outputs };
 }
 
-export function runFloat(program: (e: Engine) => Program<unknown>, values: readonly Float64Array[]): Float64Array[] {
+export function runFloat(program: (e: Engine) => Program<unknown>, values: readonly (Float64Array | undefined)[], turns?: readonly Turn[]): Float64Array[] {
   const outputs: Float64Array[] = [],
     waiting = [...values];
-  const engine = new Float({ next: () => waiting.shift()!, emit: (v) => outputs.push(v.slice()) });
-  for (const _ of program(engine)) void _;
+  const engine = new Float({ next: () => waiting.shift(), emit: (v) => outputs.push(v.slice()) }),
+    answer = turnsOf(turns);
+  for (const effect of program(engine)) answer(effect);
   return outputs;
 }
 
