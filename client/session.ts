@@ -39,6 +39,8 @@ export interface SessionOptions {
   readonly stepTimeoutMs?: number;
   readonly signal?: AbortSignal;
   readonly onReport?: (step: number, report: StepReport) => void;
+  /** Called when a step's shares are sent, and when its result is there. */
+  readonly onPhase?: (step: number, phase: 'sent' | 'received') => void;
 }
 
 export class PrivateSession {
@@ -119,7 +121,9 @@ export class PrivateSession {
     for (let i = 0; i < values.length; i++) values[i] = values[i]! - mask[i]!;
     this.links[0].send(FRAME.input, new Uint8Array(values.buffer));
     this.links[1].send(FRAME.input, new Uint8Array(mask.buffer));
+    this.o.onPhase?.(this.steps - 1, 'sent');
     await this.result();
+    this.o.onPhase?.(this.steps - 1, 'received');
     const [a, b] = this.received.map((parts) => join(parts.splice(0)));
     if (a!.length !== 8 * artefact.shape.width || b!.length !== a!.length)
       throw new CachetError({

@@ -13,6 +13,7 @@ import { EngineThread } from './engine.ts';
 import type { EngineMessage } from './engineMessages.ts';
 import { Inbox } from './inbox.ts';
 import { RING_BYTES } from './sharedRing.ts';
+import type { TraceRows } from './trace/recorder.ts';
 
 export interface EvaluatorSessionOptions {
   readonly party: 0 | 1;
@@ -24,6 +25,7 @@ export interface EvaluatorSessionOptions {
   readonly links: { readonly client: Link; readonly peer: Link; readonly helper: Link };
   /** Longest wait for the client's next token. */
   readonly clientTimeoutMs: number;
+  readonly onTrace: ((rows: TraceRows) => void) | undefined;
   /** Called once; undefined: in good order. */
   readonly onEnd: (error: CachetError | undefined) => void;
 }
@@ -58,6 +60,7 @@ export class EvaluatorSession {
       artefact: o.artefact,
       spec: o.spec,
       kernels: o.kernels,
+      onTrace: o.onTrace,
       onMessage: (m) => this.guard(() => this.fromEngine(m)),
       onError: (e) => this.end(e),
     });

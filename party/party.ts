@@ -12,21 +12,10 @@ import { checkSpec, type SessionSpec } from '../protocols/session.ts';
 import type { Config } from './config.ts';
 import { EvaluatorSession } from './evaluatorSession.ts';
 import { HelperSession } from './helperSession.ts';
+import type { PartyEvent, PartyRole } from './log.ts';
 import { connect, listen, type Listener } from './sockets.ts';
-
-export type PartyRole = 'p0' | 'p1' | 'helper';
-
-export interface PartyEvent {
-  readonly event: 'listening' | 'session' | 'end' | 'refused';
-  /** First 8 bytes of the session id, hex. */
-  readonly session?: string;
-  readonly spec?: SessionSpec;
-  readonly error?: string;
-  readonly url?: string;
-  readonly seconds?: number;
-  /** Bytes on each link, headers included: with the client, with the others. */
-  readonly traffic?: readonly { readonly peer: string; readonly sent: number; readonly received: number }[];
-}
+import type { TraceFile } from './trace/file.ts';
+import type { TraceRows } from './trace/recorder.ts';
 
 type Greeting = { readonly link: Link; readonly message: Hello | Join };
 
@@ -41,6 +30,7 @@ export class Party {
   private readonly config: Config;
   private readonly artefact: Artefact;
   private readonly onEvent: (event: PartyEvent) => void;
+  private readonly trace: TraceFile | undefined;
   private readonly meetings = new Map<string, Meeting>();
   private readonly active = new Set<{ abort(error: CachetError): void }>();
   private readonly closing = new AbortController();
@@ -48,10 +38,11 @@ export class Party {
   /** Sessions being set up or running. */
   private sessions = 0;
 
-  constructor(o: { role: PartyRole; config: Config; artefact: Artefact; onEvent: (event: PartyEvent) => void }) {
+  constructor(o: { role: PartyRole; config: Config; artefact: Artefact; onEvent: (event: PartyEvent) => void; trace?: TraceFile | undefined }) {
     this.role = o.role;
     this.config = o.config;
     this.onEvent = o.onEvent;
+    this.trace = o.trace;
     // Shared, so that engine threads do not copy it.
     const bytes = new Uint8Array(new SharedArrayBuffer(o.artefact.bytes.length));
     bytes.set(o.artefact.bytes);
@@ -114,7 +105,7 @@ export class Party {
     } catch (error) {
       link.fail(error as CachetError);
       if (key !== undefined) this.fail(key, error as CachetError);
-      this.onEvent({ event: 'refused', error: (error as Error).message });
+      this.onEvent({ event: 'refused', error: error as Error });
     }
   }
 
@@ -159,7 +150,7 @@ export class Party {
     this.meetings.delete(key);
     clearTimeout(meeting.timer);
     for (const { link } of meeting.greetings.values()) link.fail(error);
-    this.onEvent({ event: 'refused', error: error.message });
+    this.onEvent({ event: 'refused', error });
   }
 
   /** All awaited links are there: exchange nonces and keys, then run. */
@@ -229,6 +220,7 @@ export class Party {
           keys,
           links: { client: client.link, peer: peer.link, helper: helper.link },
           clientTimeoutMs: this.config.clientTimeoutMs,
+          onTrace: this.traced(session, spec),
           onEnd,
         }),
     );
@@ -252,7 +244,16 @@ export class Party {
       session,
       spec,
       [p0!.link, p1!.link],
-      (onEnd) => new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, keys, links: [p0!.link, p1!.link], onEnd }),
+      (onEnd) =>
+        new HelperSession({
+          artefact: this.artefact,
+          spec,
+          kernels: this.config.kernels,
+          keys,
+          links: [p0!.link, p1!.link],
+          onTrace: this.traced(session, spec),
+          onEnd,
+        }),
     );
   }
 
@@ -262,9 +263,9 @@ export class Party {
     links: readonly Link[],
     begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void },
   ): void {
-    const id = bytesToHex(session.subarray(0, 8)),
+    const id = shortId(session),
       started = performance.now();
-    this.onEvent({ event: 'session', session: id, spec });
+    this.onEvent({ event: 'session', session: id, promptTokens: spec.promptTokens, maxTokens: spec.maxTokens });
     const running = begin((error) => {
       this.active.delete(running);
       this.sessions--;
@@ -273,11 +274,21 @@ export class Party {
         session: id,
         seconds: (performance.now() - started) / 1e3,
         traffic: links.map(trafficOf),
-        ...(error ? { error: error.message } : {}),
+        ...(error ? { error } : {}),
       });
     });
     this.active.add(running);
   }
+
+  private traced(session: Uint8Array, spec: SessionSpec): ((rows: TraceRows) => void) | undefined {
+    return this.trace?.session({ party: this.role, session: shortId(session), spec }).rows;
+  }
 }
 
-const trafficOf = ({ peer, counted }: Link) => ({ peer, sent: counted.sent + counted.otherSent, received: counted.received + counted.otherReceived });
+const shortId = (session: Uint8Array): string => bytesToHex(session.subarray(0, 8));
+
+const trafficOf = ({ peer, counted }: Link) => ({
+  peer: peer as 'client' | PartyRole,
+  sent: counted.sent + counted.otherSent,
+  received: counted.received + counted.otherReceived,
+});

@@ -5,6 +5,7 @@ import type { Arena } from '../kernels/memory.ts';
 import { bindPlan, type Artefact } from './artefact.ts';
 import { Dealer, type DealerKeys } from './engines/dealer.ts';
 import type { DealtSink, DealtSource, Program } from './engines/effects.ts';
+import type { Trace } from './engines/engine.ts';
 import { Evaluator, type EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
 import { session } from './programs/llama.ts';
@@ -46,14 +47,25 @@ export function evaluatorProgram(o: {
   kernels: Kernels;
   arena: Arena;
   dealt: DealtSource;
+  trace?: Trace | undefined;
 }): Program<void> {
   const engine = new Evaluator(o);
+  engine.trace = o.trace;
   return session(engine, bindPlan(engine, o.artefact), o.spec.promptTokens, o.spec.maxTokens);
 }
 
 /** The helper's whole session: emits the material of all steps. Yields jobs only. */
-export function dealerProgram(o: { artefact: Artefact; spec: SessionSpec; keys: DealerKeys; kernels: Kernels; arena: Arena; sink: DealtSink }): Program<void> {
+export function dealerProgram(o: {
+  artefact: Artefact;
+  spec: SessionSpec;
+  keys: DealerKeys;
+  kernels: Kernels;
+  arena: Arena;
+  sink: DealtSink;
+  trace?: Trace | undefined;
+}): Program<void> {
   const engine = new Dealer(o);
+  engine.trace = o.trace;
   return session(engine, bindPlan(engine, o.artefact), o.spec.promptTokens, o.spec.maxTokens);
 }
 

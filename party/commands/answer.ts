@@ -7,6 +7,8 @@ import type { Artefact } from '../../protocols/artefact.ts';
 import type { Config } from '../config.ts';
 import { connect } from '../sockets.ts';
 import { bytes, type Progress } from '../terminal.ts';
+import { ClientTrace } from '../trace/client.ts';
+import type { TraceFile } from '../trace/file.ts';
 
 export interface Answer {
   readonly ids: readonly number[];
@@ -29,12 +31,14 @@ export async function answer(o: {
   sampling?: Sampling;
   signal: AbortSignal;
   progress: Progress;
+  trace?: TraceFile | undefined;
   /** Pieces of the answer as they come. */
   onText: (piece: string) => void;
 }): Promise<Answer> {
   const { artefact, progress } = o,
     timeoutMs = o.config.timeoutMs ?? 30_000,
     text = new TextStream(o.tokenizer),
+    trace = o.trace && new ClientTrace(o.trace),
     ids: number[] = [],
     times: number[] = [];
   let session: PrivateSession | undefined,
@@ -51,8 +55,10 @@ export async function answer(o: {
       timeoutMs,
       connect: (role) => connect(o.config[role], role, timeoutMs, o.signal),
       ...(o.sampling ? { sampling: o.sampling } : {}),
+      ...(trace ? { onPhase: (step, phase) => trace.phase(step, phase), onReport: (step, report) => trace.report(step, report) } : {}),
       onSession(s) {
         session = s;
+        trace?.session(s.id, { artefact: artefact.digest, promptTokens: privateTokens, maxTokens: o.maxTokens });
         progress.done(`connected: session ${s.id}, keys agreed; the helper deals ahead`);
         times.push(performance.now());
         const started = performance.now(),

@@ -6,7 +6,7 @@ import { CachetError } from '../../protocols/errors.ts';
 import { readConfigFile } from '../config.ts';
 import { onInterrupt, Progress } from '../terminal.ts';
 import { answer, describeFigures, figures } from './answer.ts';
-import { addSampling, samplingOf, type SamplingOptions } from './options.ts';
+import { addSampling, beginTrace, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
 
 export const askCommand = addSampling(
   new Command('ask')
@@ -15,8 +15,12 @@ export const askCommand = addSampling(
     .requiredOption('--config <file>', 'configuration of the parties, JSON; see cachet party --help'),
 )
   .option('--json', 'answer and figures as JSON on stdout')
-  .addHelpText('after', `\nExample:\n  cachet ask --config parties.json " Tom lives in Oslo. Nina's pin is 4711.<|user|> What is Nina's pin?<|assistant|>"`)
-  .action(async (prompt: string | undefined, o: SamplingOptions & { config: string; json?: boolean }) => {
+  .addOption(traceOption())
+  .addHelpText(
+    'after',
+    `\nExample:\n  cachet ask --config parties.json " Tom lives in Oslo. Nina's pin is 4711.<|user|> What is Nina's pin?<|assistant|>"\n${TRACE_HELP}`,
+  )
+  .action(async (prompt: string | undefined, o: SamplingOptions & { config: string; json?: boolean; trace?: string }) => {
     const config = await readConfigFile(o.config),
       artefact = await readModelArtefact(config.model),
       tokenizer = await readTokenizer(config.model);
@@ -26,6 +30,7 @@ export const askCommand = addSampling(
     if (ids.length <= artefact.prefixIds.length)
       throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'text as an argument or on stdin', got: 'nothing' });
     onInterrupt(() => abort.abort());
+    const trace = beginTrace(o.trace);
     const result = await answer({
       artefact,
       tokenizer,
@@ -35,8 +40,9 @@ export const askCommand = addSampling(
       sampling: samplingOf(o),
       signal: abort.signal,
       progress: new Progress({ silent: o.json === true }),
+      trace,
       onText: (piece) => void (o.json || process.stdout.write(piece)),
-    });
+    }).finally(() => trace?.close());
     if (o.json) console.log(JSON.stringify({ text: result.text, ids: result.ids, session: result.session, ...figures(result) }));
     else {
       process.stdout.write('\n');

@@ -11,8 +11,9 @@ import { PlainLlama, readLlama } from '../../protocols/models/llama.ts';
 import { readSafetensors } from '../../protocols/models/safetensors.ts';
 import { Trio } from '../launch.ts';
 import { bytes, onInterrupt, Progress, table } from '../terminal.ts';
+import type { TraceFile } from '../trace/file.ts';
 import { answer, describeFigures, figures, type Answer } from './answer.ts';
-import { addSampling, integer, samplingOf, type SamplingOptions } from './options.ts';
+import { addSampling, beginTrace, integer, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
 
 /** About 150 tokens in the embedded model's vocabulary. */
 const NOTE = [
@@ -45,6 +46,7 @@ interface Options extends SamplingOptions {
   cases?: string;
   maxPrompt?: number;
   json?: boolean;
+  trace?: string;
 }
 
 export const demoCommand = addSampling(
@@ -57,6 +59,8 @@ export const demoCommand = addSampling(
   .option('--cases <file>', 'run the cases of a file instead: JSON { cases: [{ promptIds or prompt, continuationIds }] }')
   .addOption(new Option('--max-prompt <n>', 'with --cases: skip prompts of more tokens').argParser(integer(1)))
   .option('--json', 'result as JSON on stdout')
+  .addOption(traceOption())
+  .addHelpText('after', TRACE_HELP)
   .action(async (o: Options) => {
     const artefact = await readModelArtefact(o.model),
       tokenizer = await readTokenizer(o.model),
@@ -65,20 +69,30 @@ export const demoCommand = addSampling(
     const cases = o.cases === undefined ? undefined : await readCases(o.cases, artefact, tokenizer, o.maxPrompt);
     onInterrupt(() => abort.abort());
     progress.update('starting three party processes');
-    const trio = await Trio.start(o.model);
+    const trace = beginTrace(o.trace),
+      trio = await Trio.start(o.model, {}, o.trace);
     try {
       progress.done(`started P0 (process ${trio.pids['p0']}), P1 (${trio.pids['p1']}), helper (${trio.pids['helper']}) on loopback`);
-      if (cases) await runCases(o, cases, trio, artefact, tokenizer, abort.signal, progress);
-      else await runQuestion(o, trio, artefact, tokenizer, abort.signal, progress);
+      if (cases) await runCases(o, cases, trio, artefact, tokenizer, abort.signal, progress, trace);
+      else await runQuestion(o, trio, artefact, tokenizer, abort.signal, progress, trace);
     } finally {
       await trio.stop();
+      await trace?.close();
     }
   });
 
 /** The prompt of tiny-notes' format: notes, then a question. */
 const notePrompt = (note: string, question: string): string => `${note.startsWith(' ') ? note : ` ${note}`}<|user|> ${question.trim()}<|assistant|>`;
 
-async function runQuestion(o: Options, trio: Trio, artefact: Artefact, tokenizer: Tokenizer, signal: AbortSignal, progress: Progress): Promise<void> {
+async function runQuestion(
+  o: Options,
+  trio: Trio,
+  artefact: Artefact,
+  tokenizer: Tokenizer,
+  signal: AbortSignal,
+  progress: Progress,
+  trace: TraceFile | undefined,
+): Promise<void> {
   const note =
     o.note === undefined
       ? NOTE
@@ -97,6 +111,7 @@ async function runQuestion(o: Options, trio: Trio, artefact: Artefact, tokenizer
     sampling: samplingOf(o),
     signal,
     progress,
+    trace,
     onText: streamed(o.json === true),
   });
   if (!o.json) process.stdout.write('\n\n');
@@ -213,6 +228,7 @@ async function runCases(
   tokenizer: Tokenizer,
   signal: AbortSignal,
   progress: Progress,
+  trace: TraceFile | undefined,
 ): Promise<void> {
   const rows: { promptTokens: number; match: boolean; ids: readonly number[]; prefillMs: number; tokenMs: number | null }[] = [];
   for (const [i, c] of cases.entries()) {
@@ -225,6 +241,7 @@ async function runCases(
       maxTokens: c.continuationIds.length,
       signal,
       progress: new Progress({ silent: true }),
+      trace,
       onText: () => undefined,
     });
     const match = await matches(o.model, artefact, c, result.ids);

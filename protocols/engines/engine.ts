@@ -30,8 +30,17 @@ export interface StepCost {
   gates: Map<string, { calls: number; online: number; dealt: number }>;
 }
 
-/** Called after every gate, for traces and tests. */
+/** Called after every gate, for tests: sees the tensors. */
 export type Observer = (gate: number, name: string, outputs: readonly Tensor[], inputs: readonly Tensor[]) => void;
+
+/**
+ * What a trace is told, of shapes and costs alone: after every gate, linear map and opening, and after every step. Bytes are those of `cost`: all parties
+ * together, a gate's without headers. The owner of the hook has the clock; the engine calls it once for all tensors of an opening (`calls` of them).
+ */
+export interface Trace {
+  gate(gate: number, name: string, layer: number, calls: number, elements: number, rounds: number, onlineBytes: number, dealtBytes: number): void;
+  step(cost: StepCost): void;
+}
 
 export abstract class Engine {
   abstract readonly name: 'evaluator' | 'dealer' | 'fixed' | 'float' | 'meter';
@@ -46,6 +55,7 @@ export abstract class Engine {
   };
   protected abstract readonly kernels: Kernels | undefined;
   observe: Observer | undefined;
+  trace: Trace | undefined;
   /** Programs name values here (`note`), for calibration. */
   watch: ((name: string, x: Tensor) => void) | undefined;
   /** Layer that the program is in; for notes and error messages. */
@@ -114,6 +124,7 @@ export abstract class Engine {
   endStep(): void {
     this.step.dealtBytes += framedBytes(this.dealt[0]) + framedBytes(this.dealt[1]);
     this.steps.push(this.step);
+    this.trace?.step(this.step);
     this.step = newStep();
     this.dealt = [0, 0];
     this.finishStep();
@@ -152,6 +163,7 @@ export abstract class Engine {
     this.step.rounds++;
     this.step.onlineBytes += 2 * framedBytes(bytes);
     yield* this.exchange(shares, wires, bytes, first);
+    this.trace?.gate(first, open.name, this.layer, wires.length, elements(wires), 1, 2 * bytes, 0);
     if (this.observe) wires.forEach((w, i) => this.observe!(first + i, open.name, [w], [shares[i]!]));
     return wires;
   }
@@ -210,7 +222,7 @@ export abstract class Engine {
     this.dealt[1] += cost.p1;
     this.count(gate.name, 0, cost.p0 + cost.p1);
     this.run(gate, params, inputs, outputs);
-    this.finished(gate.name, outputs, inputs);
+    this.finished(gate.name, outputs, inputs, cost.p0 + cost.p1);
     return outputs;
   }
   protected abstract run<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void;
@@ -301,7 +313,8 @@ export abstract class Engine {
   }
 
   /** The gate is done: on to the next number. */
-  private finished(name: string, outputs: readonly Tensor[], inputs: readonly Tensor[]): void {
+  private finished(name: string, outputs: readonly Tensor[], inputs: readonly Tensor[], dealt = 0): void {
+    this.trace?.gate(this.gateNumber, name, this.layer, 1, elements(outputs.length > 0 ? outputs : inputs), 0, 0, dealt);
     this.gateNumber++;
     this.observe?.(this.gateNumber - 1, name, outputs, inputs);
   }
@@ -335,4 +348,5 @@ export abstract class Engine {
   }
 }
 
+const elements = (tensors: readonly Tensor[]): number => tensors.reduce((n, t) => n + t.size, 0);
 const newStep = (): StepCost => ({ rounds: 0, onlineBytes: 0, dealtBytes: 0, gates: new Map() });
