@@ -7,7 +7,9 @@ import { createInterface } from 'node:readline';
 import { packageRoot } from '../client/node.ts';
 import { CachetError } from '../protocols/errors.ts';
 import type { Config } from './config.ts';
-import { ROLES, type LogLine, type PartyRole } from './log.ts';
+import type { LogLine, PartyRole } from './log.ts';
+
+const ROLES: readonly PartyRole[] = ['helper', 'p0', 'p1'];
 
 /** A line of a party's log. */
 export interface TrioEvent {

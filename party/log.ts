@@ -7,7 +7,7 @@ import { z } from 'zod';
 import { CachetError, ERROR_CODES } from '../protocols/errors.ts';
 import { bytes } from './terminal.ts';
 
-export const ROLES = ['helper', 'p0', 'p1'] as const;
+export const ROLES = ['p0', 'p1', 'helper'] as const;
 export type PartyRole = (typeof ROLES)[number];
 export const LOG_LEVELS = ['info', 'warn', 'error', 'silent'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
