@@ -1,6 +1,6 @@
 /**
  * The file of `--trace FILE`: JSON lines, or Chrome trace events for a name that ends in .json. Records are appended whole as they come, so that a process
- * that dies leaves what it had written: at worst the last line is cut, and a .json file lacks its closing bracket, which viewers do without.
+ * that dies leaves what it had written: at worst the last line is cut, and a .json file lacks its closing bracket, which the format allows.
  *
  * A file that cannot be written any more (a full disk) ends the trace and nothing else: one complaint, and the session goes on.
  */
