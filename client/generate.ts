@@ -64,8 +64,6 @@ export class Conversation {
 export interface GenerateOptions extends Omit<ConversationOptions, 'promptTokens' | 'context'> {
   /** Token ids of the whole prompt, beginning with the artefact's public prefix. */
   readonly promptIds: readonly number[];
-  /** Called when the session is agreed, before the prompt is sent. */
-  readonly onSession?: (session: PrivateSession) => void;
 }
 
 /**
@@ -76,7 +74,6 @@ export async function* generate(o: GenerateOptions): AsyncGenerator<number, void
   const ids = privateIds(o.artefact, o.promptIds),
     conversation = await Conversation.open({ ...o, promptTokens: ids.length });
   try {
-    o.onSession?.(conversation.session);
     yield* conversation.ask(ids, o.maxTokens);
   } finally {
     await conversation.stop();

@@ -152,7 +152,7 @@ export class Link {
       const error =
         cause instanceof CachetError
           ? cause
-          : new CachetError({ code: 'frame', what: 'undecodable frame', got: cause instanceof Error ? cause.message : String(cause), cause });
+          : new CachetError({ code: 'frame', what: 'undecodable frame', got: cause instanceof Error ? cause.name : typeof cause, cause });
       const told = error.code === 'aborted' ? error : new CachetError({ ...error.details, party: error.details.party ?? `link to ${this.peer}` });
       const handler = this.onEnd;
       this.onEnd = undefined;

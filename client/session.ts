@@ -52,7 +52,11 @@ export interface SessionOptions {
   /** Longest wait for a step's result. @default 600000 */
   readonly stepTimeoutMs?: number;
   readonly signal?: AbortSignal;
+  /** The session is agreed; nothing private has been sent. */
+  readonly onSession?: (session: PrivateSession) => void;
   readonly onReport?: (step: number, report: StepReport) => void;
+  /** Called when a step's shares are sent, and when its result is there. */
+  readonly onPhase?: (step: number, phase: 'sent' | 'received') => void;
 }
 
 export class PrivateSession {
@@ -105,6 +109,7 @@ export class PrivateSession {
       for (const link of links) link.bind(a!.session);
       const session = new PrivateSession(o, spec, links, hex(a!.session.subarray(0, 8)), dealing);
       dealt?.catch((error: CachetError) => session.fail(error));
+      o.onSession?.(session);
       return session;
     } catch (error) {
       dealing.abort();
@@ -191,7 +196,9 @@ export class PrivateSession {
     for (let i = 0; i < values.length; i++) values[i] = values[i]! - mask[i]!;
     this.links[0].send(FRAME.input, new Uint8Array(values.buffer));
     this.links[1].send(FRAME.input, new Uint8Array(mask.buffer));
+    this.o.onPhase?.(this.steps - 1, 'sent');
     await this.result();
+    this.o.onPhase?.(this.steps - 1, 'received');
     const [a, b] = this.received.map((parts) => join(parts.splice(0)));
     if (a!.length !== 8 * artefact.shape.width || b!.length !== a!.length)
       throw new CachetError({

@@ -9,8 +9,9 @@ import { costCommand } from './commands/cost.ts';
 import { demoCommand } from './commands/demo.ts';
 import { partyCommand } from './commands/party.ts';
 import { prepareCommand } from './commands/prepare.ts';
+import { traceCommand } from './commands/trace.ts';
 
-const commands = [demoCommand, askCommand, chatCommand, partyCommand, costCommand, prepareCommand, benchCommand];
+const commands = [demoCommand, askCommand, chatCommand, partyCommand, costCommand, prepareCommand, benchCommand, traceCommand];
 
 const program = new Command('cachet')
   .description('Private transformer inference: a prompt that nobody else may see.')

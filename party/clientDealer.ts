@@ -36,6 +36,7 @@ export function clientDealer(o: { artefact: Artefact; kernels: string; timeoutMs
           spec,
           kernels: o.kernels,
           keys,
+          onTrace: undefined,
           links: [p0!.link, p1!.link],
           onEnd: (error) => (error && !signal.aborted ? reject(error) : resolve()),
         });

@@ -3,7 +3,8 @@ import { z } from 'zod';
 import { EMBEDDED_MODEL, readJson } from '../client/node.ts';
 import { CachetError } from '../protocols/errors.ts';
 
-export type PartyRole = 'p0' | 'p1' | 'helper';
+export const ROLES = ['p0', 'p1', 'helper'] as const;
+export type PartyRole = (typeof ROLES)[number];
 
 const url = z.string().regex(/^ws:\/\/[^/:]+:\d+$/, 'an address like ws://127.0.0.1:7700');
 

@@ -7,6 +7,7 @@ import type { Turn } from '../protocols/engines/effects.ts';
 import { arenaBytes, type SessionSpec } from '../protocols/session.ts';
 import { ADDRESS, REPLY, type EngineMessage, type EngineStart } from './engineMessages.ts';
 import { RINGS_END, SharedRing } from './sharedRing.ts';
+import type { TraceRows } from './trace/recorder.ts';
 
 type Role = Pick<Extract<EngineStart, { role: 'evaluator' }>, 'role' | 'party' | 'keys'> | Pick<Extract<EngineStart, { role: 'helper' }>, 'role' | 'keys'>;
 
@@ -36,6 +37,8 @@ export class EngineThread {
     artefact: Artefact;
     spec: SessionSpec;
     kernels: string;
+    /** Takes what the engine recorded, after every step and at the end; nothing is recorded without. */
+    onTrace?: ((rows: TraceRows) => void) | undefined;
     onMessage: (message: EngineMessage) => void;
     onError: (error: CachetError) => void;
   }) {
@@ -52,6 +55,7 @@ export class EngineThread {
       artefact: o.artefact.bytes,
       digest: o.artefact.digest,
       spec: o.spec,
+      trace: o.onTrace !== undefined,
       arena,
       arenaBytes: size,
     };
@@ -59,11 +63,12 @@ export class EngineThread {
     this.worker.ref();
     this.worker.on('message', (message: EngineMessage) => {
       if (message.type === 'idle') this.release();
+      else if (message.type === 'trace') o.onTrace?.(message.rows);
       else if (message.type === 'failed') o.onError(new CachetError({ code: message.code as ErrorCode, what: message.message }));
       else o.onMessage(message);
     });
     this.worker.on('error', (cause) =>
-      o.onError(new CachetError({ code: 'internal', what: 'engine stopped', got: cause.message, hint: 'report this as a bug', cause })),
+      o.onError(new CachetError({ code: 'internal', what: 'engine stopped', got: cause.name, hint: 'report this as a bug', cause })),
     );
     this.worker.postMessage(start);
   }

@@ -3,6 +3,7 @@ import type { DealerKeys } from '../protocols/engines/dealer.ts';
 import type { DesyncHash } from '../protocols/engines/effects.ts';
 import type { EvaluatorKeys } from '../protocols/engines/evaluator.ts';
 import type { SessionSpec } from '../protocols/session.ts';
+import type { TraceRows } from './trace/recorder.ts';
 
 /** Low page: kernels own it from 4096 on; sharedRing.ts has the rings' counters. */
 export const ADDRESS = {
@@ -26,6 +27,8 @@ interface StartCommon {
   readonly artefact: Uint8Array;
   readonly digest: string;
   readonly spec: SessionSpec;
+  /** Whether to record gates and waits. */
+  readonly trace: boolean;
   /** Where the arena begins, and its size. */
   readonly arena: number;
   readonly arenaBytes: number;
@@ -57,6 +60,8 @@ export type EngineMessage =
       readonly waitDealtMs: number;
       readonly highWater: number;
     }
+  /** What was recorded since the last one. */
+  | { readonly type: 'trace'; readonly rows: TraceRows }
   | { readonly type: 'done' }
   /** The worker is free for another session, however this one ended. */
   | { readonly type: 'idle' }

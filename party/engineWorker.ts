@@ -7,10 +7,12 @@ import { createKernels } from '../kernels/registry.ts';
 import { Arena } from '../kernels/memory.ts';
 import { readArtefact, type Artefact } from '../protocols/artefact.ts';
 import { MAX_TAKE_BYTES, type DealtSink, type DealtSource, type DesyncHash, type Program } from '../protocols/engines/effects.ts';
+import { CachetError } from '../protocols/errors.ts';
 import { MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 import { dealerProgram, evaluatorProgram } from '../protocols/session.ts';
 import { ADDRESS, REPLY, type EngineMessage, type EngineStart } from './engineMessages.ts';
 import { block, RING_BYTES, SharedRing } from './sharedRing.ts';
+import { Recorder } from './trace/recorder.ts';
 
 const post = (message: EngineMessage): void => parentPort!.postMessage(message);
 
@@ -27,6 +29,7 @@ class Run implements DealtSource, DealtSink {
   private readonly arena: Arena;
   private readonly reply: Int32Array;
   private readonly relay: boolean;
+  private readonly trace: Recorder | undefined;
   private effects = 0;
   private rounds = 0;
   // Evaluator, by stream: dealt bytes taken and not yet released, taken in all, told to the main thread.
@@ -50,13 +53,15 @@ class Run implements DealtSource, DealtSink {
     this.arena = new Arena(memory, start.arena, start.arenaBytes);
     this.relay = start.spec.dealer === 'client';
     this.bothStream = start.role === 'evaluator' && start.party === 1 && this.relay ? 1 : 0;
+    if (start.trace) this.trace = new Recorder((rows) => post({ type: 'trace', rows }));
   }
 
   run(): void {
     const { start, arena } = this,
       kernels = createKernels(start.kernels, start.memory);
     if (artefact?.digest !== start.digest) artefact = readArtefact(start.artefact, start.digest);
-    const common = { artefact, spec: start.spec, kernels, arena };
+    const common = { artefact, spec: start.spec, kernels, arena, trace: this.trace };
+    this.trace?.begin();
     this.drive(
       start.role === 'evaluator'
         ? evaluatorProgram({ ...common, party: start.party, keys: start.keys, dealt: this })
@@ -64,9 +69,10 @@ class Run implements DealtSource, DealtSink {
     );
   }
 
-  /** The session's keys lie at the arena's start. */
+  /** The session's keys lie at the arena's start. What was recorded of a step that did not end is posted. */
   wipe(): void {
     this.bytes.fill(0, this.start.arena, this.start.arena + 4096);
+    this.trace?.flush();
   }
 
   private drive(program: Program<void>): void {
@@ -95,11 +101,13 @@ class Run implements DealtSource, DealtSink {
   }
 
   /** Posts an effect and blocks until the main thread has completed it. */
-  private ask(message: EngineMessage): void {
+  private ask(message: Extract<EngineMessage, { type: 'round' | 'input' | 'output' | 'turn' }>): void {
+    const since = this.trace?.now();
     post(message);
     this.effects++;
     for (let seen = Atomics.load(this.completed, 0); seen < this.effects; seen = Atomics.load(this.completed, 0))
       block(this.completed, 0, seen, this.cancelled);
+    if (since !== undefined) this.trace!.waited(message.type, since, 'bytes' in message ? message.bytes : 0);
   }
 
   // ---- evaluator: material from the dealer, out of ring 0; what P0 relays out of ring 1 ----------------------------------------------
@@ -129,6 +137,7 @@ class Run implements DealtSource, DealtSink {
       const since = performance.now();
       ring.waitAvailable(n);
       this.waitedMs += performance.now() - since;
+      this.trace?.waited('dealt', since, n);
     }
     this.held[stream] = n;
     this.taken[stream] += n;
@@ -166,7 +175,11 @@ class Run implements DealtSource, DealtSink {
         this.told[party] = this.dealt[party]!;
         post({ type: 'dealt', party, total: this.dealt[party]! });
       }
-      if (at < n) ring.waitFree();
+      if (at < n) {
+        const since = this.trace?.now();
+        ring.waitFree();
+        if (since !== undefined) this.trace!.waited('credit', since, n - at);
+      }
     }
   }
 
@@ -190,8 +203,9 @@ parentPort!.on('message', (start: EngineStart) => {
     run.run();
     post({ type: 'done' });
   } catch (error) {
-    const { code, message } = error as { code?: string; message?: string };
-    if (code !== 'cancelled') post({ type: 'failed', message: message ?? String(error), code: code ?? 'internal' });
+    // Another error's text may quote what it stumbled over.
+    const { code, message } = error instanceof CachetError ? error : { code: 'internal', message: `engine failed: ${(error as Error).name}` };
+    if (code !== 'cancelled') post({ type: 'failed', message, code });
   }
   run.wipe();
   post({ type: 'idle' });

@@ -16,6 +16,7 @@ import { EngineThread } from './engine.ts';
 import { REPLY, type EngineMessage } from './engineMessages.ts';
 import { Inbox } from './inbox.ts';
 import { RING_BYTES } from './sharedRing.ts';
+import type { TraceRows } from './trace/recorder.ts';
 
 export interface EvaluatorSessionOptions {
   readonly party: 0 | 1;
@@ -27,6 +28,7 @@ export interface EvaluatorSessionOptions {
   readonly links: { readonly client: Link; readonly peer: Link; readonly helper: Link };
   /** Longest wait for the client's next token. */
   readonly clientTimeoutMs: number;
+  readonly onTrace: ((rows: TraceRows) => void) | undefined;
   /** Called once; undefined: in good order. */
   readonly onEnd: (error: CachetError | undefined) => void;
 }
@@ -75,6 +77,7 @@ export class EvaluatorSession {
       artefact: o.artefact,
       spec: o.spec,
       kernels: o.kernels,
+      onTrace: o.onTrace,
       onMessage: (m) => this.guard(() => this.fromEngine(m)),
       onError: (e) => this.end(e),
     });

@@ -8,6 +8,7 @@ import { FRAME, MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 import type { SessionSpec } from '../protocols/session.ts';
 import { EngineThread } from './engine.ts';
 import type { EngineMessage } from './engineMessages.ts';
+import type { TraceRows } from './trace/recorder.ts';
 
 /** Bytes that may wait in a socket before the helper pauses. */
 const MAX_WAITING = 4 << 20;
@@ -42,6 +43,7 @@ export class HelperSession {
     kernels: string;
     keys: DealerKeys;
     links: readonly [Link, Link];
+    onTrace: ((rows: TraceRows) => void) | undefined;
     onEnd: (error: CachetError | undefined) => void;
   }) {
     this.onEnd = o.onEnd;
@@ -68,6 +70,7 @@ export class HelperSession {
       artefact: o.artefact,
       spec: o.spec,
       kernels: o.kernels,
+      onTrace: o.onTrace,
       onMessage: (m) => this.fromEngine(m),
       onError: (e) => this.end(e),
     });

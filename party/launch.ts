@@ -7,31 +7,45 @@ import { createInterface } from 'node:readline';
 import { packageRoot } from '../client/node.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { checkConfig, type Config, type PartyRole } from './config.ts';
-import type { PartyEvent } from './party.ts';
+import type { LogLine } from './log.ts';
 
-const ROLES: readonly PartyRole[] = ['helper', 'p0', 'p1'];
+/** Each before those that connect to it. */
+const ORDER: readonly PartyRole[] = ['helper', 'p0', 'p1'];
 
 export interface TrioOptions extends Partial<Config> {
   /** Without 'helper' the client deals. @default all three */
   readonly roles?: readonly PartyRole[];
+  /** A trace file that the caller has begun. */
+  readonly trace?: string;
+}
+
+/** A line of a party's log. */
+export interface TrioEvent {
+  readonly role: PartyRole;
+  readonly event: LogLine['event'];
+  readonly session?: string;
+  readonly error?: string;
+  readonly url?: string;
+  readonly traffic?: Extract<LogLine, { event: 'end' }>['traffic'];
 }
 
 export class Trio {
   readonly config: Config;
-  readonly events: (PartyEvent & { readonly role: PartyRole })[] = [];
+  readonly events: TrioEvent[] = [];
   private readonly children: Map<PartyRole, ChildProcess>;
   private readonly folder: string;
+  private readonly trace: string | undefined;
   private readonly listeners = new Set<() => void>();
 
   /** @throws CachetError 'link' if a process does not come up. */
-  static async start(model: string, { roles = ROLES, ...options }: TrioOptions = {}): Promise<Trio> {
+  static async start(model: string, { roles = ORDER, trace, ...options }: TrioOptions = {}): Promise<Trio> {
     const folder = await mkdtemp(join(tmpdir(), 'cachet-')),
       addresses = Object.fromEntries(roles.map((role) => [role, 'ws://127.0.0.1:0'])),
       config = checkConfig({ model, ...addresses, ...options }, 'options');
-    const trio = new Trio(config, folder);
+    const trio = new Trio(config, folder, trace);
     try {
       // Each listens on a free port; those who connect to it are started after it.
-      for (const role of ROLES) if (roles.includes(role)) config[role] = await trio.launch(role);
+      for (const role of ORDER) if (roles.includes(role)) config[role] = await trio.launch(role);
       return trio;
     } catch (error) {
       await trio.stop();
@@ -39,7 +53,8 @@ export class Trio {
     }
   }
 
-  private constructor(config: Config, folder: string) {
+  private constructor(config: Config, folder: string, trace: string | undefined) {
+    this.trace = trace;
     this.config = config;
     this.folder = folder;
     this.children = new Map();
@@ -48,9 +63,9 @@ export class Trio {
   private async launch(role: PartyRole): Promise<string> {
     const file = join(this.folder, `${role}.json`);
     await writeFile(file, JSON.stringify(this.config));
-    const child = spawn(process.execPath, [join(packageRoot(), 'dist', 'party', 'cli.js'), 'party', '--role', role, '--config', file, '--json'], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
+    const program = join(packageRoot(), 'dist', 'party', 'cli.js'),
+      trace = this.trace === undefined ? [] : ['--trace', this.trace, '--trace-shared'];
+    const child = spawn(process.execPath, [program, 'party', '--role', role, '--config', file, '--json', ...trace], { stdio: ['ignore', 'pipe', 'pipe'] });
     this.children.set(role, child);
     let complaint = '';
     child.stderr.on('data', (data: Buffer) => (complaint += data.toString()));
@@ -60,14 +75,14 @@ export class Trio {
         reject(new CachetError({ code: 'link', party: role, what: 'process did not start', got: complaint.trim() || `status ${code}` }));
       });
       createInterface({ input: child.stdout }).on('line', (line) => {
-        const event = JSON.parse(line) as PartyEvent;
+        const event = JSON.parse(line) as TrioEvent;
         if (event.event === 'listening') resolve(event.url!);
         this.push({ ...event, role });
       });
     });
   }
 
-  private push(event: PartyEvent & { role: PartyRole }): void {
+  private push(event: TrioEvent): void {
     this.events.push(event);
     for (const listener of this.listeners) listener();
   }
@@ -78,7 +93,7 @@ export class Trio {
   }
 
   /** Waits until all have ended a session; returns their events. */
-  async ended(session: string, timeoutMs = 60_000): Promise<(PartyEvent & { readonly role: PartyRole })[]> {
+  async ended(session: string, timeoutMs = 60_000): Promise<TrioEvent[]> {
     const found = () => this.events.filter((e) => e.event === 'end' && e.session === session);
     if (found().length < this.children.size)
       await new Promise<void>((resolve) => {

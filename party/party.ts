@@ -15,19 +15,10 @@ import { engineBytes } from './engine.ts';
 import { EvaluatorSession } from './evaluatorSession.ts';
 import { HelperSession } from './helperSession.ts';
 import { Ledger } from './ledger.ts';
+import type { PartyEvent, Peer } from './log.ts';
 import { connect, listen, type Listener } from './sockets.ts';
-
-export interface PartyEvent {
-  readonly event: 'listening' | 'session' | 'end' | 'refused';
-  /** First 8 bytes of the session id, hex. */
-  readonly session?: string;
-  readonly spec?: SessionSpec;
-  readonly error?: string;
-  readonly url?: string;
-  readonly seconds?: number;
-  /** Bytes on each link, headers included: with the client, with the others. */
-  readonly traffic?: readonly { readonly peer: string; readonly sent: number; readonly received: number }[];
-}
+import type { TraceFile } from './trace/file.ts';
+import type { TraceRows } from './trace/recorder.ts';
 
 type Greeting = { readonly link: Link; readonly message: Hello | Join | DealOffer };
 
@@ -43,6 +34,7 @@ export class Party {
   private readonly config: Config;
   private readonly artefact: Artefact;
   private readonly onEvent: (event: PartyEvent) => void;
+  private readonly trace: TraceFile | undefined;
   private readonly meetings = new Map<string, Meeting>();
   private readonly active = new Set<{ abort(error: CachetError): void }>();
   private readonly closing = new AbortController();
@@ -52,11 +44,12 @@ export class Party {
   private sessions = 0;
   private reserved = 0;
 
-  constructor(o: { role: PartyRole; config: Config; artefact: Artefact; onEvent: (event: PartyEvent) => void }) {
+  constructor(o: { role: PartyRole; config: Config; artefact: Artefact; onEvent: (event: PartyEvent) => void; trace?: TraceFile | undefined }) {
     this.role = o.role;
     this.config = o.config;
     this.ledger = new Ledger(o.config.ledger);
     this.onEvent = o.onEvent;
+    this.trace = o.trace;
     // Shared, so that engine threads do not copy it.
     const bytes = new Uint8Array(new SharedArrayBuffer(o.artefact.bytes.length));
     bytes.set(o.artefact.bytes);
@@ -123,7 +116,7 @@ export class Party {
     } catch (error) {
       link.fail(error as CachetError);
       if (key !== undefined) this.fail(key, error as CachetError);
-      this.onEvent({ event: 'refused', error: (error as Error).message });
+      this.onEvent({ event: 'refused', error: error as Error });
     }
   }
 
@@ -169,7 +162,7 @@ export class Party {
     this.meetings.delete(key);
     clearTimeout(meeting.timer);
     for (const { link } of meeting.greetings.values()) link.fail(error);
-    this.onEvent({ event: 'refused', error: error.message });
+    this.onEvent({ event: 'refused', error });
   }
 
   /** All awaited links are there: exchange nonces and keys, then run. */
@@ -260,6 +253,7 @@ export class Party {
           keys,
           links: { client: client.link, peer: peer.link, helper: helper.link },
           clientTimeoutMs: this.config.clientTimeoutMs,
+          onTrace: this.traced(session, spec),
           onEnd,
         }),
     );
@@ -269,7 +263,13 @@ export class Party {
     const [p0, p1] = (['p0', 'p1'] as const).map((role) => meeting.greetings.get(role) as Joined),
       { session, spec, keys } = agreeAsDealer('helper', p0!, p1!),
       links = [p0!.link, p1!.link] as const;
-    this.run(session, spec, bytes, links, (onEnd) => new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, keys, links, onEnd }));
+    this.run(
+      session,
+      spec,
+      bytes,
+      links,
+      (onEnd) => new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, keys, links, onTrace: this.traced(session, spec), onEnd }),
+    );
   }
 
   private run(
@@ -279,9 +279,9 @@ export class Party {
     links: readonly Link[],
     begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void },
   ): void {
-    const id = bytesToHex(session.subarray(0, 8)),
+    const id = shortId(session),
       started = performance.now();
-    this.onEvent({ event: 'session', session: id, spec });
+    this.onEvent({ event: 'session', session: id, promptTokens: spec.promptTokens, maxTokens: spec.maxTokens });
     const running = begin((error) => {
       this.active.delete(running);
       this.sessions--;
@@ -291,15 +291,21 @@ export class Party {
         session: id,
         seconds: (performance.now() - started) / 1e3,
         traffic: links.map(trafficOf),
-        ...(error ? { error: error.message } : {}),
+        ...(error ? { error } : {}),
       });
     });
     this.active.add(running);
   }
+
+  private traced(session: Uint8Array, spec: SessionSpec): ((rows: TraceRows) => void) | undefined {
+    return this.trace?.session({ party: this.role, session: shortId(session), spec }).rows;
+  }
 }
 
+const shortId = (session: Uint8Array): string => bytesToHex(session.subarray(0, 8));
+
 const trafficOf = ({ peer, counted: { round, dealt, other } }: Link) => ({
-  peer,
+  peer: peer as Peer,
   sent: round.sent + dealt.sent + other.sent,
   received: round.received + dealt.received + other.received,
 });

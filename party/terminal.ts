@@ -1,4 +1,5 @@
 /** What commands share towards a person: progress on stderr, results on stdout, numbers with units. */
+import { cpus } from 'node:os';
 
 /** A progress line on a terminal that is overwritten; on anything else one line a phase. */
 export class Progress {
@@ -24,6 +25,8 @@ export class Progress {
     this.shown = '';
   }
 }
+
+export const describeMachine = (): string => `${cpus()[0]?.model.trim() ?? 'unknown CPU'}, ${cpus().length} cores, Node ${process.versions.node}`;
 
 export const bytes = (n: number): string =>
   n < 1e3 ? `${n} B` : n < 1e6 ? `${(n / 1e3).toFixed(1)} kB` : n < 1e9 ? `${(n / 1e6).toFixed(2)} MB` : `${(n / 1e9).toFixed(2)} GB`;

@@ -1,22 +1,24 @@
 /** Errors that a person reads: one line that says what, expected, got, where, and what to try. Never a share, mask, token or key. */
 
-export type ErrorCode =
-  | 'usage'
-  | 'config'
-  | 'artefact'
-  | 'model'
-  | 'range'
-  | 'shape'
-  | 'desync'
-  | 'frame'
-  | 'handshake'
-  | 'link'
-  | 'timeout'
-  | 'aborted'
-  | 'cancelled'
-  | 'limit'
-  | 'policy'
-  | 'internal';
+export const ERROR_CODES = [
+  'usage',
+  'config',
+  'artefact',
+  'model',
+  'range',
+  'shape',
+  'desync',
+  'frame',
+  'handshake',
+  'link',
+  'timeout',
+  'aborted',
+  'cancelled',
+  'limit',
+  'policy',
+  'internal',
+] as const;
+export type ErrorCode = (typeof ERROR_CODES)[number];
 
 export interface ErrorDetails {
   readonly code: ErrorCode;

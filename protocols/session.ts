@@ -5,6 +5,7 @@ import type { Arena } from '../kernels/memory.ts';
 import { bindPlan, type Artefact } from './artefact.ts';
 import { Dealer, type DealerKeys } from './engines/dealer.ts';
 import type { DealtSink, DealtSource, Program, Turn } from './engines/effects.ts';
+import type { Trace } from './engines/engine.ts';
 import { Evaluator, type EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
 import { session, TURN_ROWS } from './programs/llama.ts';
@@ -83,16 +84,27 @@ export function evaluatorProgram(o: {
   kernels: Kernels;
   arena: Arena;
   dealt: DealtSource;
+  trace?: Trace | undefined;
 }): Program<void> {
   const engine = new Evaluator(o);
   engine.relay = o.spec.dealer === 'client';
+  engine.trace = o.trace;
   return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context);
 }
 
 /** The dealer's whole session: emits the material of all steps. Yields jobs and turns. */
-export function dealerProgram(o: { artefact: Artefact; spec: SessionSpec; keys: DealerKeys; kernels: Kernels; arena: Arena; sink: DealtSink }): Program<void> {
+export function dealerProgram(o: {
+  artefact: Artefact;
+  spec: SessionSpec;
+  keys: DealerKeys;
+  kernels: Kernels;
+  arena: Arena;
+  sink: DealtSink;
+  trace?: Trace | undefined;
+}): Program<void> {
   const engine = new Dealer(o);
   engine.relay = o.spec.dealer === 'client';
+  engine.trace = o.trace;
   return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context);
 }
 

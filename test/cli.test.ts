@@ -21,9 +21,10 @@ const good = { p0: 'ws://127.0.0.1:1', p1: 'ws://127.0.0.1:2', helper: 'ws://127
 
 describe('cachet', () => {
   it.each([
-    ['demo', ['--max-tokens', 'default: 16', '--cases', '--json']],
-    ['ask', ['--config', '--temperature', 'default: 0', '--seed', 'Example']],
-    ['party', ['--role', 'p0', 'helper', 'timeoutMs', '[30000]', 'ms']],
+    ['demo', ['--max-tokens', 'default: 16', '--cases', '--json', '--trace']],
+    ['ask', ['--config', '--temperature', 'default: 0', '--seed', 'Example', '--trace', 'Perfetto']],
+    ['party', ['--role', 'p0', 'helper', 'timeoutMs', '[30000]', 'ms', '--log-level', 'default: "info"', '--trace', 'full disk']],
+    ['trace', ['.jsonl', '--json', 'public information']],
     ['cost', ['--prompt-tokens', 'default: 150']],
     ['prepare', ['--calibration', '--prefix']],
     ['bench', ['--only', 'kernels']],
@@ -51,11 +52,18 @@ describe('cachet', () => {
     ['a missing model', ['cost', '--model', join(folder, 'none')], /cannot read file; expected .*none.*model.cachet; got ENOENT; try: cachet prepare/],
     ['a missing configuration', ['party', '--role', 'p0', '--config', join(folder, 'none')], /cannot read file/],
     ['a bad role', ['party', '--role', 'p2', '--config', 'x'], /Allowed choices are p0, p1, helper/],
+    ['a log level that is none', ['party', '--role', 'p0', '--config', 'x', '--log-level', 'loud'], /Allowed choices are info, warn, error, silent/],
+    [
+      'a trace that cannot be written',
+      ['ask', '--config', file('h.json', JSON.stringify(good)), '--trace', join(folder, 'none', 'x.jsonl'), 'Hello'],
+      /--trace: cannot write file/,
+    ],
+    ['a trace that is none', ['trace', file('i.jsonl', 'x')], /not a trace/],
     ['a configuration that is not JSON', ['party', '--role', 'p0', '--config', file('a.json', '{')], /not JSON/],
     [
       'a configuration without a party',
-      ['party', '--role', 'p0', '--config', file('b.json', '{"p0":"ws://127.0.0.1:1","p1":"ws://127.0.0.1:2"}')],
-      /helper: bad configuration/,
+      ['party', '--role', 'p0', '--config', file('b.json', '{"p0":"ws://127.0.0.1:1","helper":"ws://127.0.0.1:2"}')],
+      /p1: bad configuration/,
     ],
     ['an unknown field', ['ask', '--config', file('c.json', JSON.stringify({ ...good, colour: 1 })), 'x'], /bad configuration.*colour/],
     [

@@ -23,7 +23,13 @@ const program = (e: Engine): Program<void> =>
   (function* () {
     const plan = bindPlan(e, artefact),
       x = yield* e.input(TOKENS * plan.shape.width, SCALE.residual);
-    yield* e.output(yield* forward(e, plan, createCache(e, plan, plan.prefixIds.length + TOKENS), x, TOKENS, { slots: plan.prefixIds.length, position: plan.prefixIds.length, unused: undefined }));
+    yield* e.output(
+      yield* forward(e, plan, createCache(e, plan, plan.prefixIds.length + TOKENS), x, TOKENS, {
+        slots: plan.prefixIds.length,
+        position: plan.prefixIds.length,
+        unused: undefined,
+      }),
+    );
     e.endStep();
   })();
 

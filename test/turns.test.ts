@@ -23,10 +23,14 @@ const artefact = tinyNotes(),
 describe('sessions of several turns', () => {
   it('equal one without the tokens that were passed over', () => {
     const all = (e: Engine): Program<void> => session(e, bindPlan(e, artefact), { tokens: 3, answer: 2 }, 20);
-    const plain = runFloat(all, values.filter((v) => v !== undefined), [
-      { tokens: 2, answer: 1 },
-      { tokens: 4, answer: 2 },
-    ]);
+    const plain = runFloat(
+      all,
+      values.filter((v) => v !== undefined),
+      [
+        { tokens: 2, answer: 1 },
+        { tokens: 4, answer: 2 },
+      ],
+    );
     const got = runFloat(program, values, later);
     expect(got.length).toBe(5);
     got.forEach((v, i) => expect(v).toEqual(plain[i]));

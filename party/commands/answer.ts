@@ -1,11 +1,13 @@
 /** What `ask`, `chat` and `demo` share: one private answer, streamed, with progress by phase; the figures of its steps. */
 import type { Answer, AskEvent } from '../../client/ask.ts';
-import type { Connect, Deal, StepReport } from '../../client/session.ts';
+import type { Connect, Deal, SessionOptions, StepReport } from '../../client/session.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
 import { clientDealer } from '../clientDealer.ts';
 import { addressOf, type Config } from '../config.ts';
 import { connect } from '../sockets.ts';
 import { bytes, type Progress } from '../terminal.ts';
+import { ClientTrace } from '../trace/client.ts';
+import type { TraceFile } from '../trace/file.ts';
 
 /** How a session reaches the parties: links to the evaluators and, where the client deals, the dealer. */
 export function reach(
@@ -21,6 +23,22 @@ export function reach(
     timeoutMs,
     signal,
     ...(dealer === 'client' ? { deal: clientDealer({ artefact, kernels: config.kernels, timeoutMs, connect: to }) } : {}),
+  };
+}
+
+/** A session's hooks for a trace of the client's view. */
+export function traced(
+  file: TraceFile | undefined,
+  artefact: Artefact,
+  promptTokens: number,
+  maxTokens: number,
+): Pick<SessionOptions, 'onSession' | 'onPhase' | 'onReport'> {
+  if (!file) return {};
+  const trace = new ClientTrace(file);
+  return {
+    onSession: (s) => trace.session(s.id, { artefact: artefact.digest, promptTokens, maxTokens }),
+    onPhase: (step, phase) => trace.phase(step, phase),
+    onReport: (step, report) => trace.report(step, report),
   };
 }
 

@@ -6,8 +6,8 @@ import { promptIds } from '../../client/generate.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { readConfigFile } from '../config.ts';
 import { onInterrupt, Progress } from '../terminal.ts';
-import { describeFigures, figures, reach, show } from './answer.ts';
-import { addSampling, dealerOption, samplingOf, type SamplingOptions } from './options.ts';
+import { describeFigures, figures, reach, show, traced } from './answer.ts';
+import { addSampling, beginTrace, dealerOption, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
 
 export const askCommand = addSampling(
   new Command('ask')
@@ -17,8 +17,12 @@ export const askCommand = addSampling(
 )
   .addOption(dealerOption())
   .option('--json', 'answer and figures as JSON on stdout')
-  .addHelpText('after', `\nExample:\n  cachet ask --config parties.json " Tom lives in Oslo. Nina's pin is 4711.<|user|> What is Nina's pin?<|assistant|>"`)
-  .action(async (prompt: string | undefined, o: SamplingOptions & { config: string; helper: 'server' | 'client'; json?: boolean }) => {
+  .addOption(traceOption())
+  .addHelpText(
+    'after',
+    `\nExample:\n  cachet ask --config parties.json " Tom lives in Oslo. Nina's pin is 4711.<|user|> What is Nina's pin?<|assistant|>"\n${TRACE_HELP}`,
+  )
+  .action(async (prompt: string | undefined, o: SamplingOptions & { config: string; helper: 'server' | 'client'; json?: boolean; trace?: string }) => {
     const config = await readConfigFile(o.config),
       artefact = await readModelArtefact(config.model),
       tokenizer = await readTokenizer(config.model);
@@ -28,6 +32,7 @@ export const askCommand = addSampling(
     if (ids.length <= artefact.prefixIds.length)
       throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'text as an argument or on stdin', got: 'nothing' });
     onInterrupt(() => abort.abort());
+    const trace = beginTrace(o.trace);
     const events = ask({
       artefact,
       tokenizer,
@@ -35,8 +40,11 @@ export const askCommand = addSampling(
       prompt: ids,
       maxTokens: o.maxTokens,
       sampling: samplingOf(o),
+      ...traced(trace, artefact, ids.length - artefact.prefixIds.length, o.maxTokens),
     });
-    const result = await show(events, new Progress({ silent: o.json === true }), (piece) => void (o.json || process.stdout.write(piece)));
+    const result = await show(events, new Progress({ silent: o.json === true }), (piece) => void (o.json || process.stdout.write(piece))).finally(() =>
+      trace?.close(),
+    );
     if (o.json) console.log(JSON.stringify({ text: result.text, ids: result.ids, session: result.session, ...figures(result) }));
     else {
       process.stdout.write('\n');

@@ -1,10 +1,9 @@
 /** `cachet bench`: kernel rates and session latencies on this machine, against the project's goals. */
-import { cpus } from 'node:os';
 import { Command, Option } from 'commander';
 import { EMBEDDED_MODEL, readModelArtefact } from '../../client/node.ts';
 import { benchKernels } from '../bench/kernels.ts';
 import { benchSession } from '../bench/session.ts';
-import { bytes } from '../terminal.ts';
+import { bytes, describeMachine } from '../terminal.ts';
 import { integer } from './options.ts';
 
 /** Of the embedded model, ms on 2 cores; preprocessing included. */
@@ -19,7 +18,7 @@ export const benchCommand = new Command('bench')
   .action(async (o: { model: string; only?: string; tokens: number; json?: boolean }) => {
     const say = (line: string): void => void (o.json || console.log(line)),
       missed = (bad: boolean): string => (bad ? ', MISSED' : '');
-    const machine = `${cpus()[0]?.model.trim() ?? 'unknown CPU'}, ${cpus().length} cores, Node ${process.versions.node}`;
+    const machine = describeMachine();
     say(machine);
     const kernels =
       o.only === 'session'

@@ -12,8 +12,9 @@ import { PlainLlama, readLlama } from '../../protocols/models/llama.ts';
 import { readSafetensors } from '../../protocols/models/safetensors.ts';
 import { Trio } from '../launch.ts';
 import { bytes, onInterrupt, Progress, table } from '../terminal.ts';
-import { describeFigures, figures, reach, show } from './answer.ts';
-import { addSampling, dealerOption, integer, samplingOf, type SamplingOptions } from './options.ts';
+import type { TraceFile } from '../trace/file.ts';
+import { describeFigures, figures, reach, show, traced } from './answer.ts';
+import { addSampling, beginTrace, dealerOption, integer, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
 
 /** About 150 tokens in the embedded model's vocabulary. */
 const NOTE = [
@@ -47,6 +48,7 @@ interface Options extends SamplingOptions {
   cases?: string;
   maxPrompt?: number;
   json?: boolean;
+  trace?: string;
 }
 
 export const demoCommand = addSampling(
@@ -60,6 +62,8 @@ export const demoCommand = addSampling(
   .option('--cases <file>', 'run the cases of a file instead: JSON { cases: [{ promptIds or prompt, continuationIds }] }')
   .addOption(new Option('--max-prompt <n>', 'with --cases: skip prompts of more tokens').argParser(integer(1)))
   .option('--json', 'result as JSON on stdout')
+  .addOption(traceOption())
+  .addHelpText('after', TRACE_HELP)
   .action(async (o: Options) => {
     const artefact = await readModelArtefact(o.model),
       tokenizer = await readTokenizer(o.model),
@@ -68,21 +72,31 @@ export const demoCommand = addSampling(
     const cases = o.cases === undefined ? undefined : await readCases(o.cases, artefact, tokenizer, o.maxPrompt);
     onInterrupt(() => abort.abort());
     progress.update('starting three party processes');
-    const trio = await Trio.start(o.model, o.helper === 'client' ? { roles: ['p0', 'p1'] } : {});
+    const trace = beginTrace(o.trace),
+      trio = await Trio.start(o.model, { ...(o.helper === 'client' ? { roles: ['p0', 'p1'] } : {}), ...(o.trace === undefined ? {} : { trace: o.trace }) });
     try {
       progress.done(
         `started on loopback: ${Object.entries(trio.pids)
           .map(([role, pid]) => `${role} (process ${pid})`)
           .join(', ')}`,
       );
-      if (cases) await runCases(o, cases, trio, artefact, tokenizer, abort.signal, progress);
-      else await runQuestion(o, trio, artefact, tokenizer, abort.signal, progress);
+      if (cases) await runCases(o, cases, trio, artefact, tokenizer, abort.signal, progress, trace);
+      else await runQuestion(o, trio, artefact, tokenizer, abort.signal, progress, trace);
     } finally {
       await trio.stop();
+      await trace?.close();
     }
   });
 
-async function runQuestion(o: Options, trio: Trio, artefact: Artefact, tokenizer: Tokenizer, signal: AbortSignal, progress: Progress): Promise<void> {
+async function runQuestion(
+  o: Options,
+  trio: Trio,
+  artefact: Artefact,
+  tokenizer: Tokenizer,
+  signal: AbortSignal,
+  progress: Progress,
+  trace: TraceFile | undefined,
+): Promise<void> {
   const note =
     o.note === undefined
       ? NOTE
@@ -103,6 +117,7 @@ async function runQuestion(o: Options, trio: Trio, artefact: Artefact, tokenizer
     prompt: ids,
     maxTokens: o.maxTokens,
     sampling: samplingOf(o),
+    ...traced(trace, artefact, ids.length - artefact.prefixIds.length, o.maxTokens),
   });
   const result = await show(events, progress, streamed(o.json === true));
   if (!o.json) process.stdout.write('\n\n');
@@ -219,11 +234,19 @@ async function runCases(
   tokenizer: Tokenizer,
   signal: AbortSignal,
   progress: Progress,
+  trace: TraceFile | undefined,
 ): Promise<void> {
   const rows: { promptTokens: number; match: boolean; ids: readonly number[]; prefillMs: number; tokenMs: number | null }[] = [];
   for (const [i, c] of cases.entries()) {
     progress.update(`case ${i + 1} of ${cases.length}: ${c.promptIds.length} prompt tokens`);
-    const events = ask({ artefact, tokenizer, ...reach(trio.config, artefact, o.helper, signal), prompt: c.promptIds, maxTokens: c.continuationIds.length }),
+    const events = ask({
+        artefact,
+        tokenizer,
+        ...reach(trio.config, artefact, o.helper, signal),
+        prompt: c.promptIds,
+        maxTokens: c.continuationIds.length,
+        ...traced(trace, artefact, c.promptIds.length - artefact.prefixIds.length, c.continuationIds.length),
+      }),
       result = await show(events, new Progress({ silent: true }), () => undefined);
     const match = await matches(o.model, artefact, c, result.ids);
     rows.push({ promptTokens: c.promptIds.length, match, ids: result.ids, prefillMs: result.prefillMs, tokenMs: result.tokenMs ?? null });

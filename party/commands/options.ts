@@ -1,6 +1,7 @@
 /** Options that several commands share. */
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { Sampling } from '../../client/sampling.ts';
+import { TraceFile } from '../trace/file.ts';
 
 export interface SamplingOptions {
   readonly maxTokens: number;
@@ -43,3 +44,14 @@ export const samplingOf = (o: SamplingOptions): Sampling => ({
   topP: o.topP,
   ...(o.seed === undefined ? {} : { seed: o.seed }),
 });
+
+export const traceOption = (): Option =>
+  new Option('--trace <file>', 'write time, rounds and bytes of every gate to this file: .json for Chrome trace events (Perfetto), else JSON lines');
+
+/** A client's trace file: it belongs to this process, trouble is one line on stderr. */
+export const beginTrace = (path: string | undefined): TraceFile | undefined =>
+  path === undefined ? undefined : new TraceFile({ path, onError: (error) => process.stderr.write(`cachet: ${error.message}\n`) });
+
+export const TRACE_HELP = `
+A trace has shapes, counts and times, never a value; see it with cachet trace FILE. A file that exists is replaced. If the file cannot
+be written any more (a full disk), the trace ends with one line of complaint and the session goes on.`;

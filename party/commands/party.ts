@@ -1,9 +1,12 @@
 /** `cachet party`: one party's process, until it is stopped. */
 import { Command, Option } from 'commander';
 import { readModelArtefact } from '../../client/node.ts';
-import { readConfigFile, type PartyRole } from '../config.ts';
-import { Party, type PartyEvent } from '../party.ts';
-import { bytes, onInterrupt } from '../terminal.ts';
+import { readConfigFile, ROLES, type PartyRole } from '../config.ts';
+import { LOG_LEVELS, PartyLog, type LogLevel } from '../log.ts';
+import { Party } from '../party.ts';
+import { onInterrupt } from '../terminal.ts';
+import { TraceFile } from '../trace/file.ts';
+import { TRACE_HELP, traceOption } from './options.ts';
 
 const EXAMPLE = `
 A configuration, the same file for all parties (defaults in brackets):
@@ -21,29 +24,25 @@ The parties' key exchange is not authenticated and links are not encrypted yet: 
 
 export const partyCommand = new Command('party')
   .description('Run one party: an evaluator (p0, p1) or the helper. Stops on Ctrl-C.')
-  .addOption(new Option('--role <role>', 'which party this is').choices(['p0', 'p1', 'helper']).makeOptionMandatory())
+  .addOption(new Option('--role <role>', 'which party this is').choices(ROLES).makeOptionMandatory())
   .requiredOption('--config <file>', 'configuration, JSON (see below)')
   .option('--json', 'events as JSON lines on stdout')
-  .addHelpText('after', EXAMPLE)
-  .action(async (o: { role: PartyRole; config: string; json?: boolean }) => {
+  .addOption(new Option('--log-level <level>', 'events from this level on').choices(LOG_LEVELS).default('info'))
+  .addOption(traceOption())
+  .addOption(new Option('--trace-shared', 'the trace file belongs to the process that started this one: append').hideHelp())
+  .addHelpText('after', `${EXAMPLE}\n${TRACE_HELP}`)
+  .action(async (o: { role: PartyRole; config: string; json?: boolean; logLevel: LogLevel; trace?: string; traceShared?: boolean }) => {
     const config = await readConfigFile(o.config),
       artefact = await readModelArtefact(config.model);
     if (config.insecure) process.stderr.write(`cachet: ${o.role}: WARNING: insecure configuration: links are neither encrypted nor authenticated\n`);
-    const party = new Party({ role: o.role, config, artefact, onEvent: (e) => console.log(o.json ? JSON.stringify(e) : describe(o.role, e)) });
+    const log = new PartyLog({ role: o.role, level: o.logLevel, json: o.json === true }),
+      trace =
+        o.trace === undefined
+          ? undefined
+          : new TraceFile({ path: o.trace, shared: o.traceShared === true, onError: (error) => log.log({ event: 'trace', error }) });
+    const party = new Party({ role: o.role, config, artefact, onEvent: (e) => log.log(e), trace });
     await party.start();
     await new Promise<void>((resolve) => onInterrupt(resolve));
     await party.close();
+    await trace?.close();
   });
-
-function describe(role: PartyRole, e: PartyEvent): string {
-  switch (e.event) {
-    case 'listening':
-      return `${role}: listening at ${e.url}`;
-    case 'session':
-      return `${role}: session ${e.session}: ${e.spec!.promptTokens} private tokens, at most ${e.spec!.maxTokens} generated`;
-    case 'end':
-      return `${role}: session ${e.session} ended after ${e.seconds!.toFixed(1)} s${e.error ? `: ${e.error}` : ''}; ${e.traffic!.map((t) => `${t.peer}: sent ${bytes(t.sent)}, received ${bytes(t.received)}`).join('; ')}`;
-    case 'refused':
-      return `${role}: refused: ${e.error}`;
-  }
-}

@@ -34,11 +34,19 @@ export interface StepCost {
   gates: Map<string, { calls: number; online: number; dealt: number }>;
 }
 
-/** Called after every gate, for traces and tests. */
+/** Called after every gate, for tests: sees the tensors. */
 export type Observer = (gate: number, name: string, outputs: readonly Tensor[], inputs: readonly Tensor[]) => void;
 
 /** What an engine holds of a step that it passes over. */
 const NOTHING = { share: false, wire: false, mask: false, real: false, weights: false, tables: false };
+/**
+ * What a trace is told, of shapes and costs alone: after every gate, linear map and opening, and after every step. Bytes are those of `cost`: all parties
+ * together, a gate's without headers. The owner of the hook has the clock; the engine calls it once for all tensors of an opening (`calls` of them).
+ */
+export interface Trace {
+  gate(gate: number, name: string, layer: number, calls: number, elements: number, rounds: number, onlineBytes: number, dealtBytes: number): void;
+  step(cost: StepCost): void;
+}
 
 export abstract class Engine {
   abstract readonly name: 'evaluator' | 'dealer' | 'fixed' | 'float' | 'meter';
@@ -53,6 +61,7 @@ export abstract class Engine {
   };
   protected abstract readonly kernels: Kernels | undefined;
   observe: Observer | undefined;
+  trace: Trace | undefined;
   /** Programs name values here (`note`), for calibration. */
   watch: ((name: string, x: Tensor) => void) | undefined;
   /** Layer that the program is in; for notes and error messages. */
@@ -153,6 +162,7 @@ export abstract class Engine {
     this.frameDealt(0);
     this.frameDealt(1);
     this.steps.push(this.step);
+    if (!this.skipping) this.trace?.step(this.step);
     this.step = newStep();
     this.finishStep(this.skipping);
   }
@@ -207,6 +217,7 @@ export abstract class Engine {
     this.step.rounds++;
     this.step.onlineBytes += 2 * framedBytes(bytes);
     yield* this.exchange(shares, wires, bytes, first);
+    this.trace?.gate(first, open.name, this.layer, wires.length, elements(wires), 1, 2 * bytes, 0);
     if (this.observe) wires.forEach((w, i) => this.observe!(first + i, open.name, [w], [shares[i]!]));
     return wires;
   }
@@ -268,7 +279,7 @@ export abstract class Engine {
     this.count(gate.name, 0, cost.p0 + toP1);
     if (this.skipping) this.skipDealt(cost);
     else this.run(gate, params, inputs, outputs);
-    this.finished(gate.name, outputs, inputs);
+    this.finished(gate.name, outputs, inputs, cost.p0 + toP1);
     return outputs;
   }
   protected abstract run<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void;
@@ -361,7 +372,8 @@ export abstract class Engine {
   }
 
   /** The gate is done: on to the next number. */
-  private finished(name: string, outputs: readonly Tensor[], inputs: readonly Tensor[]): void {
+  private finished(name: string, outputs: readonly Tensor[], inputs: readonly Tensor[], dealt = 0): void {
+    if (!this.skipping) this.trace?.gate(this.gateNumber, name, this.layer, 1, elements(outputs.length > 0 ? outputs : inputs), 0, 0, dealt);
     this.gateNumber++;
     this.observe?.(this.gateNumber - 1, name, outputs, inputs);
   }
@@ -395,4 +407,5 @@ export abstract class Engine {
   }
 }
 
+const elements = (tensors: readonly Tensor[]): number => tensors.reduce((n, t) => n + t.size, 0);
 const newStep = (): StepCost => ({ rounds: 0, onlineBytes: 0, dealtBytes: 0, relayedBytes: 0, gates: new Map() });
