@@ -1,5 +1,7 @@
 /** The main thread's end of an engine: reserves its memory, gives the session to a worker, completes its effects. Workers are kept between sessions. */
+import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
+import { packageRoot } from '../client/node.ts';
 import { reserveMemory } from '../kernels/memory.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError, type ErrorCode } from '../protocols/errors.ts';
@@ -59,7 +61,7 @@ export class EngineThread {
       arena,
       arenaBytes: size,
     };
-    this.worker = idle.pop() ?? new Worker(new URL('./engineWorker.js', import.meta.url));
+    this.worker = idle.pop() ?? new Worker(join(packageRoot(), 'dist', 'party', 'engineWorker.js'));
     this.worker.ref();
     this.worker.on('message', (message: EngineMessage) => {
       if (message.type === 'idle') this.release();

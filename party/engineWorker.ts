@@ -10,6 +10,7 @@ import { MAX_TAKE_BYTES, type DealtSink, type DealtSource, type DesyncHash, type
 import { CachetError } from '../protocols/errors.ts';
 import { MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 import { dealerProgram, evaluatorProgram } from '../protocols/session.ts';
+import { collectSoon } from './collect.ts';
 import { ADDRESS, REPLY, type EngineMessage, type EngineStart } from './engineMessages.ts';
 import { block, RING_BYTES, SharedRing } from './sharedRing.ts';
 import { Recorder } from './trace/recorder.ts';
@@ -209,4 +210,5 @@ parentPort!.on('message', (start: EngineStart) => {
   }
   run.wipe();
   post({ type: 'idle' });
+  collectSoon();
 });

@@ -3,12 +3,14 @@
  * client's hello (and P0 for P1's join) and join the helper; the helper waits for both.
  */
 import { randomBytes } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { bytesToHex } from '@noble/hashes/utils.js';
 import { expectControl, type Link } from '../client/link.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { evaluatorKeys, KeyExchange, requireSameSpec, sessionId, type Control, type DealOffer, type Hello, type Join } from '../protocols/handshake.ts';
 import { checkSpec, type SessionSpec } from '../protocols/session.ts';
+import { collectSoon } from './collect.ts';
 import { addressOf, type Config, type PartyRole } from './config.ts';
 import { agreeAsDealer, type Joined } from './dealing.ts';
 import { engineBytes } from './engine.ts';
@@ -50,6 +52,8 @@ export class Party {
     this.ledger = new Ledger(o.config.ledger);
     this.onEvent = o.onEvent;
     this.trace = o.trace;
+    // Every session waits on it.
+    setMaxListeners(0, this.closing.signal);
     // Shared, so that engine threads do not copy it.
     const bytes = new Uint8Array(new SharedArrayBuffer(o.artefact.bytes.length));
     bytes.set(o.artefact.bytes);
@@ -286,6 +290,7 @@ export class Party {
       this.active.delete(running);
       this.sessions--;
       this.reserved -= bytes;
+      if (this.sessions === 0) collectSoon();
       this.onEvent({
         event: 'end',
         session: id,
