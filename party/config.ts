@@ -1,10 +1,19 @@
 /** The configuration that all parties of a deployment share: a JSON file. */
 import { z } from 'zod';
 import { EMBEDDED_MODEL, readJson } from '../client/node.ts';
+import { parseNet } from './shaper.ts';
 import { CachetError } from '../protocols/errors.ts';
 
 export const ROLES = ['p0', 'p1', 'helper'] as const;
 export type PartyRole = (typeof ROLES)[number];
+
+const isNet = (text: string): boolean => {
+  try {
+    return parseNet(text) !== undefined;
+  } catch {
+    return false;
+  }
+};
 
 const url = z.string().regex(/^ws:\/\/[^/:]+:\d+$/, 'an address like ws://127.0.0.1:7700');
 
@@ -27,6 +36,8 @@ export const configSchema = z.strictObject({
   memoryMiB: z.number().int().min(16).default(8192),
   /** File in which a party keeps the tickets of its sessions, so that none is used twice across restarts; without it, in memory alone. */
   ledger: z.string().optional(),
+  /** What a party's and the client's links are made to be: loopback (nothing added), lan, wan or rtt=MS,mbps=N; each end shapes what it sends. */
+  net: z.string().refine(isNet, 'expected loopback, lan, wan or rtt=MS,mbps=N').default('loopback'),
   /** Links are neither encrypted nor authenticated yet: addresses other than loopback are refused unless this is true. */
   insecure: z.boolean().default(false),
 });

@@ -18,6 +18,7 @@ import { EvaluatorSession } from './evaluatorSession.ts';
 import { HelperSession } from './helperSession.ts';
 import { Ledger } from './ledger.ts';
 import type { PartyEvent, Peer } from './log.ts';
+import { parseNet, type Net } from './shaper.ts';
 import { connect, listen, type Listener } from './sockets.ts';
 import type { TraceFile } from './trace/file.ts';
 import type { TraceRows } from './trace/recorder.ts';
@@ -40,6 +41,7 @@ export class Party {
   private readonly meetings = new Map<string, Meeting>();
   private readonly active = new Set<{ abort(error: CachetError): void }>();
   private readonly closing = new AbortController();
+  private readonly net: Net;
   private listener: Listener | undefined;
   private readonly ledger: Ledger;
   /** Sessions being set up or running, and what their engines reserve. */
@@ -49,6 +51,7 @@ export class Party {
   constructor(o: { role: PartyRole; config: Config; artefact: Artefact; onEvent: (event: PartyEvent) => void; trace?: TraceFile | undefined }) {
     this.role = o.role;
     this.config = o.config;
+    this.net = parseNet(o.config.net);
     this.ledger = new Ledger(o.config.ledger);
     this.onEvent = o.onEvent;
     this.trace = o.trace;
@@ -62,7 +65,7 @@ export class Party {
 
   async start(): Promise<void> {
     const { hostname, port } = new URL(addressOf(this.config, this.role).replace(/^ws/, 'http'));
-    this.listener = await listen(hostname.replace(/^\[|\]$/g, ''), Number(port), (link) => void this.greet(link));
+    this.listener = await listen(hostname.replace(/^\[|\]$/g, ''), Number(port), (link) => void this.greet(link), this.net);
     this.onEvent({ event: 'listening', url: `ws://${hostname}:${this.listener.port}` });
   }
 
@@ -214,7 +217,9 @@ export class Party {
     const join = (publicKey: Uint8Array): Join => ({ type: 'join', role, ticket, clientNonce: client.message.nonce, nonce, publicKey, spec });
     const meet = async (to: 'p0' | 'helper', exchange: KeyExchange): Promise<{ link: Link; welcome: Extract<Control, { type: 'welcome' }> }> => {
       const link =
-        to === 'helper' && spec.dealer === 'client' ? meeting.greetings.get('dealer')!.link : await connect(addressOf(this.config, to), to, timeoutMs, signal);
+        to === 'helper' && spec.dealer === 'client'
+          ? meeting.greetings.get('dealer')!.link
+          : await connect(addressOf(this.config, to), to, timeoutMs, signal, this.net);
       links.add(link);
       const welcome = expectControl(link, 'welcome', timeoutMs, signal);
       link.control(join(exchange.publicKey));

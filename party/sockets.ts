@@ -2,9 +2,11 @@
 import { WebSocket, WebSocketServer } from 'ws';
 import { Link, type Socket } from '../client/link.ts';
 import { CachetError } from '../protocols/errors.ts';
+import { parseNet, shaped, type Net } from './shaper.ts';
 import { HEADER_BYTES, MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 
 const OPTIONS = { perMessageDeflate: false, maxPayload: HEADER_BYTES + MAX_FRAME_PAYLOAD } as const;
+const LOOPBACK = parseNet('loopback');
 const PING_MS = 5_000,
   DEAD_MS = 20_000;
 
@@ -22,14 +24,14 @@ function heartbeat(socket: WebSocket): void {
   socket.on('close', () => clearInterval(timer));
 }
 
-function link(socket: WebSocket, peer: string): Link {
+function link(socket: WebSocket, peer: string, net: Net): Link {
   socket.binaryType = 'nodebuffer';
   heartbeat(socket);
-  return new Link(socket as unknown as Socket, peer);
+  return new Link(shaped(socket as unknown as Socket, net), peer);
 }
 
 /** @throws CachetError 'link' if nobody listens there within the timeout; tries again until then. */
-export async function connect(url: string, peer: string, timeoutMs: number, signal?: AbortSignal): Promise<Link> {
+export async function connect(url: string, peer: string, timeoutMs: number, signal?: AbortSignal, net: Net = LOOPBACK): Promise<Link> {
   const until = Date.now() + timeoutMs;
   for (;;) {
     const socket = new WebSocket(url, { ...OPTIONS, handshakeTimeout: timeoutMs });
@@ -48,7 +50,7 @@ export async function connect(url: string, peer: string, timeoutMs: number, sign
         resolve(error);
       });
     });
-    if (!failure) return link(socket, peer);
+    if (!failure) return link(socket, peer, net);
     if (signal?.aborted) throw new CachetError({ code: 'aborted', what: 'interrupted' });
     if (Date.now() > until)
       throw new CachetError({
@@ -68,7 +70,7 @@ export interface Listener {
 }
 
 /** @throws CachetError 'link' if the address is in use. */
-export function listen(host: string, port: number, onLink: (link: Link) => void): Promise<Listener> {
+export function listen(host: string, port: number, onLink: (link: Link) => void, net: Net = LOOPBACK): Promise<Listener> {
   return new Promise((resolve, reject) => {
     const server = new WebSocketServer({ host, port, ...OPTIONS });
     server.once('error', (cause: NodeJS.ErrnoException) =>
@@ -83,7 +85,7 @@ export function listen(host: string, port: number, onLink: (link: Link) => void)
         }),
       ),
     );
-    server.on('connection', (socket, request) => onLink(link(socket, request.socket.remoteAddress ?? 'peer')));
+    server.on('connection', (socket, request) => onLink(link(socket, request.socket.remoteAddress ?? 'peer', net)));
     server.once('listening', () =>
       resolve({
         port: (server.address() as { port: number }).port,

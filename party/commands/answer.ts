@@ -4,6 +4,7 @@ import type { Connect, Deal, SessionOptions, StepReport } from '../../client/ses
 import type { Artefact } from '../../protocols/artefact.ts';
 import { clientDealer } from '../clientDealer.ts';
 import { addressOf, type Config } from '../config.ts';
+import { parseNet } from '../shaper.ts';
 import { connect } from '../sockets.ts';
 import { bytes, type Progress } from '../terminal.ts';
 import { ClientTrace } from '../trace/client.ts';
@@ -17,7 +18,8 @@ export function reach(
   signal: AbortSignal,
 ): { readonly connect: Connect; readonly timeoutMs: number; readonly signal: AbortSignal; readonly deal?: Deal } {
   const { timeoutMs } = config,
-    to: Connect = (role) => connect(addressOf(config, role), role, timeoutMs, signal);
+    net = parseNet(config.net),
+    to: Connect = (role) => connect(addressOf(config, role), role, timeoutMs, signal, net);
   return {
     connect: to,
     timeoutMs,
