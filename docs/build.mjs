@@ -34,15 +34,18 @@ export function costTable() {
 function figures() {
   const b = cachet('bench');
   return [
-    `\`cachet bench\` on ${b.machine}; three processes on ${b.network}, model ${b.model}, greedy; all times include dealing on the same cores. Bytes are both directions and`,
-    'both evaluators, headers included. pp: prefill of that many private tokens in one batch; tg: one token at that many attended tokens.',
+    `\`cachet bench\` on ${b.machine}; three processes on this machine, model ${b.model}, greedy; all times include dealing on the same cores. Bytes are both`,
+    'directions and both evaluators, headers included. pp: prefill of that many private tokens in one batch; tg: one token at that many attended tokens. lan: 3 Gbit/s,',
+    '0.8 ms round trip; wan: 100 Mbit/s, 80 ms, by the shaper in the links; "explained": rounds times half the round trip, bytes over the line, and the loopback row.',
     '',
     table([
-      ['row', 'ms', 'goal', 'rounds', 'online', 'dealt'],
+      ['network', 'row', 'ms', 'goal', 'explained', 'rounds', 'online', 'dealt'],
       ...b.session.map((r) => [
+        r.net,
         r.name,
         r.ms.toFixed(0),
         r.goalMs === undefined ? '' : `${r.goalMs}`,
+        r.explainedMs === undefined ? '' : `${r.explainedMs.toFixed(0)} (rounds ${r.roundsMs.toFixed(0)})`,
         String(r.rounds),
         bytes(r.onlineBytes),
         bytes(r.dealtBytes),

@@ -2,9 +2,16 @@
 import { Command, Option } from 'commander';
 import { EMBEDDED_MODEL, readModelArtefact } from '../../client/node.ts';
 import { benchKernels } from '../bench/kernels.ts';
-import { benchSession } from '../bench/session.ts';
-import { bytes, describeMachine } from '../terminal.ts';
+import { benchSession, type SessionRow } from '../bench/session.ts';
+import { parseNet } from '../shaper.ts';
+import { bytes, describeMachine, onInterrupt } from '../terminal.ts';
 import { integer } from './options.ts';
+
+const nets = (text: string): string[] =>
+  text
+    .trim()
+    .split(/\s+/)
+    .map((net) => parseNet(net).name);
 
 /** Of the embedded model, ms on 2 cores; preprocessing included. */
 const GOALS: Readonly<Record<string, number>> = { pp150: 6000, 'tg256, dealing beside': 60, 'tg256, dealt ahead': 60 };
@@ -13,9 +20,16 @@ export const benchCommand = new Command('bench')
   .description('Measure kernel rates (one core) and private sessions (three processes on loopback).')
   .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
   .addOption(new Option('--only <part>', 'one part alone').choices(['kernels', 'session']))
+  .addOption(
+    new Option('--net <list>', 'networks of the sessions, with spaces between: loopback, lan, wan or rtt=MS,mbps=N')
+      .argParser(nets)
+      .default(['loopback', 'lan', 'wan'], 'loopback lan wan'),
+  )
   .addOption(new Option('--tokens <n>', 'tokens decoded for a row').argParser(integer(1)).default(16))
   .option('--json', 'rows as JSON on stdout')
-  .action(async (o: { model: string; only?: string; tokens: number; json?: boolean }) => {
+  .action(async (o: { model: string; only?: string; net: string[]; tokens: number; json?: boolean }) => {
+    const abort = new AbortController();
+    onInterrupt(() => abort.abort());
     const say = (line: string): void => void (o.json || console.log(line)),
       missed = (bad: boolean): string => (bad ? ', MISSED' : '');
     const machine = describeMachine();
@@ -34,14 +48,20 @@ export const benchCommand = new Command('bench')
         : await benchSession({
             model: o.model,
             artefact: await readModelArtefact(o.model),
+            nets: o.net,
+            signal: abort.signal,
             prompts: [32, 150],
             contexts: [64, 256],
             tokens: o.tokens,
             goals: o.model === EMBEDDED_MODEL ? GOALS : {},
-            onRow: (r) =>
-              say(
-                `${r.name.padEnd(32)} ${r.ms.toFixed(1).padStart(8)} ms${r.goalMs === undefined ? '' : ` (goal ${r.goalMs}${missed(r.ms > r.goalMs)})`}, ${r.waitDealtMs.toFixed(1)} ms of it for the helper; ${r.rounds} rounds, ${bytes(r.onlineBytes)} online, ${bytes(r.dealtBytes)} dealt`,
-              ),
+            onRow: (r) => say(describe(r)),
           });
-    if (o.json) console.log(JSON.stringify({ machine, network: 'loopback', model: o.model, kernels, session }));
+    if (o.json) console.log(JSON.stringify({ machine, model: o.model, kernels, session }));
   });
+
+const describe = (r: SessionRow): string =>
+  [
+    `${`${r.net} ${r.name}`.padEnd(34)}${r.ms.toFixed(1).padStart(9)} ms${r.goalMs === undefined ? '' : ` (goal ${r.goalMs}${r.ms > r.goalMs ? ', MISSED' : ''})`}`,
+    `    ${r.waitDealtMs.toFixed(1)} ms of it for the helper; ${r.rounds} rounds, ${bytes(r.onlineBytes)} online, ${bytes(r.dealtBytes)} dealt`,
+    ...(r.explainedMs === undefined ? [] : [`    rounds explain ${r.roundsMs!.toFixed(0)} ms, with bytes and computing ${r.explainedMs.toFixed(0)} ms`]),
+  ].join('\n');
