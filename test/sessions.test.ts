@@ -9,7 +9,7 @@ import { generate } from '../client/generate.ts';
 import { expectControl } from '../client/link.ts';
 import { readTokenizer } from '../client/node.ts';
 import { PrivateSession, type SessionOptions } from '../client/session.ts';
-import { reach } from '../party/commands/answer.ts';
+import { reach } from '../party/reach.ts';
 import { Trio } from '../party/launch.ts';
 import { connect } from '../party/sockets.ts';
 import { meterSession } from '../protocols/cost.ts';

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { WebSocket, WebSocketServer } from 'ws';
 import type { Socket } from '../client/link.ts';
 import { PrivateSession } from '../client/session.ts';
-import { reach } from '../party/commands/answer.ts';
+import { reach } from '../party/reach.ts';
 import { Trio } from '../party/launch.ts';
 import { parseNet, ShapedSocket } from '../party/shaper.ts';
 import { tinyNotes } from './support/tinyNotes.ts';

@@ -4,7 +4,7 @@
  */
 import { PrivateSession, type StepReport } from '../../client/session.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
-import { reach } from '../commands/answer.ts';
+import { reach } from '../reach.ts';
 import { Trio } from '../launch.ts';
 import { parseNet } from '../shaper.ts';
 

@@ -1,32 +1,10 @@
 /** What `ask`, `chat` and `demo` share: one private answer, streamed, with progress by phase; the figures of its steps. */
 import type { Answer, AskEvent } from '../../client/ask.ts';
-import type { Connect, Deal, SessionOptions, StepReport } from '../../client/session.ts';
+import type { SessionOptions, StepReport } from '../../client/session.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
-import { clientDealer } from '../clientDealer.ts';
-import { addressOf, type Config } from '../config.ts';
-import { parseNet } from '../shaper.ts';
-import { connect } from '../sockets.ts';
 import { bytes, type Progress } from '../terminal.ts';
 import { ClientTrace } from '../trace/client.ts';
 import type { TraceFile } from '../trace/file.ts';
-
-/** How a session reaches the parties: links to the evaluators and, where the client deals, the dealer. */
-export function reach(
-  config: Config,
-  artefact: Artefact,
-  dealer: 'server' | 'client',
-  signal: AbortSignal,
-): { readonly connect: Connect; readonly timeoutMs: number; readonly signal: AbortSignal; readonly deal?: Deal } {
-  const { timeoutMs } = config,
-    net = parseNet(config.net),
-    to: Connect = (role) => connect(addressOf(config, role), role, timeoutMs, signal, net);
-  return {
-    connect: to,
-    timeoutMs,
-    signal,
-    ...(dealer === 'client' ? { deal: clientDealer({ artefact, kernels: config.kernels, timeoutMs, connect: to }) } : {}),
-  };
-}
 
 /** A session's hooks for a trace of the client's view. */
 export function traced(

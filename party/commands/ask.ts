@@ -5,8 +5,9 @@ import { ask } from '../../client/ask.ts';
 import { promptIds } from '../../client/generate.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { readConfigFile } from '../config.ts';
+import { reach } from '../reach.ts';
 import { onInterrupt, Progress } from '../terminal.ts';
-import { describeFigures, figures, reach, show, traced } from './answer.ts';
+import { describeFigures, figures, show, traced } from './answer.ts';
 import { addSampling, beginTrace, dealerOption, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
 
 export const askCommand = addSampling(

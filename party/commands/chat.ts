@@ -6,8 +6,9 @@ import { EMBEDDED_MODEL, readBytes, readModelArtefact, readTokenizer } from '../
 import { CachetError } from '../../protocols/errors.ts';
 import { readConfigFile } from '../config.ts';
 import { Trio } from '../launch.ts';
+import { reach } from '../reach.ts';
 import { onInterrupt, Progress } from '../terminal.ts';
-import { describeCost, figures, reach, show } from './answer.ts';
+import { describeCost, figures, show } from './answer.ts';
 import { addSampling, dealerOption, integer, samplingOf, type SamplingOptions } from './options.ts';
 
 interface Options extends SamplingOptions {

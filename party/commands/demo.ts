@@ -11,9 +11,10 @@ import { CachetError } from '../../protocols/errors.ts';
 import { PlainLlama, readLlama } from '../../protocols/models/llama.ts';
 import { readSafetensors } from '../../protocols/models/safetensors.ts';
 import { Trio } from '../launch.ts';
+import { reach } from '../reach.ts';
 import { bytes, onInterrupt, Progress, table } from '../terminal.ts';
 import type { TraceFile } from '../trace/file.ts';
-import { describeFigures, figures, reach, show, traced } from './answer.ts';
+import { describeFigures, figures, show, traced } from './answer.ts';
 import { addSampling, beginTrace, dealerOption, integer, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
 
 /** About 150 tokens in the embedded model's vocabulary. */

@@ -1,0 +1,25 @@
+/** How a client session in Node reaches the parties of a configuration. */
+import type { Connect, Deal } from '../client/session.ts';
+import type { Artefact } from '../protocols/artefact.ts';
+import { clientDealer } from './clientDealer.ts';
+import { addressOf, type Config } from './config.ts';
+import { parseNet } from './shaper.ts';
+import { connect } from './sockets.ts';
+
+/** Options of a session: links to the evaluators and, where the client deals for itself, the dealer. */
+export function reach(
+  config: Config,
+  artefact: Artefact,
+  dealer: 'server' | 'client',
+  signal: AbortSignal,
+): { readonly connect: Connect; readonly timeoutMs: number; readonly signal: AbortSignal; readonly deal?: Deal } {
+  const { timeoutMs } = config,
+    net = parseNet(config.net),
+    to: Connect = (role) => connect(addressOf(config, role), role, timeoutMs, signal, net);
+  return {
+    connect: to,
+    timeoutMs,
+    signal,
+    ...(dealer === 'client' ? { deal: clientDealer({ artefact, kernels: config.kernels, timeoutMs, connect: to }) } : {}),
+  };
+}
