@@ -112,6 +112,11 @@ export class Link {
     this.close();
   }
 
+  /** The other end does not answer any more: ends with this reason. */
+  lost(error: CachetError): void {
+    if (!this.ended) this.end(error);
+  }
+
   private frame(header: Omit<FrameHeader, 'session' | 'length' | 'sequence'>, length: number): Uint8Array<ArrayBuffer> {
     const frame = new Uint8Array(HEADER_BYTES + length);
     writeHeader(new DataView(frame.buffer), { ...header, length, session: this.session, sequence: this.next.sent[header.kind]!++ });

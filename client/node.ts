@@ -1,6 +1,6 @@
 /** The client's file access: model folders. The rest of client/ runs in a browser as well. */
 import { readFile } from 'node:fs/promises';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { readArtefact, type Artefact } from '../protocols/artefact.ts';
@@ -18,6 +18,9 @@ export function packageRoot(): string {
   while (!existsSync(join(at, 'protocols', 'models', EMBEDDED_MODEL))) at = dirname(at);
   return at;
 }
+
+/** Of package.json. */
+export const packageVersion = (): string => (JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as { version: string }).version;
 
 /** The folder of a model: the embedded model by its name, or a path. */
 export const modelFolder = (model: string): string => (model === EMBEDDED_MODEL ? join(packageRoot(), 'protocols', 'models', EMBEDDED_MODEL) : model);

@@ -6,6 +6,9 @@ import { wasmKernels } from './wasm/index.ts';
 
 export const backends: Readonly<Record<string, (memory: WebAssembly.Memory) => Kernels>> = { wasm: wasmKernels, reference: referenceKernels };
 
+/** Their names. */
+export const BACKENDS: readonly string[] = Object.keys(backends);
+
 /** @throws KernelError for an unknown name. */
 export function createKernels(name: string, memory: WebAssembly.Memory): Kernels {
   const create = backends[name];

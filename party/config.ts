@@ -15,47 +15,49 @@ const isNet = (text: string): boolean => {
   }
 };
 
+const NET_SYNTAX = 'loopback, lan, wan or rtt=MS,mbps=N';
+
 const url = z.string().regex(/^ws:\/\/[^/:]+:\d+$/, 'an address like ws://127.0.0.1:7700');
 
+/** Every field, with what help texts say of it; each has a flag of its own on the commands that read a configuration (commands/options.ts). */
 export const configSchema = z.strictObject({
-  /** Model folder, or the embedded model's name; must be the same model at all parties. */
-  model: z.string().default(EMBEDDED_MODEL),
-  p0: url,
-  p1: url,
-  /** Not needed where all clients deal for themselves. */
-  helper: url.optional(),
-  /** Kernel backend. */
-  kernels: z.enum(['wasm', 'reference']).default('wasm'),
-  /** Longest wait for another party while a session is set up, ms. */
-  timeoutMs: z.number().int().min(100).default(30_000),
-  /** Longest wait for the client's next token, ms. */
-  clientTimeoutMs: z.number().int().min(100).default(600_000),
-  /** Sessions at a time, at each party. */
-  maxSessions: z.number().int().min(1).default(32),
-  /** Memory that the sessions of a party may reserve together, MiB; a session of 250 tokens of the embedded model takes about 400. */
-  memoryMiB: z.number().int().min(16).default(8192),
-  /** File in which a party keeps the tickets of its sessions, so that none is used twice across restarts; without it, in memory alone. */
-  ledger: z.string().optional(),
-  /** What a party's and the client's links are made to be: loopback (nothing added), lan, wan or rtt=MS,mbps=N; each end shapes what it sends. */
-  net: z.string().refine(isNet, 'expected loopback, lan, wan or rtt=MS,mbps=N').default('loopback'),
-  /** Links are neither encrypted nor authenticated yet: addresses other than loopback are refused unless this is true. */
-  insecure: z.boolean().default(false),
+  model: z.string().default(EMBEDDED_MODEL).describe('model folder, or the embedded model; the same at all'),
+  p0: url.describe('address of evaluator P0'),
+  p1: url.describe('address of evaluator P1'),
+  helper: url.optional().describe('address of the helper; none where all clients deal'),
+  listen: z
+    .string()
+    .regex(/^[^/:]+:\d+$/, 'HOST:PORT')
+    .optional()
+    .describe('where this party listens, if not at its address'),
+  kernels: z.enum(['wasm', 'reference']).default('wasm').describe('kernel backend: wasm or reference'),
+  timeoutMs: z.number().int().min(100).default(30_000).describe('longest wait for another party in set-up, ms'),
+  clientTimeoutMs: z.number().int().min(100).default(600_000).describe("longest wait for the client's next token, ms"),
+  silenceMs: z.number().int().min(100).default(20_000).describe('a link that is silent for so long is dead, ms'),
+  maxSessions: z.number().int().min(1).default(32).describe('sessions at a time, at each party'),
+  memoryMib: z.number().int().min(16).default(8192).describe('memory that sessions may reserve together, MiB'),
+  ledger: z.string().optional().describe('file of used tickets: none is good twice, ever'),
+  net: z.string().refine(isNet, NET_SYNTAX).default('loopback').describe(`links are made to be ${NET_SYNTAX}`),
+  insecure: z.boolean().default(false).describe('allow other addresses than loopback: no TLS yet'),
 });
 export type Config = z.infer<typeof configSchema>;
+export type ConfigField = keyof typeof configSchema.shape;
 
 const LOOPBACK = /^ws:\/\/(127\.\d+\.\d+\.\d+|localhost|\[::1\]):/;
 
-/** @throws CachetError 'config' naming the field. */
-export function checkConfig(json: unknown, from: string): Config {
+/** `flags`: fields that were given on the command line. @throws CachetError 'config' naming the field, or the flag. */
+export function checkConfig(json: unknown, from: string, flags: ReadonlySet<string> = new Set()): Config {
   const parsed = configSchema.safeParse(json);
   if (!parsed.success) {
-    const issue = parsed.error.issues[0]!;
+    const issue = parsed.error.issues[0]!,
+      field = String(issue.path[0] ?? '');
     throw new CachetError({
       code: 'config',
-      step: `${from}, ${issue.path.join('.') || 'top level'}`,
+      step: flags.has(field) ? flagOf(field as ConfigField) : `${from}, ${issue.path.join('.') || 'top level'}`,
       what: 'bad configuration',
       expected: 'p0, p1, helper as ws://host:port; see cachet party --help',
       got: issue.message,
+      hint: 'cachet init writes configurations',
     });
   }
   const config = parsed.data;
@@ -63,17 +65,24 @@ export function checkConfig(json: unknown, from: string): Config {
     if (!config.insecure && config[role] !== undefined && !LOOPBACK.test(config[role]))
       throw new CachetError({
         code: 'config',
-        step: `${from}, ${role}`,
+        step: flags.has(role) ? flagOf(role) : `${from}, ${role}`,
         what: 'address is not loopback',
         expected: 'ws://127.0.0.1:port, since links are not encrypted or authenticated yet',
         got: config[role],
-        hint: '"insecure": true if the network itself is trusted',
+        hint: '"insecure": true, or --insecure, if the network itself is trusted',
       });
   return config;
 }
 
-export const readConfigFile = async (path: string): Promise<Config> =>
-  checkConfig(await readJson(path, 'config', 'cachet party --help shows an example'), path);
+/** --helper says who deals, so the helper's address has another name. */
+export const flagOf = (field: ConfigField): string => (field === 'helper' ? '--helper-url' : `--${field.replaceAll(/[A-Z]+/g, (c) => `-${c.toLowerCase()}`)}`);
+
+/** A file, and flags that go before it. Without a file the flags alone. */
+export async function readConfigFile(path: string | undefined, flags: Readonly<Record<string, unknown>> = {}): Promise<Config> {
+  const json = path === undefined ? {} : await readJson(path, 'config', 'cachet init writes configurations');
+  if (typeof json !== 'object' || json === null || Array.isArray(json)) return checkConfig(json, path!);
+  return checkConfig({ ...json, ...flags }, path ?? 'flags', new Set(Object.keys(flags)));
+}
 
 /** @throws CachetError 'config' if the configuration has no address of that party. */
 export function addressOf(config: Pick<Config, PartyRole>, role: PartyRole): string {

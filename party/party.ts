@@ -18,8 +18,7 @@ import { EvaluatorSession } from './evaluatorSession.ts';
 import { HelperSession } from './helperSession.ts';
 import { Ledger } from './ledger.ts';
 import type { PartyEvent, Peer } from './log.ts';
-import { parseNet, type Net } from './shaper.ts';
-import { connect, listen, type Listener } from './sockets.ts';
+import { connect, lineOf, listen, type Line, type Listener } from './sockets.ts';
 import type { TraceFile } from './trace/file.ts';
 import type { TraceRows } from './trace/recorder.ts';
 
@@ -41,7 +40,7 @@ export class Party {
   private readonly meetings = new Map<string, Meeting>();
   private readonly active = new Set<{ abort(error: CachetError): void }>();
   private readonly closing = new AbortController();
-  private readonly net: Net;
+  private readonly line: Line;
   private listener: Listener | undefined;
   private readonly ledger: Ledger;
   /** Sessions being set up or running, and what their engines reserve. */
@@ -51,7 +50,7 @@ export class Party {
   constructor(o: { role: PartyRole; config: Config; artefact: Artefact; onEvent: (event: PartyEvent) => void; trace?: TraceFile | undefined }) {
     this.role = o.role;
     this.config = o.config;
-    this.net = parseNet(o.config.net);
+    this.line = lineOf(o.config);
     this.ledger = new Ledger(o.config.ledger);
     this.onEvent = o.onEvent;
     this.trace = o.trace;
@@ -64,8 +63,8 @@ export class Party {
   }
 
   async start(): Promise<void> {
-    const { hostname, port } = new URL(addressOf(this.config, this.role).replace(/^ws/, 'http'));
-    this.listener = await listen(hostname.replace(/^\[|\]$/g, ''), Number(port), (link) => void this.greet(link), this.net);
+    const { hostname, port } = new URL(`http://${this.config.listen ?? addressOf(this.config, this.role).slice('ws://'.length)}`);
+    this.listener = await listen(hostname.replace(/^\[|\]$/g, ''), Number(port), (link) => void this.greet(link), this.line);
     this.onEvent({ event: 'listening', url: `ws://${hostname}:${this.listener.port}` });
   }
 
@@ -194,7 +193,7 @@ export class Party {
 
   private checkMemory(bytes: number): void {
     const mib = (n: number): number => Math.ceil(n / 2 ** 20),
-      free = this.config.memoryMiB - mib(this.reserved - bytes);
+      free = this.config.memoryMib - mib(this.reserved - bytes);
     if (mib(bytes) <= free) return;
     throw new CachetError({
       code: 'limit',
@@ -202,7 +201,7 @@ export class Party {
       what: 'not enough memory for one more session',
       expected: `${free} MiB at most`,
       got: `${mib(bytes)} MiB for a session of this length`,
-      hint: 'try again later, a shorter prompt, or raise memoryMiB in the configuration',
+      hint: 'try again later, a shorter prompt, or raise memoryMib in the configuration',
     });
   }
 
@@ -219,7 +218,7 @@ export class Party {
       const link =
         to === 'helper' && spec.dealer === 'client'
           ? meeting.greetings.get('dealer')!.link
-          : await connect(addressOf(this.config, to), to, timeoutMs, signal, this.net);
+          : await connect(addressOf(this.config, to), to, timeoutMs, signal, this.line);
       links.add(link);
       const welcome = expectControl(link, 'welcome', timeoutMs, signal);
       link.control(join(exchange.publicKey));

@@ -3,8 +3,7 @@ import type { Connect, Deal } from '../client/session.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { clientDealer } from './clientDealer.ts';
 import { addressOf, type Config } from './config.ts';
-import { parseNet } from './shaper.ts';
-import { connect } from './sockets.ts';
+import { connect, lineOf } from './sockets.ts';
 
 /** Options of a session: links to the evaluators and, where the client deals for itself, the dealer. */
 export function reach(
@@ -14,8 +13,8 @@ export function reach(
   signal: AbortSignal,
 ): { readonly connect: Connect; readonly timeoutMs: number; readonly signal: AbortSignal; readonly deal?: Deal } {
   const { timeoutMs } = config,
-    net = parseNet(config.net),
-    to: Connect = (role) => connect(addressOf(config, role), role, timeoutMs, signal, net);
+    line = lineOf(config),
+    to: Connect = (role) => connect(addressOf(config, role), role, timeoutMs, signal, line);
   return {
     connect: to,
     timeoutMs,

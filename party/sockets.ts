@@ -6,32 +6,52 @@ import { parseNet, shaped, type Net } from './shaper.ts';
 import { HEADER_BYTES, MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 
 const OPTIONS = { perMessageDeflate: false, maxPayload: HEADER_BYTES + MAX_FRAME_PAYLOAD } as const;
-const LOOPBACK = parseNet('loopback');
-const PING_MS = 5_000,
-  DEAD_MS = 20_000;
 
-/** Pings while open; a peer that is silent for DEAD_MS is dropped, which ends its session with a reason. */
-function heartbeat(socket: WebSocket): void {
+/** What a link goes over. */
+export interface Line {
+  readonly net: Net;
+  /** A peer that is silent for so long is given up; it is pinged four times as often. */
+  readonly silenceMs: number;
+}
+const PLAIN: Line = { net: parseNet('loopback'), silenceMs: 20_000 };
+
+export const lineOf = (config: { readonly net: string; readonly silenceMs: number }): Line => ({ net: parseNet(config.net), silenceMs: config.silenceMs });
+
+/** Pings while open; a peer that is silent for too long (no answer to pings either: stopped, or its network is gone) is given up. */
+function heartbeat(socket: WebSocket, silenceMs: number, onSilence: () => void): void {
   let heard = Date.now();
   const alive = (): void => void (heard = Date.now());
   socket.on('pong', alive);
   socket.on('message', alive);
   const timer = setInterval(() => {
-    if (Date.now() - heard > DEAD_MS) socket.terminate();
-    else if (socket.readyState === WebSocket.OPEN) socket.ping();
-  }, PING_MS);
+    if (Date.now() - heard > silenceMs) {
+      onSilence();
+      socket.terminate();
+    } else if (socket.readyState === WebSocket.OPEN) socket.ping();
+  }, silenceMs / 4);
   timer.unref();
   socket.on('close', () => clearInterval(timer));
 }
 
-function link(socket: WebSocket, peer: string, net: Net): Link {
+function link(socket: WebSocket, peer: string, { net, silenceMs }: Line): Link {
   socket.binaryType = 'nodebuffer';
-  heartbeat(socket);
-  return new Link(shaped(socket as unknown as Socket, net), peer);
+  const made = new Link(shaped(socket as unknown as Socket, net), peer);
+  heartbeat(socket, silenceMs, () =>
+    made.lost(
+      new CachetError({
+        code: 'timeout',
+        what: `${made.peer} is silent`,
+        expected: `a sign of life within ${silenceMs / 1000} s`,
+        got: 'nothing',
+        hint: `check that ${made.peer} is running and reachable`,
+      }),
+    ),
+  );
+  return made;
 }
 
 /** @throws CachetError 'link' if nobody listens there within the timeout; tries again until then. */
-export async function connect(url: string, peer: string, timeoutMs: number, signal?: AbortSignal, net: Net = LOOPBACK): Promise<Link> {
+export async function connect(url: string, peer: string, timeoutMs: number, signal?: AbortSignal, line: Line = PLAIN): Promise<Link> {
   const until = Date.now() + timeoutMs;
   for (;;) {
     const socket = new WebSocket(url, { ...OPTIONS, handshakeTimeout: timeoutMs });
@@ -50,7 +70,7 @@ export async function connect(url: string, peer: string, timeoutMs: number, sign
         resolve(error);
       });
     });
-    if (!failure) return link(socket, peer, net);
+    if (!failure) return link(socket, peer, line);
     if (signal?.aborted) throw new CachetError({ code: 'aborted', what: 'interrupted' });
     if (Date.now() > until)
       throw new CachetError({
@@ -70,7 +90,7 @@ export interface Listener {
 }
 
 /** @throws CachetError 'link' if the address is in use. */
-export function listen(host: string, port: number, onLink: (link: Link) => void, net: Net = LOOPBACK): Promise<Listener> {
+export function listen(host: string, port: number, onLink: (link: Link) => void, line: Line = PLAIN): Promise<Listener> {
   return new Promise((resolve, reject) => {
     const server = new WebSocketServer({ host, port, ...OPTIONS });
     server.once('error', (cause: NodeJS.ErrnoException) =>
@@ -85,7 +105,7 @@ export function listen(host: string, port: number, onLink: (link: Link) => void,
         }),
       ),
     );
-    server.on('connection', (socket, request) => onLink(link(socket, request.socket.remoteAddress ?? 'peer', net)));
+    server.on('connection', (socket, request) => onLink(link(socket, request.socket.remoteAddress ?? 'peer', line)));
     server.once('listening', () =>
       resolve({
         port: (server.address() as { port: number }).port,

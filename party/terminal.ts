@@ -1,27 +1,39 @@
 /** What commands share towards a person: progress on stderr, results on stdout, numbers with units. */
 import { cpus } from 'node:os';
 
-/** A progress line on a terminal that is overwritten; on anything else one line a phase. */
+/** Between plain lines on long work. */
+const PLAIN_MS = 5_000;
+
+/** A progress line on a terminal that is overwritten; on anything else a line a phase, and every few seconds. */
 export class Progress {
   private readonly live: boolean;
   private readonly silent: boolean;
   private shown = '';
+  private said = performance.now();
 
   constructor(o: { silent?: boolean } = {}) {
     this.silent = o.silent ?? false;
     this.live = process.stderr.isTTY === true;
   }
 
+  /** Shown at once on a terminal, elsewhere every few seconds while it lasts. */
   update(text: string): void {
-    if (this.silent || !this.live || text === this.shown) return;
-    process.stderr.write(`\r\x1b[K${text}`);
+    if (this.silent || text === this.shown || (text === '' && !this.live)) return;
+    if (this.live) process.stderr.write(`\r\x1b[K${text}`);
+    else if (performance.now() - this.said > PLAIN_MS) this.plain(text);
     this.shown = text;
+  }
+
+  private plain(text: string): void {
+    process.stderr.write(`${text}\n`);
+    this.said = performance.now();
   }
 
   /** A line that stays. */
   done(text: string): void {
     if (this.silent) return;
-    process.stderr.write(this.live ? `\r\x1b[K${text}\n` : `${text}\n`);
+    if (this.live) process.stderr.write(`\r\x1b[K${text}\n`);
+    else this.plain(text);
     this.shown = '';
   }
 }
@@ -33,18 +45,24 @@ export const bytes = (n: number): string =>
 
 export const count = (n: number): string => n.toLocaleString('en-US');
 
-/** Rows of cells, columns aligned; numbers to the right. */
+/** Rows of cells, the first the header; columns of numbers to the right, of text to the left. */
 export function table(rows: readonly (readonly string[])[]): string {
-  const widths = rows[0]!.map((_, c) => Math.max(...rows.map((r) => r[c]!.length)));
+  const columns = rows[0]!.map((_, c) => ({
+    width: Math.max(...rows.map((r) => r[c]!.length)),
+    numeric: rows.slice(1).every((r) => r[c] === '' || /^[-+]?[\d.,]+(e[-+]?\d+)?( |$|%)/.test(r[c]!)),
+  }));
   return rows
     .map((r) =>
-      r
-        .map((cell, c) => (/^[-\d.,]+( |$)/.test(cell) || c > 0 ? cell.padStart(widths[c]!) : cell.padEnd(widths[c]!)))
+      columns
+        .map(({ width, numeric }, c) => (numeric ? r[c]!.padStart(width) : r[c]!.padEnd(width)))
         .join('  ')
         .trimEnd(),
     )
     .join('\n');
 }
+
+/** Text in lines of at most 78 characters, set in by two. */
+export const wrap = (text: string): string => text.replaceAll(/(.{1,76})(?:\s+|$)/g, '  $1\n').trimEnd();
 
 /** Calls `stop` on Ctrl-C or termination; a second Ctrl-C ends the process at once. */
 export function onInterrupt(stop: () => void): void {

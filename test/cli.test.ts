@@ -23,7 +23,7 @@ describe('cachet', () => {
   it.each([
     ['demo', ['--max-tokens', 'default: 16', '--cases', '--json', '--trace']],
     ['ask', ['--config', '--temperature', 'default: 0', '--seed', 'Example', '--trace', 'Perfetto']],
-    ['party', ['--role', 'p0', 'helper', 'timeoutMs', '[30000]', 'ms', '--log-level', 'default: "info"', '--trace', 'full disk']],
+    ['party', ['--role', 'p0', 'helper', '--timeout-ms', '[30000]', 'ms', '--log-level', 'default: "info"', '--trace', 'full disk']],
     ['trace', ['.jsonl', '--json', 'public information']],
     ['cost', ['--prompt-tokens', 'default: 150']],
     ['prepare', ['--calibration', '--prefix']],
@@ -69,7 +69,7 @@ describe('cachet', () => {
     [
       'an address that is not loopback',
       ['party', '--role', 'p0', '--config', file('d.json', JSON.stringify({ ...good, p1: 'ws://10.0.0.1:2' }))],
-      /p1: address is not loopback.*got ws:\/\/10.0.0.1:2; try: "insecure": true/,
+      /p1: address is not loopback.*got ws:\/\/10.0.0.1:2; try: "insecure": true, or --insecure/,
     ],
     [
       'parties that are not there',

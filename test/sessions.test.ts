@@ -143,7 +143,7 @@ describe('three party processes', () => {
   });
 
   it('refuse a session beyond the memory budget, and serve a smaller one', async () => {
-    const small = await Trio.start('tiny-notes', { memoryMiB: 200 });
+    const small = await Trio.start('tiny-notes', { memoryMib: 200 });
     try {
       await expect(PrivateSession.open({ ...options(small), artefact, promptTokens: 700, maxTokens: 4 })).rejects.toThrow(
         /not enough memory for one more session; expected 200 MiB at most; got \d+ MiB for a session of this length; try: /,

@@ -2,32 +2,46 @@
 import { Command } from 'commander';
 import { readModelArtefact, readTokenizer } from '../../client/node.ts';
 import { ask } from '../../client/ask.ts';
+import type { Tokenizer } from '../../client/tokenizer.ts';
 import { promptIds } from '../../client/generate.ts';
 import { CachetError } from '../../protocols/errors.ts';
-import { readConfigFile } from '../config.ts';
 import { reach } from '../reach.ts';
 import { onInterrupt, Progress } from '../terminal.ts';
 import { describeFigures, figures, show, traced } from './answer.ts';
-import { addSampling, beginTrace, dealerOption, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
+import { addConfig, addSampling, beginTrace, configOf, dealerOption, readNote, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
 
-export const askCommand = addSampling(
-  new Command('ask')
-    .description('Ask running parties a private question; the answer is streamed to stdout.')
-    .argument('[prompt]', 'the whole prompt, special tokens written out; - or none: read from stdin')
-    .requiredOption('--config <file>', 'configuration of the parties, JSON; see cachet party --help'),
+interface Options extends SamplingOptions {
+  config?: string;
+  helper: 'server' | 'client';
+  question?: string;
+  note?: string;
+  json?: boolean;
+  trace?: string;
+}
+
+export const askCommand = addConfig(
+  addSampling(
+    new Command('ask')
+      .description('Ask running parties a private question; the answer is streamed to stdout.')
+      .argument('[prompt]', 'the whole prompt, special tokens written out; - or none: stdin')
+      .option('--question <text>', 'a question, in place of the prompt')
+      .option('--note <file>', 'with --question: the private text that it is about'),
+  ),
 )
   .addOption(dealerOption())
   .option('--json', 'answer and figures as JSON on stdout')
   .addOption(traceOption())
   .addHelpText(
     'after',
-    `\nExample:\n  cachet ask --config parties.json " Tom lives in Oslo. Nina's pin is 4711.<|user|> What is Nina's pin?<|assistant|>"\n${TRACE_HELP}`,
+    `\nExamples:\n  cachet ask --config parties.json --note note.txt --question "Who is Nina?"\n  cachet ask --config parties.json " It is 9.<|user|> What is it?<|assistant|>"\n${TRACE_HELP}`,
   )
-  .action(async (prompt: string | undefined, o: SamplingOptions & { config: string; helper: 'server' | 'client'; json?: boolean; trace?: string }) => {
-    const config = await readConfigFile(o.config),
+  .action(async (prompt: string | undefined, o: Options) => {
+    const config = await configOf(o),
       artefact = await readModelArtefact(config.model),
       tokenizer = await readTokenizer(config.model);
-    const text = prompt === undefined || prompt === '-' ? await stdin() : prompt,
+    if (o.question !== undefined && prompt !== undefined)
+      throw new CachetError({ code: 'usage', what: 'prompt and --question', expected: 'one of them', got: 'both' });
+    const text = o.question !== undefined ? await questionText(tokenizer, o.question, o.note) : prompt === undefined || prompt === '-' ? await stdin() : prompt,
       ids = promptIds(artefact, tokenizer, text),
       abort = new AbortController();
     if (ids.length <= artefact.prefixIds.length)
@@ -52,6 +66,12 @@ export const askCommand = addSampling(
       process.stderr.write(`${describeFigures(result)}\n`);
     }
   });
+
+/** A note and a question as the model's chat template has them. */
+async function questionText(tokenizer: Tokenizer, question: string, note: string | undefined): Promise<string> {
+  const about = note === undefined ? [] : [{ role: 'system' as const, content: await readNote(note) }];
+  return tokenizer.chat([...about, { role: 'user', content: question.trim() }], true);
+}
 
 async function stdin(): Promise<string> {
   const parts: Buffer[] = [];

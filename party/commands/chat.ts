@@ -2,52 +2,51 @@
 import { createInterface } from 'node:readline/promises';
 import { Command, Option } from 'commander';
 import { Chat } from '../../client/ask.ts';
-import { EMBEDDED_MODEL, readBytes, readModelArtefact, readTokenizer } from '../../client/node.ts';
+import { EMBEDDED_MODEL, readModelArtefact, readTokenizer } from '../../client/node.ts';
 import { CachetError } from '../../protocols/errors.ts';
-import { readConfigFile } from '../config.ts';
 import { Trio } from '../launch.ts';
 import { reach } from '../reach.ts';
 import { onInterrupt, Progress } from '../terminal.ts';
 import { describeCost, figures, show } from './answer.ts';
-import { addSampling, dealerOption, integer, samplingOf, type SamplingOptions } from './options.ts';
+import { addConfig, addSampling, configOf, dealerOption, integer, readNote, samplingOf, type SamplingOptions } from './options.ts';
 
 interface Options extends SamplingOptions {
   config?: string;
+  model?: string;
+  p0?: string;
+  net?: string;
   helper: 'server' | 'client';
   note?: string;
   context?: number;
   json?: boolean;
 }
 
-export const chatCommand = addSampling(
-  new Command('chat')
-    .description('Talk to the model in private: several questions over one session. A further question costs its own tokens alone.')
-    .option('--config <file>', 'configuration of running parties, JSON (default: three processes on this machine)')
-    .addOption(dealerOption())
-    .option('--note <file>', 'a private text that the questions are about')
-    .addOption(new Option('--context <n>', "tokens of all questions and answers, the note included (default: the model's positions)").argParser(integer(1))),
+export const chatCommand = addConfig(
+  addSampling(
+    new Command('chat')
+      .description('Talk to the model in private: several questions over one session. A further question costs its own tokens alone.')
+      .addOption(dealerOption())
+      .option('--note <file>', 'a private text that the questions are about')
+      .addOption(new Option('--context <n>', "tokens of all questions and answers, the note included (default: the model's positions)").argParser(integer(1))),
+  ),
 )
   .option('--json', 'one line of JSON an answer on stdout')
   .addHelpText(
     'after',
-    '\nQuestions are lines of stdin; an empty line or its end ends the conversation. An answer takes --max-tokens of the context, used or not.',
+    '\nQuestions are lines of stdin; an empty line or its end ends the conversation.\nAn answer takes --max-tokens of the context, used or not. Without --config or\naddresses, party processes are started on this machine for the conversation.',
   )
   .action(async (o: Options) => {
-    const config = o.config === undefined ? undefined : await readConfigFile(o.config),
-      model = config?.model ?? EMBEDDED_MODEL,
+    const config = o.config === undefined && o.p0 === undefined ? undefined : await configOf(o),
+      model = config?.model ?? o.model ?? EMBEDDED_MODEL,
       artefact = await readModelArtefact(model),
       tokenizer = await readTokenizer(model),
-      note =
-        o.note === undefined
-          ? undefined
-          : new TextDecoder()
-              .decode(await readBytes(o.note, 'usage'))
-              .trim()
-              .replaceAll(/\s+/g, ' '),
+      note = o.note === undefined ? undefined : await readNote(o.note),
       abort = new AbortController(),
       progress = new Progress({ silent: o.json === true });
     onInterrupt(() => abort.abort());
-    const trio = config ? undefined : await Trio.start(model);
+    const trio = config
+      ? undefined
+      : await Trio.start(model, { ...(o.helper === 'client' ? { roles: ['p0', 'p1'] } : {}), ...(o.net === undefined ? {} : { net: o.net }) });
     // Lines are read from here on: earlier ones would be lost.
     const terminal = createInterface({ input: process.stdin, output: process.stdout, terminal: process.stdin.isTTY === true, prompt: '> ' });
     terminal.on('SIGINT', () => abort.abort());

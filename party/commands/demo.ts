@@ -12,10 +12,10 @@ import { PlainLlama, readLlama } from '../../protocols/models/llama.ts';
 import { readSafetensors } from '../../protocols/models/safetensors.ts';
 import { Trio } from '../launch.ts';
 import { reach } from '../reach.ts';
-import { bytes, onInterrupt, Progress, table } from '../terminal.ts';
+import { bytes, onInterrupt, Progress, table, wrap } from '../terminal.ts';
 import type { TraceFile } from '../trace/file.ts';
 import { describeFigures, figures, show, traced } from './answer.ts';
-import { addSampling, beginTrace, dealerOption, integer, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
+import { addSampling, beginTrace, dealerOption, integer, readNote, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
 
 /** About 150 tokens in the embedded model's vocabulary. */
 const NOTE = [
@@ -46,6 +46,7 @@ interface Options extends SamplingOptions {
   note?: string;
   question: string;
   helper: 'server' | 'client';
+  net: string;
   cases?: string;
   maxPrompt?: number;
   json?: boolean;
@@ -58,7 +59,8 @@ export const demoCommand = addSampling(
     .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
     .option('--note <file>', 'the private note (default: a built-in one of about 150 tokens)')
     .option('--question <text>', 'the question', "What is Nina's pin?")
-    .addOption(dealerOption()),
+    .addOption(dealerOption())
+    .option('--net <net>', 'links are made to be loopback, lan, wan or rtt=MS,mbps=N', 'loopback'),
 )
   .option('--cases <file>', 'run the cases of a file instead: JSON { cases: [{ promptIds or prompt, continuationIds }] }')
   .addOption(new Option('--max-prompt <n>', 'with --cases: skip prompts of more tokens').argParser(integer(1)))
@@ -74,7 +76,11 @@ export const demoCommand = addSampling(
     onInterrupt(() => abort.abort());
     progress.update('starting three party processes');
     const trace = beginTrace(o.trace),
-      trio = await Trio.start(o.model, { ...(o.helper === 'client' ? { roles: ['p0', 'p1'] } : {}), ...(o.trace === undefined ? {} : { trace: o.trace }) });
+      trio = await Trio.start(o.model, {
+        net: o.net,
+        ...(o.helper === 'client' ? { roles: ['p0', 'p1'] } : {}),
+        ...(o.trace === undefined ? {} : { trace: o.trace }),
+      });
     try {
       progress.done(
         `started on loopback: ${Object.entries(trio.pids)
@@ -98,19 +104,14 @@ async function runQuestion(
   progress: Progress,
   trace: TraceFile | undefined,
 ): Promise<void> {
-  const note =
-    o.note === undefined
-      ? NOTE
-      : new TextDecoder()
-          .decode(await readBytes(o.note, 'usage'))
-          .trim()
-          .replaceAll(/\s+/g, ' ');
+  const note = o.note === undefined ? NOTE : await readNote(o.note);
   const messages: Message[] = [
       { role: 'system', content: note.trim() },
       { role: 'user', content: o.question.trim() },
     ],
     ids = promptIds(artefact, tokenizer, tokenizer.chat(messages, true));
-  if (!o.json) console.log(`\nprivate note (${tokenizer.encode(note).length} tokens, read by nobody but you):\n  ${note.trim()}\n\nquestion: ${o.question}\n`);
+  if (!o.json)
+    console.log(`\nprivate note (${tokenizer.encode(note).length} tokens, read by nobody but you):\n${wrap(note.trim())}\n\nquestion: ${o.question}\n`);
   const events = ask({
     artefact,
     tokenizer,

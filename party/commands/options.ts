@@ -1,6 +1,9 @@
 /** Options that several commands share. */
 import { InvalidArgumentError, Option, type Command } from 'commander';
+import type { z } from 'zod';
+import { readBytes } from '../../client/node.ts';
 import type { Sampling } from '../../client/sampling.ts';
+import { configSchema, flagOf, readConfigFile, type Config, type ConfigField } from '../config.ts';
 import { TraceFile } from '../trace/file.ts';
 
 export interface SamplingOptions {
@@ -24,6 +27,45 @@ export function real(text: string): number {
   if (!Number.isFinite(v) || text.trim() === '') throw new InvalidArgumentError(`expected a number, got ${text}.`);
   return v;
 }
+
+/** The configuration: --config and a flag for every field, which goes before the file. */
+export function addConfig(command: Command): Command {
+  command.option('--config <file>', 'configuration, JSON; each of its fields has a flag as well');
+  for (const [field, schema] of Object.entries(configSchema.shape) as [ConfigField, z.ZodType][]) {
+    const standard = schema.safeParse(undefined).data,
+      text = `${schema.description}${standard === undefined || standard === false ? '' : ` [${String(standard)}]`}`,
+      flag = flagOf(field);
+    if (standard === false) command.addOption(new Option(flag, text));
+    else
+      command.addOption(
+        new Option(`${flag} <${typeof standard === 'number' ? 'n' : 'value'}>`, text).argParser<unknown>(
+          typeof standard === 'number' ? integer(1) : (value) => value,
+        ),
+      );
+  }
+  return command;
+}
+
+/** The configuration that a command's options give. @throws CachetError 'config' naming the field or the flag. */
+export function configOf(o: object & { readonly config?: string }): Promise<Config> {
+  const given = o as Readonly<Record<string, unknown>>,
+    flags: Record<string, unknown> = {};
+  for (const field of Object.keys(configSchema.shape) as ConfigField[]) {
+    const value = given[field === 'helper' ? 'helperUrl' : camel(flagOf(field))];
+    if (value !== undefined) flags[field] = value;
+  }
+  return readConfigFile(o.config, flags);
+}
+
+/** A private text from a file, its white space made plain. */
+export const readNote = async (path: string): Promise<string> =>
+  new TextDecoder()
+    .decode(await readBytes(path, 'usage'))
+    .trim()
+    .replaceAll(/\s+/g, ' ');
+
+/** As commander names an option: --memory-mib is memoryMib. */
+const camel = (flag: string): string => flag.slice(2).replaceAll(/-([a-z])/g, (_, c: string) => c.toUpperCase());
 
 export const dealerOption = (): Option =>
   new Option('--helper <who>', 'who deals the correlated randomness: the helper process, or this client (two parties)')
@@ -53,5 +95,6 @@ export const beginTrace = (path: string | undefined): TraceFile | undefined =>
   path === undefined ? undefined : new TraceFile({ path, onError: (error) => process.stderr.write(`cachet: ${error.message}\n`) });
 
 export const TRACE_HELP = `
-A trace has shapes, counts and times, never a value; see it with cachet trace FILE. A file that exists is replaced. If the file cannot
-be written any more (a full disk), the trace ends with one line of complaint and the session goes on.`;
+A trace has shapes, counts and times, never a value; see it with cachet trace
+FILE. A file that exists is replaced. If the file cannot be written any more (a
+full disk), the trace ends with one line of complaint and the session goes on.`;

@@ -1,5 +1,4 @@
 /** `cachet prepare`: a Hugging Face folder to the integer artefact `model.cachet` in it. */
-import { writeFile } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import { Command } from 'commander';
 import { artefactPath, modelFolder, readBytes, readJson, readTokenizer } from '../../client/node.ts';
@@ -9,6 +8,7 @@ import { readConfig } from '../../protocols/models/config.ts';
 import { readLlama } from '../../protocols/models/llama.ts';
 import { readSafetensors } from '../../protocols/models/safetensors.ts';
 import { prepare } from '../../protocols/prepare.ts';
+import { writeAtomically } from '../files.ts';
 import { bytes, Progress, table } from '../terminal.ts';
 
 interface Options {
@@ -53,7 +53,7 @@ export const prepareCommand = new Command('prepare')
     });
     const path = o.out ?? artefactPath(o.model),
       { digest } = readArtefact(result.bytes);
-    await writeFile(path, result.bytes);
+    await writeAtomically(path, result.bytes);
     const seconds = (performance.now() - started) / 1e3;
     if (o.json)
       return void console.log(

@@ -19,9 +19,12 @@ export interface LlamaShape {
   readonly eosIds: readonly number[];
 }
 
+/** `model_type` of what the programs implement. */
+export const ARCHITECTURES = ['llama'] as const;
+
 const count = z.number().int().positive();
 const schema = z.object({
-  model_type: z.literal('llama'),
+  model_type: z.enum(ARCHITECTURES),
   hidden_size: count,
   intermediate_size: count,
   num_hidden_layers: count,

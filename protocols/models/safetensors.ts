@@ -24,6 +24,9 @@ interface Entry {
   data_offsets: [number, number];
 }
 
+/** What weights may be stored as. */
+export const WEIGHT_TYPES = ['F32', 'F16', 'BF16'] as const;
+
 const BYTES: Readonly<Record<string, number>> = { F64: 8, I64: 8, F32: 4, I32: 4, F16: 2, BF16: 2, I16: 2, U8: 1, I8: 1, BOOL: 1 };
 
 /** @throws CachetError 'model' for a truncated or malformed file, before anything is read from it. */
@@ -65,7 +68,7 @@ export function readSafetensors(bytes: Uint8Array): Safetensors {
     names: Object.keys(entries),
     shape: (name) => get(name, ...Object.keys(BYTES)).entry.shape,
     float32(name) {
-      const { entry, data } = get(name, 'F32', 'F16', 'BF16');
+      const { entry, data } = get(name, ...WEIGHT_TYPES);
       if (entry.dtype === 'F32') return new Float32Array(data);
       return Float32Array.from(new Uint16Array(data), entry.dtype === 'F16' ? float16 : bfloat16);
     },

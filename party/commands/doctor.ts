@@ -1,0 +1,124 @@
+/** `cachet doctor`: will it run here? One line a check, with what to do. */
+import { existsSync, readFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { cpus, freemem } from 'node:os';
+import { Command } from 'commander';
+import { EMBEDDED_MODEL, readModelArtefact, readTokenizer } from '../../client/node.ts';
+import { reserveMemory } from '../../kernels/memory.ts';
+import { BACKENDS } from '../../kernels/registry.ts';
+import { selfTest } from '../../kernels/selfTest.ts';
+import { CachetError } from '../../protocols/errors.ts';
+import { addressOf, readConfigFile, ROLES, type Config } from '../config.ts';
+import { connect } from '../sockets.ts';
+import { bytes } from '../terminal.ts';
+
+type Outcome = readonly [state: 'ok' | 'warning' | 'FAILED', what: string];
+type Check = readonly [name: string, run: () => Outcome | Promise<Outcome>];
+
+const MIN_NODE = 20;
+
+function machine(): Check[] {
+  return [
+    [
+      'Node',
+      () =>
+        Number(process.versions.node.split('.')[0]) >= MIN_NODE
+          ? ['ok', process.versions.node]
+          : ['FAILED', `${process.versions.node}; expected ${MIN_NODE} or newer; try: install Node ${MIN_NODE}`],
+    ],
+    ['cores', () => (cpus().length >= 2 ? ['ok', `${cpus().length}`] : ['warning', 'one: a party uses two, tokens will take longer'])],
+    ['memory', () => (freemem() > 1e9 ? ['ok', `${bytes(freemem())} free`] : ['warning', `${bytes(freemem())} free; a session takes 75 MB and more`])],
+    [
+      'CPU',
+      () => {
+        const flags = existsSync('/proc/cpuinfo')
+            ? new Set(/^flags\s*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.trim().split(' '))
+            : new Set<string>(),
+          has = ['avx2', 'avx512dq', 'avx512f'].filter((f) => flags.has(f));
+        return flags.size === 0 || flags.has('avx512dq')
+          ? ['ok', `${cpus()[0]?.model.trim() ?? 'unknown'}${has.length > 0 ? `: ${has.join(', ')}` : ''}`]
+          : ['warning', `${cpus()[0]?.model.trim()}: no 64-bit SIMD multiply (avx512dq), products will be slower`];
+      },
+    ],
+    [
+      'WebAssembly',
+      () => {
+        reserveMemory(1 << 20);
+        return ['ok', 'SIMD and shared memory'];
+      },
+    ],
+    ...BACKENDS.map((backend): Check => [
+      `kernels ${backend}`,
+      () => (selfTest(backend) ? ['ok', 'exact'] : ['FAILED', 'differs from the reference; try: report this as a bug']),
+    ]),
+  ];
+}
+
+function model(name: string): Check[] {
+  return [
+    ['model', async () => ['ok', `${name}: artefact ${(await readModelArtefact(name)).digest.slice(0, 16)}`]],
+    ['tokenizer', async () => ['ok', `${(await readTokenizer(name)).encode('Hello.').length} tokens for "Hello."`]],
+  ];
+}
+
+function deployment(config: Config): Check[] {
+  return [
+    ...ROLES.filter((role) => config[role] !== undefined).map((role): Check => [
+      role,
+      async () => {
+        const address = addressOf(config, role);
+        try {
+          (await connect(address, role, 500)).close();
+          return ['ok', `${address}: a party answers`];
+        } catch {
+          const { hostname, port } = new URL(address.replace('ws:', 'http:'));
+          return (await free(hostname, Number(port)))
+            ? ['warning', `${address}: none yet; port free`]
+            : ['FAILED', `${address}: no party answers, port not free; try: another port`];
+        }
+      },
+    ]),
+    ...(config.ledger === undefined
+      ? []
+      : ([
+          [
+            'ledger',
+            async () => {
+              await (await open(config.ledger!, 'a')).close();
+              return ['ok', config.ledger!];
+            },
+          ],
+        ] satisfies Check[])),
+    ...(config.insecure ? ([['links', () => ['warning', 'insecure: neither encrypted nor authenticated']]] satisfies Check[]) : []),
+  ];
+}
+
+const free = (host: string, port: number): Promise<boolean> =>
+  new Promise((resolve) => {
+    const server = createServer();
+    server.once('error', () => resolve(false));
+    server.listen(port, host, () => server.close(() => resolve(true)));
+  });
+
+export const doctorCommand = new Command('doctor')
+  .description('Check this machine, the model and a configuration; say what to do about what is wrong.')
+  .option('--config <file>', "a deployment's configuration: its addresses and ledger are checked too")
+  .option('--model <dir>', "model folder (default: the configuration's, or the embedded model)")
+  .option('--json', 'checks as JSON on stdout')
+  .action(async (o: { config?: string; model?: string; json?: boolean }) => {
+    const config = o.config === undefined ? undefined : await readConfigFile(o.config),
+      results: { check: string; state: Outcome[0]; what: string }[] = [];
+    for (const [check, run] of [...machine(), ...model(o.model ?? config?.model ?? EMBEDDED_MODEL), ...(config ? deployment(config) : [])]) {
+      const [state, what] = await Promise.resolve()
+        .then(run)
+        .catch((error: unknown): Outcome => [
+          'FAILED',
+          error instanceof CachetError ? error.message : ((error as NodeJS.ErrnoException).code ?? String(error)),
+        ]);
+      results.push({ check, state, what });
+      if (!o.json) console.log(`${check.padEnd(18)}${state.padEnd(9)}${what}`);
+    }
+    if (o.json) console.log(JSON.stringify(results));
+    if (results.some((r) => r.state === 'FAILED')) process.exitCode = 1;
+  });
