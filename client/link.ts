@@ -108,7 +108,15 @@ export class Link {
   /** Tells the other end why, then closes. */
   fail(error: CachetError): void {
     if (this.ended) return;
-    if (this.socket.readyState === OPEN) this.control({ type: 'error', code: error.code, message: error.message.slice(0, 1000) });
+    if (this.socket.readyState === OPEN) {
+      const { relayed } = error.details;
+      this.control({
+        type: 'error',
+        code: error.code,
+        message: (relayed?.text ?? error.message).slice(0, 1000),
+        ...(relayed ? { origin: relayed.origin } : {}),
+      });
+    }
     this.close();
   }
 
@@ -151,17 +159,17 @@ export class Link {
         return this.onFrame(header, payload);
       }
       const message = parseControl(unpack(payload));
-      if (message.type === 'error') throw new CachetError({ code: 'aborted', party: this.peer, what: message.message });
+      if (message.type === 'error') throw relayedError(message, this.peer);
       this.onControl?.(message);
     } catch (cause) {
       const error =
         cause instanceof CachetError
           ? cause
           : new CachetError({ code: 'frame', what: 'undecodable frame', got: cause instanceof Error ? cause.name : typeof cause, cause });
-      const told = error.code === 'aborted' ? error : new CachetError({ ...error.details, party: error.details.party ?? `link to ${this.peer}` });
+      const told = error.details.relayed ? error : new CachetError({ ...error.details, party: error.details.party ?? `link to ${this.peer}` });
       const handler = this.onEnd;
       this.onEnd = undefined;
-      if (error.code !== 'aborted') this.fail(told);
+      if (!error.details.relayed) this.fail(told);
       this.end(told);
       handler?.(told, false);
     }
@@ -175,6 +183,12 @@ export class Link {
     if (this.socket.readyState === OPEN) this.socket.close(1000);
     handler?.(error, clean);
   }
+}
+
+/** What another party found, by its own words: its name stands before them once, whatever way they came. */
+function relayedError({ code, message, origin }: Extract<Control, { type: 'error' }>, peer: string): CachetError {
+  const by = origin ?? peer;
+  return new CachetError({ code, what: message, ...(message.startsWith(`${by}: `) ? {} : { party: by }), relayed: { origin: by, text: message } });
 }
 
 /** Waits for the next control message, which must be of that type. @throws CachetError if another comes, the link ends or time is up. */

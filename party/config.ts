@@ -34,6 +34,7 @@ export const configSchema = z.strictObject({
   timeoutMs: z.number().int().min(100).default(30_000).describe('longest wait for another party in set-up, ms'),
   clientTimeoutMs: z.number().int().min(100).default(600_000).describe("longest wait for the client's next token, ms"),
   silenceMs: z.number().int().min(100).default(20_000).describe('a link that is silent for so long is dead, ms'),
+  progressMs: z.number().int().min(100).default(120_000).describe('longest wait within a step, for a round or dealt material, ms'),
   maxSessions: z.number().int().min(1).default(32).describe('sessions at a time, at each party'),
   memoryMib: z.number().int().min(16).default(8192).describe('memory that sessions may reserve together, MiB'),
   ledger: z.string().optional().describe('file of used tickets: none is good twice, ever'),

@@ -28,6 +28,8 @@ export interface EvaluatorSessionOptions {
   readonly links: { readonly client: Link; readonly peer: Link; readonly helper: Link };
   /** Longest wait for the client's next token. */
   readonly clientTimeoutMs: number;
+  /** Longest wait within a step. */
+  readonly progressMs: number;
   readonly onTrace: ((rows: TraceRows) => void) | undefined;
   /** Called once; undefined: in good order. */
   readonly onEnd: (error: CachetError | undefined) => void;
@@ -54,6 +56,9 @@ export class EvaluatorSession {
   private sentBefore = 0;
   private stepStarted = 0;
   private timer: NodeJS.Timeout | undefined;
+  /** When the engine last asked for something, or got it. */
+  private progressed = performance.now();
+  private readonly watch: NodeJS.Timeout;
   /** What the engine waits for from the client. */
   private asked: Ask | undefined;
   private nextTurn: Turn | undefined;
@@ -121,6 +126,7 @@ export class EvaluatorSession {
       else this.finish();
     };
     helper.control({ type: 'credit', limit: RING_BYTES });
+    this.watch = setInterval(() => this.checkProgress(), o.progressMs / 4);
   }
 
   abort(error: CachetError): void {
@@ -168,6 +174,7 @@ export class EvaluatorSession {
   private fromEngine(m: EngineMessage): void {
     const { client, peer } = this.o.links;
     if (this.state !== 'running') return;
+    this.progressed = performance.now();
     switch (m.type) {
       case 'round':
         if (this.peerGone) throw this.peerGone;
@@ -208,6 +215,20 @@ export class EvaluatorSession {
     }
   }
 
+  /** A peer that lives but sends nothing, or material that does not come: the links' heartbeats do not see that. */
+  private checkProgress(): void {
+    if (this.state !== 'running' || this.asked || performance.now() - this.progressed < this.o.progressMs) return;
+    this.end(
+      new CachetError({
+        code: 'timeout',
+        what: `no progress in step ${this.steps}`,
+        expected: `${this.o.links.peer.peer}'s next message or the dealer's material within ${this.o.progressMs / 1000} s`,
+        got: 'nothing',
+        hint: 'look at the logs of the other parties; progressMs in the configuration for a slow network',
+      }),
+    );
+  }
+
   /** The engine waits for the client. */
   private await(asked: Ask, what: string): void {
     const ms = this.o.clientTimeoutMs;
@@ -220,6 +241,7 @@ export class EvaluatorSession {
 
   private answered(): void {
     clearTimeout(this.timer);
+    this.progressed = performance.now();
     this.asked = undefined;
   }
 
@@ -325,6 +347,7 @@ export class EvaluatorSession {
     if (this.state === 'ended') return;
     this.state = 'ended';
     clearTimeout(this.timer);
+    clearInterval(this.watch);
     this.engine.stop();
     for (const link of Object.values(this.o.links)) {
       if (error) link.fail(error);

@@ -15,6 +15,8 @@ const ORDER: readonly PartyRole[] = ['helper', 'p0', 'p1'];
 export interface TrioOptions extends Partial<Config> {
   /** Without 'helper' the client deals. @default all three */
   readonly roles?: readonly PartyRole[];
+  /** The address that the others are told, for one at which a party listens: something may stand between. */
+  readonly between?: (role: PartyRole, address: string) => Promise<string>;
   /** A trace file that the caller has begun. */
   readonly trace?: string;
 }
@@ -38,14 +40,14 @@ export class Trio {
   private readonly listeners = new Set<() => void>();
 
   /** @throws CachetError 'link' if a process does not come up. */
-  static async start(model: string, { roles = ORDER, trace, ...options }: TrioOptions = {}): Promise<Trio> {
+  static async start(model: string, { roles = ORDER, between = (_, address) => Promise.resolve(address), trace, ...options }: TrioOptions = {}): Promise<Trio> {
     const folder = await mkdtemp(join(tmpdir(), 'cachet-')),
       addresses = Object.fromEntries(roles.map((role) => [role, 'ws://127.0.0.1:0'])),
       config = checkConfig({ model, ...addresses, ...options }, 'options');
     const trio = new Trio(config, folder, trace);
     try {
       // Each listens on a free port; those who connect to it are started after it.
-      for (const role of ORDER) if (roles.includes(role)) config[role] = await trio.launch(role);
+      for (const role of ORDER) if (roles.includes(role)) config[role] = await between(role, await trio.launch(role));
       return trio;
     } catch (error) {
       await trio.stop();

@@ -261,6 +261,7 @@ export class Party {
           keys,
           links: { client: client.link, peer: peer.link, helper: helper.link },
           clientTimeoutMs: this.config.clientTimeoutMs,
+          progressMs: this.config.progressMs,
           onTrace: this.traced(session, spec),
           onEnd,
         }),

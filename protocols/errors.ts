@@ -32,6 +32,8 @@ export interface ErrorDetails {
   /** Layer, gate or phase. */
   readonly step?: string;
   readonly cause?: unknown;
+  /** It came from another party: who found it, and its text there. */
+  readonly relayed?: { readonly origin: string; readonly text: string };
 }
 
 export class CachetError extends Error {

@@ -20,7 +20,7 @@ import { utf8ToBytes } from '@noble/hashes/utils.js';
 import { z } from 'zod';
 import type { DealerKeys } from './engines/dealer.ts';
 import type { EvaluatorKeys } from './engines/evaluator.ts';
-import { CachetError } from './errors.ts';
+import { CachetError, ERROR_CODES } from './errors.ts';
 import { PROTOCOL_VERSION, sessionSpecSchema, turnSchema, type SessionSpec } from './session.ts';
 
 const bytes = (n: number) => z.custom<Uint8Array>((b) => b instanceof Uint8Array && b.length === n, { message: `expected ${n} bytes` });
@@ -61,7 +61,8 @@ export const controlSchema = z.discriminatedUnion('type', [
   }),
   /** Client to evaluators: no further token. */
   z.strictObject({ type: z.literal('stop') }),
-  z.strictObject({ type: z.literal('error'), code: z.string().max(32), message: z.string().max(1000) }),
+  /** `origin`: who found it, if not the sender. */
+  z.strictObject({ type: z.literal('error'), code: z.enum(ERROR_CODES), message: z.string().max(1000), origin: z.string().max(32).optional() }),
 ]);
 export type Control = z.infer<typeof controlSchema>;
 export type Hello = Extract<Control, { type: 'hello' }>;
