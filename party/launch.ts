@@ -1,12 +1,10 @@
 /** Party processes on loopback, three or (where the client deals) two, for the demo, benchmarks and tests: real processes of the command line, on free ports. */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { packageRoot } from '../client/node.ts';
 import { CachetError } from '../protocols/errors.ts';
-import { checkConfig, type Config, type PartyRole } from './config.ts';
+import { checkConfig, flagOf, type Config, type ConfigField, type PartyRole } from './config.ts';
 import type { LogLine } from './log.ts';
 
 /** Each before those that connect to it. */
@@ -35,16 +33,14 @@ export class Trio {
   readonly config: Config;
   readonly events: TrioEvent[] = [];
   private readonly children: Map<PartyRole, ChildProcess>;
-  private readonly folder: string;
   private readonly trace: string | undefined;
   private readonly listeners = new Set<() => void>();
 
   /** @throws CachetError 'link' if a process does not come up. */
   static async start(model: string, { roles = ORDER, between = (_, address) => Promise.resolve(address), trace, ...options }: TrioOptions = {}): Promise<Trio> {
-    const folder = await mkdtemp(join(tmpdir(), 'cachet-')),
-      addresses = Object.fromEntries(roles.map((role) => [role, 'ws://127.0.0.1:0'])),
+    const addresses = Object.fromEntries(roles.map((role) => [role, 'ws://127.0.0.1:0'])),
       config = checkConfig({ model, ...addresses, ...options }, 'options');
-    const trio = new Trio(config, folder, trace);
+    const trio = new Trio(config, trace);
     try {
       // Each listens on a free port; those who connect to it are started after it.
       for (const role of ORDER) if (roles.includes(role)) config[role] = await between(role, await trio.launch(role));
@@ -55,19 +51,22 @@ export class Trio {
     }
   }
 
-  private constructor(config: Config, folder: string, trace: string | undefined) {
+  private constructor(config: Config, trace: string | undefined) {
     this.trace = trace;
     this.config = config;
-    this.folder = folder;
     this.children = new Map();
   }
 
   private async launch(role: PartyRole): Promise<string> {
-    const file = join(this.folder, `${role}.json`);
-    await writeFile(file, JSON.stringify(this.config));
     const program = join(packageRoot(), 'dist', 'party', 'cli.js'),
       trace = this.trace === undefined ? [] : ['--trace', this.trace, '--trace-shared'];
-    const child = spawn(process.execPath, [program, 'party', '--role', role, '--config', file, '--json', ...trace], { stdio: ['ignore', 'pipe', 'pipe'] });
+    // Flags, not a file: nothing is left behind. The pipe on stdin ends with this process, however it ends, and the party with it.
+    const flags = Object.entries(this.config).flatMap(([field, value]) =>
+      value === false ? [] : value === true ? [flagOf(field as ConfigField)] : [flagOf(field as ConfigField), String(value)],
+    );
+    const child = spawn(process.execPath, [program, 'party', '--role', role, ...flags, '--json', '--until-stdin-ends', ...trace], {
+      stdio: ['pipe', 'pipe', 'pipe'],
+    });
     this.children.set(role, child);
     let complaint = '';
     child.stderr.on('data', (data: Buffer) => (complaint += data.toString()));
@@ -123,6 +122,5 @@ export class Trio {
         return gone.finally(() => clearTimeout(timer));
       }),
     );
-    await rm(this.folder, { recursive: true, force: true });
   }
 }

@@ -24,7 +24,9 @@ export function traced(
 
 /** Shows a turn's events; returns its answer. `onText` gets pieces of the answer as they come. */
 export async function show(events: AsyncIterable<AskEvent>, progress: Progress, onText: (piece: string) => void): Promise<Answer> {
-  let ticker: NodeJS.Timeout | undefined, answer: Answer | undefined;
+  let ticker: NodeJS.Timeout | undefined,
+    answer: Answer | undefined,
+    begun = false;
   progress.update('connecting to P0 and P1');
   try {
     for await (const event of events)
@@ -44,7 +46,9 @@ export async function show(events: AsyncIterable<AskEvent>, progress: Progress, 
           progress.done(`read ${event.tokens} private tokens in ${(event.ms / 1e3).toFixed(2)} s`);
           break;
         case 'token':
-          if (event.text !== '') onText(event.text);
+          // An answer's first token begins with the space after the question.
+          if (event.text !== '') onText(begun ? event.text : event.text.trimStart());
+          begun ||= event.text !== '';
           break;
         case 'answer':
           answer = event.answer;
@@ -82,8 +86,7 @@ export function figures(a: Answer) {
 }
 
 type Cost = ReturnType<typeof costOf>;
-const cost = (c: Cost): string =>
-  `${c.rounds} rounds, ${bytes(c.onlineBytes)} online, ${bytes(c.dealtBytes)} dealt${c.relayedBytes > 0 ? `, ${bytes(c.relayedBytes)} relayed` : ''}`;
+const cost = (c: Cost): string => `${c.rounds} rounds, ${bytes(c.onlineBytes)} online, ${bytes(c.dealtBytes)} dealt`;
 
 export function describeFigures(a: Answer): string {
   const f = figures(a);
@@ -91,6 +94,7 @@ export function describeFigures(a: Answer): string {
     `question   ${f.sentTokens} tokens in ${(f.prefillMs / 1e3).toFixed(2)} s: ${cost(f.prefill)}`,
     ...(f.perToken ? [`a token    ${f.tokenMs!.toFixed(1)} ms: ${cost(f.perToken)}`] : []),
     `in all     ${f.tokens} tokens: ${cost(f)}`,
+    ...(f.relayedBytes > 0 ? [`relayed    ${bytes(f.relayedBytes)} of it by P0 to P1`] : []),
     `client     sent ${bytes(f.clientBytes.sent)}, received ${bytes(f.clientBytes.received)}`,
     '(times include dealing; bytes are both directions, with headers)',
   ].join('\n');
@@ -99,5 +103,5 @@ export function describeFigures(a: Answer): string {
 /** What a question cost, in one line. */
 export const describeCost = (a: Answer): string => {
   const f = figures(a);
-  return `[${f.sentTokens} tokens sent, ${f.tokens} answered, ${((f.prefillMs + (f.tokenMs ?? 0) * (f.tokens - 1)) / 1e3).toFixed(2)} s, ${cost(f)}]`;
+  return `[${f.sentTokens} sent, ${f.tokens} answered, ${((f.prefillMs + (f.tokenMs ?? 0) * (f.tokens - 1)) / 1e3).toFixed(2)} s, ${cost(f)}]`;
 };

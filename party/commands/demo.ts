@@ -163,7 +163,7 @@ function streamed(silent: boolean): (piece: string) => void {
   let begun = false;
   return (piece) => {
     if (silent) return;
-    process.stdout.write(begun ? piece : `\nanswer:${piece}`);
+    process.stdout.write(begun ? piece : `\nanswer: ${piece}`);
     begun = true;
   };
 }

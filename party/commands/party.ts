@@ -28,20 +28,26 @@ export const partyCommand = addConfig(
   .option('--json', 'events as JSON lines on stdout')
   .addOption(new Option('--log-level <level>', 'events from this level on').choices(LOG_LEVELS).default('info'))
   .addOption(traceOption())
+  .addOption(new Option('--until-stdin-ends', 'stop when the process that started this one is gone').hideHelp())
   .addOption(new Option('--trace-shared', 'the trace file belongs to the process that started this one: append').hideHelp())
   .addHelpText('after', `${EXAMPLE}\n${TRACE_HELP}`)
-  .action(async (o: { role: PartyRole; config?: string; json?: boolean; logLevel: LogLevel; trace?: string; traceShared?: boolean }) => {
-    const config = await configOf(o),
-      artefact = await readModelArtefact(config.model);
-    if (config.insecure) process.stderr.write(`cachet: ${o.role}: WARNING: insecure configuration: links are neither encrypted nor authenticated\n`);
-    const log = new PartyLog({ role: o.role, level: o.logLevel, json: o.json === true }),
-      trace =
-        o.trace === undefined
-          ? undefined
-          : new TraceFile({ path: o.trace, shared: o.traceShared === true, onError: (error) => log.log({ event: 'trace', error }) });
-    const party = new Party({ role: o.role, config, artefact, onEvent: (e) => log.log(e), trace });
-    await party.start();
-    await new Promise<void>((resolve) => onInterrupt(resolve));
-    await party.close();
-    await trace?.close();
-  });
+  .action(
+    async (o: { role: PartyRole; config?: string; json?: boolean; logLevel: LogLevel; trace?: string; traceShared?: boolean; untilStdinEnds?: boolean }) => {
+      const config = await configOf(o),
+        artefact = await readModelArtefact(config.model);
+      if (config.insecure) process.stderr.write(`cachet: ${o.role}: WARNING: insecure configuration: links are neither encrypted nor authenticated\n`);
+      const log = new PartyLog({ role: o.role, level: o.logLevel, json: o.json === true }),
+        trace =
+          o.trace === undefined
+            ? undefined
+            : new TraceFile({ path: o.trace, shared: o.traceShared === true, onError: (error) => log.log({ event: 'trace', error }) });
+      const party = new Party({ role: o.role, config, artefact, onEvent: (e) => log.log(e), trace });
+      await party.start();
+      await new Promise<void>((resolve) => {
+        onInterrupt(resolve);
+        if (o.untilStdinEnds) process.stdin.on('end', resolve).on('error', resolve).resume();
+      });
+      await party.close();
+      await trace?.close();
+    },
+  );

@@ -1,0 +1,191 @@
+/**
+ * Random kills: three party processes serve one `cachet ask` after another; at a random moment of its life a random process of the four is killed,
+ * terminated, interrupted, or stopped for a while. Afterwards nothing may hang or be left. Needs `npm run build`.
+ *
+ *   node test/kills.mjs [--count 200] [--seed N] [--json]
+ */
+import { spawn } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+
+const { values: o } = parseArgs({
+    options: { count: { type: 'string', default: '200' }, seed: { type: 'string' }, json: { type: 'boolean', default: false } },
+  }),
+  count = Number(o.count),
+  seed = Number(o.seed ?? Math.floor(Math.random() * 2 ** 31));
+const CLI = new URL('../dist/party/cli.js', import.meta.url).pathname,
+  ROLES = ['helper', 'p0', 'p1'],
+  /** A session may take so long to end everywhere, ms; above all limits in the parties' configuration. */
+  LIMIT_MS = 15_000,
+  MAX_RESIDENT_MIB = 400,
+  PROMPT = " Nina's pin is 4711. Vera is in room 214. Omar lives in Oslo.<|user|> What is Nina's pin?<|assistant|>",
+  temporary = mkdtempSync(join(tmpdir(), 'cachet-kills-')),
+  env = { ...process.env, TMPDIR: temporary };
+
+// mulberry32: a run can be repeated by its seed, up to the machine's timing.
+let state = seed;
+const random = () => {
+  state = (state + 0x6d2b79f5) | 0;
+  let t = Math.imul(state ^ (state >>> 15), 1 | state);
+  t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+  return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+};
+const pick = (list) => list[Math.floor(random() * list.length)],
+  pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+const violations = [];
+const violate = (what) => {
+  violations.push(what);
+  process.stderr.write(`VIOLATION: ${what}\n`);
+};
+
+const freePort = () =>
+  new Promise((resolve) => {
+    const server = createServer().listen(0, '127.0.0.1', () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+const ports = Object.fromEntries(await Promise.all(ROLES.map(async (role) => [role, await freePort()]))),
+  addresses = [
+    ...['--p0', `ws://127.0.0.1:${ports.p0}`, '--p1', `ws://127.0.0.1:${ports.p1}`, '--helper-url', `ws://127.0.0.1:${ports.helper}`],
+    ...['--timeout-ms', '3000', '--silence-ms', '2000'],
+  ];
+
+/** role -> the party's process, its sessions begun and ended. */
+const parties = new Map();
+async function start(role) {
+  const child = spawn(process.execPath, [CLI, 'party', '--role', role, ...addresses, '--client-timeout-ms', '5000', '--progress-ms', '4000', '--json'], {
+    env,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const party = { child, begun: 0, ended: 0, gone: false, text: '' };
+  parties.set(role, party);
+  child.once('exit', () => (party.gone = true));
+  child.stderr.on('data', (data) => {
+    party.text += data;
+    if (/ {4}at |internal error/.test(party.text)) violate(`${role} says: ${party.text.slice(0, 300)}`);
+  });
+  await new Promise((resolve) => {
+    let rest = '';
+    child.once('exit', resolve);
+    child.stdout.on('data', (data) => {
+      const lines = (rest + data).split('\n');
+      rest = lines.pop();
+      for (const { event } of lines.map((line) => JSON.parse(line))) {
+        if (event === 'listening') resolve();
+        if (event === 'session') party.begun++;
+        if (event === 'end') party.ended++;
+      }
+    });
+  });
+  if (party.gone) violate(`${role} does not start: ${party.text.slice(0, 300)}`);
+}
+
+function ask(args = []) {
+  const child = spawn(process.execPath, [CLI, 'ask', ...addresses, '--max-tokens', '6', ...args, PROMPT], { env, stdio: ['ignore', 'pipe', 'pipe'] }),
+    client = {
+      child,
+      out: '',
+      err: '',
+      get phase() {
+        return this.out !== '' ? 'answer' : /read \d+/.test(this.err) ? 'answer' : this.err.includes('connected') ? 'prefill' : 'before';
+      },
+    };
+  child.stdout.on('data', (data) => (client.out += data));
+  child.stderr.on('data', (data) => (client.err += data));
+  client.ended = new Promise((resolve) => child.once('close', (code, signal) => resolve({ code, signal })));
+  return client;
+}
+
+const within = (promise, ms) => Promise.race([promise, pause(ms).then(() => undefined)]);
+
+async function settle(what) {
+  const until = Date.now() + LIMIT_MS,
+    open = () => [...parties].filter(([, p]) => !p.gone && p.begun > p.ended).map(([role]) => role);
+  while (open().length > 0 && Date.now() < until) await pause(20);
+  if (open().length > 0) violate(`${what}: a session does not end at ${open().join(', ')}`);
+}
+
+async function undisturbed(what) {
+  const client = ask(),
+    end = await within(client.ended, LIMIT_MS);
+  if (end === undefined) client.child.kill('SIGKILL');
+  if (end?.code !== 0 || client.out.trim() !== '4711.')
+    violate(`${what}: the next session: status ${end?.code}, ${client.out.trim()} ${client.err.slice(-300)}`);
+  await settle(what);
+}
+
+const resident = (pid) => Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))[1]) / 1024;
+
+for (const role of ROLES) await start(role);
+const began = Date.now();
+await undisturbed('at the start');
+const life = Date.now() - began,
+  tally = {};
+for (let i = 1; i <= count && violations.length < 10; i++) {
+  const victim = pick([...ROLES, 'client']),
+    signal = pick(['SIGKILL', 'SIGTERM', 'SIGINT', 'SIGSTOP']),
+    dealer = pick(['server', 'server', 'client']),
+    client = ask(['--helper', dealer]);
+  await within(client.ended, random() * 1.1 * life);
+  const { phase } = client,
+    over = client.child.exitCode !== null,
+    what = `kill ${i} (${signal} to ${victim}, ${over ? 'afterwards' : phase}, ${dealer === 'client' ? 'two' : 'three'} parties)`,
+    target = victim === 'client' ? client.child : parties.get(victim).child;
+  target.kill(signal);
+  if (signal === 'SIGSTOP') {
+    await pause(300 + random() * 3000);
+    target.kill('SIGCONT');
+  }
+  const end = await within(client.ended, LIMIT_MS);
+  if (end === undefined) {
+    violate(`${what}: the client hangs: ${client.err.slice(-300)}`);
+    client.child.kill('SIGKILL');
+  } else if (end.code !== 0 && end.signal === null) {
+    const lines = client.err.split('\n').filter((line) => line.startsWith('cachet:'));
+    if (lines.length !== 1 || / {4}at |internal error/.test(client.err)) violate(`${what}: the client says: ${client.err.slice(-500)}`);
+  }
+  if (victim !== 'client' && signal !== 'SIGSTOP') {
+    const party = parties.get(victim);
+    for (let t = 0; t < LIMIT_MS && !party.gone; t += 20) await pause(20);
+    if (!party.gone) violate(`${what}: ${victim} goes on`);
+    await start(victim);
+  }
+  await settle(what);
+  if (i % 5 === 0) await undisturbed(what);
+  const outcome = end?.code === 0 ? 'answered' : end?.signal ? 'killed' : 'one line';
+  for (const key of [`victim ${victim}`, `signal ${signal}`, `phase ${over ? 'after' : phase}`, `client ${outcome}`]) tally[key] = (tally[key] ?? 0) + 1;
+  if (i % 10 === 0) process.stderr.write(`${i} of ${count} kills, ${violations.length} violations\n`);
+}
+
+await undisturbed('at the end');
+const memory = Object.fromEntries([...parties].map(([role, { child }]) => [role, Math.round(resident(child.pid))]));
+for (const [role, mib] of Object.entries(memory)) if (mib > MAX_RESIDENT_MIB) violate(`${role} is resident with ${mib} MiB`);
+for (const { child } of parties.values()) child.kill('SIGTERM');
+for (let t = 0; t < LIMIT_MS && [...parties.values()].some((p) => !p.gone); t += 20) await pause(20);
+for (const [role, p] of parties) if (!p.gone) violate(`${role} does not stop`);
+const hex = Object.values(ports).map((port) => `:${port.toString(16).toUpperCase().padStart(4, '0')}`);
+for (const line of readFileSync('/proc/net/tcp', 'utf8').split('\n').slice(1)) {
+  const [, local, , tcp] = line.trim().split(/\s+/);
+  // 0A listening, 01 established.
+  if (local && hex.some((port) => local.endsWith(port)) && ['0A', '01'].includes(tcp)) violate(`a socket is left: ${line.trim()}`);
+}
+const left = readdirSync(temporary);
+if (left.length > 0) violate(`temporary files are left: ${left.join(', ')}`);
+rmSync(temporary, { recursive: true });
+const seconds = Math.round((Date.now() - began) / 1000);
+if (o.json) console.log(JSON.stringify({ count, seed, seconds, violations, tally, memory }));
+else {
+  console.log(`${count} kills in ${seconds} s, seed ${seed}: ${violations.length} violations`);
+  for (const [key, n] of Object.entries(tally).toSorted()) console.log(`  ${key.padEnd(20)}${String(n).padStart(5)}`);
+  console.log(
+    `  resident at the end: ${Object.entries(memory)
+      .map(([role, mib]) => `${role} ${mib} MiB`)
+      .join(', ')}`,
+  );
+}
+process.exitCode = violations.length > 0 ? 1 : 0;
