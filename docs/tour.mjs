@@ -6,6 +6,7 @@ import { spawn } from 'node:child_process';
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { stripVTControlCharacters } from 'node:util';
 
 const ROOT = new URL('../', import.meta.url).pathname,
   folder = mkdtempSync(join(tmpdir(), 'cachet-tour-')),
@@ -64,7 +65,7 @@ function screen(raw) {
   return raw
     .split('\n')
     .map((line) => line.split('\r').filter(Boolean).at(-1) ?? '')
-    .map((line) => line.replaceAll(/\x1b\[[0-9;]*[A-Za-z]/g, '').trimEnd())
+    .map((line) => stripVTControlCharacters(line).trimEnd())
     .flatMap((line) => line.match(/.{1,80}/g) ?? [''])
     .join('\n')
     .trim();

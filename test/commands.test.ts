@@ -148,6 +148,32 @@ describe('errors and files', () => {
   });
 });
 
+describe('chat', () => {
+  it('answers lines of stdin over one session; a question that does not fit leaves the conversation as it was', async () => {
+    writeFileSync(join(folder, 'note.txt'), 'Nina lives in Lisbon. Vera is in room 214. Nina uses pin 4711.\n');
+    const child = spawn(process.execPath, [CLI, 'chat', '--helper', 'client', '--note', 'note.txt', '--max-tokens', '6', '--context', '60', '--json'], {
+      cwd: folder,
+    });
+    let stdout = '',
+      stderr = '';
+    child.stdout.on('data', (data: Buffer) => (stdout += data.toString()));
+    child.stderr.on('data', (data: Buffer) => (stderr += data.toString()));
+    child.stdin.end(`What is Nina's pin?\n${'Where does Nina live? '.repeat(9)}\nWhere does Nina live?\n`);
+    const status = await new Promise((done) => child.once('close', done)),
+      [first, second] = stdout
+        .trim()
+        .split('\n')
+        .map((line) => JSON.parse(line) as { text: string; sentTokens: number; session: string });
+    expect([first!.text.trim(), second!.text.trim()]).toEqual(['4711.', 'Lisbon.']);
+    expect(second!.session).toBe(first!.session);
+    expect(second!.sentTokens).toBeLessThan(12);
+    expect(stderr).toMatch(
+      /no room left in the session for this turn; expected at most \d+ tokens of question and answer together; got \d+; try: a shorter question/,
+    );
+    expect(status).toBe(1);
+  });
+});
+
 describe('Ctrl-C', () => {
   it.each(['SIGINT', 'SIGTERM'] as const)('%s ends the demo with status 130 and its parties with it', async (signal) => {
     const child = spawn(process.execPath, [CLI, 'demo', '--max-tokens', '200', '--net', 'rtt=40'], { cwd: folder });

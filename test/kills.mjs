@@ -51,8 +51,11 @@ const freePort = () =>
   });
 const ports = Object.fromEntries(await Promise.all(ROLES.map(async (role) => [role, await freePort()]))),
   addresses = [
-    ...['--p0', `ws://127.0.0.1:${ports.p0}`, '--p1', `ws://127.0.0.1:${ports.p1}`, '--helper-url', `ws://127.0.0.1:${ports.helper}`],
-    ...['--timeout-ms', '3000', '--silence-ms', '2000'],
+    `--p0=ws://127.0.0.1:${ports.p0}`,
+    `--p1=ws://127.0.0.1:${ports.p1}`,
+    `--helper-url=ws://127.0.0.1:${ports.helper}`,
+    '--timeout-ms=3000',
+    '--silence-ms=2000',
   ];
 
 /** role -> the party's process, its sessions begun and ended. */

@@ -3,7 +3,8 @@ import { join } from 'node:path';
 import { Command, Option } from 'commander';
 import { z } from 'zod';
 import { EMBEDDED_MODEL, modelFolder, readBytes, readJson, readModelArtefact, readTokenizer } from '../../client/node.ts';
-import { ask } from '../../client/ask.ts';
+import { ask, type AskEvent } from '../../client/ask.ts';
+import type { Sampling } from '../../client/sampling.ts';
 import { promptIds } from '../../client/generate.ts';
 import type { Message, Tokenizer } from '../../client/tokenizer.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
@@ -13,7 +14,6 @@ import { readSafetensors } from '../../protocols/models/safetensors.ts';
 import { Trio } from '../launch.ts';
 import { reach } from '../reach.ts';
 import { bytes, onInterrupt, Progress, table, wrap } from '../terminal.ts';
-import type { TraceFile } from '../trace/file.ts';
 import { describeFigures, figures, show, traced } from './answer.ts';
 import { addSampling, beginTrace, dealerOption, integer, readNote, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
 
@@ -87,23 +87,41 @@ export const demoCommand = addSampling(
           .map(([role, pid]) => `${role} (process ${pid})`)
           .join(', ')}`,
       );
-      if (cases) await runCases(o, cases, trio, artefact, tokenizer, abort.signal, progress, trace);
-      else await runQuestion(o, trio, artefact, tokenizer, abort.signal, progress, trace);
+      const running: Running = {
+        o,
+        trio,
+        artefact,
+        tokenizer,
+        progress,
+        asked: (prompt, maxTokens, sampling) =>
+          ask({
+            artefact,
+            tokenizer,
+            ...reach(trio.config, artefact, o.helper, abort.signal),
+            prompt,
+            maxTokens,
+            sampling,
+            ...traced(trace, artefact, prompt.length - artefact.prefixIds.length, maxTokens),
+          }),
+      };
+      await (cases ? runCases(running, cases) : runQuestion(running));
     } finally {
       await trio.stop();
       await trace?.close();
     }
   });
 
-async function runQuestion(
-  o: Options,
-  trio: Trio,
-  artefact: Artefact,
-  tokenizer: Tokenizer,
-  signal: AbortSignal,
-  progress: Progress,
-  trace: TraceFile | undefined,
-): Promise<void> {
+/** A demo whose parties are up. */
+interface Running {
+  readonly o: Options;
+  readonly trio: Trio;
+  readonly artefact: Artefact;
+  readonly tokenizer: Tokenizer;
+  readonly progress: Progress;
+  asked(prompt: readonly number[], maxTokens: number, sampling: Sampling): AsyncIterable<AskEvent>;
+}
+
+async function runQuestion({ o, trio, artefact, tokenizer, progress, asked }: Running): Promise<void> {
   const note = o.note === undefined ? NOTE : await readNote(o.note);
   const messages: Message[] = [
       { role: 'system', content: note.trim() },
@@ -112,16 +130,7 @@ async function runQuestion(
     ids = promptIds(artefact, tokenizer, tokenizer.chat(messages, true));
   if (!o.json)
     console.log(`\nprivate note (${tokenizer.encode(note).length} tokens, read by nobody but you):\n${wrap(note.trim())}\n\nquestion: ${o.question}\n`);
-  const events = ask({
-    artefact,
-    tokenizer,
-    ...reach(trio.config, artefact, o.helper, signal),
-    prompt: ids,
-    maxTokens: o.maxTokens,
-    sampling: samplingOf(o),
-    ...traced(trace, artefact, ids.length - artefact.prefixIds.length, o.maxTokens),
-  });
-  const result = await show(events, progress, streamed(o.json === true));
+  const result = await show(asked(ids, o.maxTokens, samplingOf(o)), progress, streamed(o.json === true));
   if (!o.json) process.stdout.write('\n\n');
   progress.update('the helper deals to its end, so that it cannot tell how long the answer was');
   const ends = await trio.ended(result.session);
@@ -228,28 +237,11 @@ async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer,
   return kept;
 }
 
-async function runCases(
-  o: Options,
-  cases: readonly Case[],
-  trio: Trio,
-  artefact: Artefact,
-  tokenizer: Tokenizer,
-  signal: AbortSignal,
-  progress: Progress,
-  trace: TraceFile | undefined,
-): Promise<void> {
+async function runCases({ o, artefact, progress, asked }: Running, cases: readonly Case[]): Promise<void> {
   const rows: { promptTokens: number; match: boolean; ids: readonly number[]; prefillMs: number; tokenMs: number | null }[] = [];
   for (const [i, c] of cases.entries()) {
     progress.update(`case ${i + 1} of ${cases.length}: ${c.promptIds.length} prompt tokens`);
-    const events = ask({
-        artefact,
-        tokenizer,
-        ...reach(trio.config, artefact, o.helper, signal),
-        prompt: c.promptIds,
-        maxTokens: c.continuationIds.length,
-        ...traced(trace, artefact, c.promptIds.length - artefact.prefixIds.length, c.continuationIds.length),
-      }),
-      result = await show(events, new Progress({ silent: true }), () => undefined);
+    const result = await show(asked(c.promptIds, c.continuationIds.length, {}), new Progress({ silent: true }), () => undefined);
     const match = await matches(o.model, artefact, c, result.ids);
     rows.push({ promptTokens: c.promptIds.length, match, ids: result.ids, prefillMs: result.prefillMs, tokenMs: result.tokenMs ?? null });
     progress.done(

@@ -47,7 +47,8 @@ export const partyCommand = addConfig(
         onInterrupt(resolve);
         if (o.untilStdinEnds) process.stdin.on('end', resolve).on('error', resolve).resume();
       });
-      await party.close();
+      process.stdin.destroy();
+    await party.close();
       await trace?.close();
     },
   );
