@@ -62,4 +62,5 @@ function figures() {
 if (process.argv[1] === new URL(import.meta.url).pathname) {
   put('docs/PROTOCOL.md', 'cost', costTable());
   if (process.argv.includes('--bench')) put('README.md', 'figures', figures());
+  execFileSync('npx', ['prettier', '--write', 'docs', 'README.md'], { cwd: root, stdio: 'inherit' });
 }

@@ -2,11 +2,11 @@
  * A network in a link: what is sent leaves after it has passed a line of so many Mbit/s, half a round trip later. Both ends shape what they send. Kernels
  * cannot be assumed to have netem; this works everywhere, between processes on one machine as between machines.
  *
- * Accuracy: the last millisecond before a frame is due is waited for in turns of the event loop, so a frame leaves within about 0.1 ms of its time on a
- * core that is free (test/shaper.test.ts); a coarse timer covers the rest. WebSocket's own pings are not shaped.
+ * Accuracy: that of clock.ts, 0.1 to 0.3 ms, and never early (test/shaper.test.ts). WebSocket's own pings are not shaped.
  */
 import type { Socket } from '../client/link.ts';
 import { CachetError } from '../protocols/errors.ts';
+import { atTime, startClock } from './clock.ts';
 
 export interface Net {
   /** As it was written. */
@@ -26,12 +26,14 @@ const NAMED: Readonly<Record<string, Omit<Net, 'name'>>> = {
 
 /** @throws CachetError 'usage' for anything but loopback, lan, wan or rtt=MS,mbps=N. */
 export function parseNet(text: string): Net {
-  const named = NAMED[text];
+  const named = Object.hasOwn(NAMED, text) ? NAMED[text] : undefined;
   if (named) return { name: text, ...named };
   const fields = new Map(text.split(',').map((part) => part.split('=', 2) as [string, string | undefined]));
   const rttMs = Number(fields.get('rtt') ?? 0),
     mbps = Number(fields.get('mbps') ?? Infinity),
-    known = [...fields].every(([key, value]) => ['rtt', 'mbps'].includes(key) && value !== undefined && value.trim() !== '');
+    known =
+      fields.size === text.split(',').length &&
+      [...fields].every(([key, value]) => ['rtt', 'mbps'].includes(key) && value !== undefined && value.trim() !== '');
   if (!known || !(rttMs >= 0 && rttMs <= 10_000) || !(mbps > 0))
     throw new CachetError({
       code: 'usage',
@@ -41,9 +43,6 @@ export function parseNet(text: string): Net {
     });
   return { name: text, rttMs, mbps };
 }
-
-/** Before this the timer waits, after it the event loop turns. */
-const COARSE_MS = 1.5;
 
 /** A socket that sends through `net`. */
 export class ShapedSocket implements Socket {
@@ -59,6 +58,7 @@ export class ShapedSocket implements Socket {
   constructor(socket: Socket, net: Net) {
     this.socket = socket;
     this.net = net;
+    startClock();
     socket.addEventListener('close', () => {
       this.queue.length = 0;
       this.queued = 0;
@@ -99,13 +99,10 @@ export class ShapedSocket implements Socket {
   private wait(): void {
     if (this.waiting || this.queue.length === 0) return;
     this.waiting = true;
-    const left = this.queue[0]!.due - performance.now(),
-      go = (): void => {
-        this.waiting = false;
-        this.release();
-      };
-    if (left > COARSE_MS) setTimeout(go, left - COARSE_MS);
-    else setImmediate(go);
+    atTime(this.queue[0]!.due, () => {
+      this.waiting = false;
+      this.release();
+    });
   }
 
   private release(): void {

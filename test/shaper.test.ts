@@ -73,7 +73,7 @@ describe('shaper', () => {
     expect(arrived).toHaveLength(1);
   });
 
-  it.each(['dsl', 'rtt=x', 'rtt=-1', 'mbps=0', 'rtt=', 'rtt=5,colour=1'])('refuses %s', (net) => {
+  it.each(['dsl', 'rtt=x', 'rtt=-1', 'mbps=0', 'rtt=', 'rtt=5,colour=1', 'rtt=1,rtt=2', 'toString'])('refuses %s', (net) => {
     expect(() => parseNet(net)).toThrow(/unknown network; expected loopback, lan/);
   });
 

@@ -48,7 +48,7 @@ export const partyCommand = addConfig(
         if (o.untilStdinEnds) process.stdin.on('end', resolve).on('error', resolve).resume();
       });
       process.stdin.destroy();
-    await party.close();
+      await party.close();
       await trace?.close();
     },
   );
