@@ -22,6 +22,8 @@ export interface Socket {
 }
 
 const NO_HASH: DesyncHash = { low: 0, high: 0 };
+/** Most bytes of a session's frames that may come before this end knows of it. */
+const MAX_HELD = 4 * MAX_FRAME_PAYLOAD;
 const OPEN = 1;
 
 const countedAs = (kind: number): 'round' | 'dealt' | 'other' => (kind === FRAME.round ? 'round' : kind === FRAME.dealt ? 'dealt' : 'other');
@@ -36,7 +38,9 @@ export class Link {
   /** Called once, with the reason; not after `close` here. `clean`: the other end closed the link in good order. */
   onEnd: ((error: CachetError, clean: boolean) => void) | undefined;
   private readonly socket: Socket;
-  private session: readonly [number, number] = [0, 0];
+  private session: readonly [number, number] | undefined;
+  /** Frames of the session to come: the other end knew of it first. */
+  private held: { readonly header: FrameHeader; readonly payload: Uint8Array }[] = [];
   private readonly next = { sent: [0, 0, 0, 0, 0], received: [0, 0, 0, 0, 0] };
   private ended = false;
 
@@ -67,10 +71,13 @@ export class Link {
     );
   }
 
-  /** From here on all frames carry, and must carry, this session's prefix. */
+  /** From here on all frames carry, and must carry, this session's prefix. Handlers are set before the caller's turn ends: frames that came early go to them. */
   bind(session: Uint8Array): void {
-    const view = new DataView(session.buffer, session.byteOffset, 8);
+    const view = new DataView(session.buffer, session.byteOffset, 8),
+      early = this.held;
     this.session = [view.getUint32(0, true), view.getUint32(4, true)];
+    this.held = [];
+    if (early.length > 0) queueMicrotask(() => early.forEach((frame) => this.guarded(() => this.take(frame.header, frame.payload))));
   }
 
   get open(): boolean {
@@ -108,6 +115,8 @@ export class Link {
   /** Tells the other end why, then closes. */
   fail(error: CachetError): void {
     if (this.ended) return;
+    // Before the other end hears: what it answers is not taken any more.
+    this.ended = true;
     if (this.socket.readyState === OPEN) {
       const { relayed } = error.details;
       this.control({
@@ -127,7 +136,7 @@ export class Link {
 
   private frame(header: Omit<FrameHeader, 'session' | 'length' | 'sequence'>, length: number): Uint8Array<ArrayBuffer> {
     const frame = new Uint8Array(HEADER_BYTES + length);
-    writeHeader(new DataView(frame.buffer), { ...header, length, session: this.session, sequence: this.next.sent[header.kind]!++ });
+    writeHeader(new DataView(frame.buffer), { ...header, length, session: this.session ?? [0, 0], sequence: this.next.sent[header.kind]!++ });
     this.counted[countedAs(header.kind)].sent += frame.length;
     return frame;
   }
@@ -137,8 +146,7 @@ export class Link {
   }
 
   private receive(data: unknown): void {
-    if (this.ended) return;
-    try {
+    this.guarded(() => {
       if (!(data instanceof ArrayBuffer) && !(data instanceof Uint8Array))
         throw new CachetError({ code: 'frame', what: 'text message', expected: 'binary frames', got: typeof data });
       const frame = data instanceof ArrayBuffer ? new Uint8Array(data) : data,
@@ -151,16 +159,43 @@ export class Link {
           expected: `number ${this.next.received[header.kind]! - 1} of its kind`,
           got: String(header.sequence),
         });
-      if (header.session[0] !== this.session[0] || header.session[1] !== this.session[1])
-        throw new CachetError({ code: 'frame', what: 'frame of another session', expected: 'this session', got: 'another' });
       this.counted[countedAs(header.kind)].received += frame.length;
-      if (header.kind !== FRAME.control) {
-        if (!this.onFrame) throw new CachetError({ code: 'frame', what: 'unexpected frame', expected: 'control messages', got: `kind ${header.kind}` });
-        return this.onFrame(header, payload);
-      }
-      const message = parseControl(unpack(payload));
-      if (message.type === 'error') throw relayedError(message, this.peer);
-      this.onControl?.(message);
+      this.take(header, payload);
+    });
+  }
+
+  /** A frame in its order: of the session, or of its setting up. An error counts on either side of the bind, since the ends do not bind at once. */
+  private take(header: FrameHeader, payload: Uint8Array): void {
+    const unbound = header.session[0] === 0 && header.session[1] === 0,
+      control = header.kind === FRAME.control ? parseControl(unpack(payload)) : undefined,
+      early = !this.session && !unbound;
+    if (control?.type === 'error' && (early || unbound || this.ofSession(header))) throw relayedError(control, this.peer);
+    if (early) return this.hold(header, payload);
+    if (this.session && !this.ofSession(header))
+      throw new CachetError({ code: 'frame', what: 'frame of another session', expected: 'this session', got: 'another' });
+    if (control) this.onControl?.(control);
+    else {
+      if (!this.onFrame) throw new CachetError({ code: 'frame', what: 'unexpected frame', expected: 'control messages', got: `kind ${header.kind}` });
+      this.onFrame(header, payload);
+    }
+  }
+
+  private ofSession({ session }: FrameHeader): boolean {
+    return session[0] === this.session?.[0] && session[1] === this.session?.[1];
+  }
+
+  private hold(header: FrameHeader, payload: Uint8Array): void {
+    this.held.push({ header, payload });
+    const bytes = this.held.reduce((sum, frame) => sum + HEADER_BYTES + frame.payload.length, 0);
+    if (bytes > MAX_HELD)
+      throw new CachetError({ code: 'frame', what: 'too many frames before the session', expected: `at most ${MAX_HELD} bytes`, got: `${bytes} bytes` });
+  }
+
+  /** What goes wrong with a frame ends the link; the other end is told, unless it was the one that told. */
+  private guarded(action: () => void): void {
+    if (this.ended) return;
+    try {
+      action();
     } catch (cause) {
       const error =
         cause instanceof CachetError

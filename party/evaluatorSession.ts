@@ -48,9 +48,9 @@ export class EvaluatorSession {
   private readonly relay: 'none' | 'out' | 'in';
   /** Step ends that the engine reached. */
   private readonly reached: (Extract<EngineMessage, { type: 'step' }> & { readonly rows: number; readonly ms: number })[] = [];
-  /** P0, relaying: bytes that it consumed in all, and what P1 allows. */
+  /** P0, relaying: bytes that it consumed in all, and what P1 allows: nothing before it is there. */
   private consumed = 0;
-  private relayLimit = RING_BYTES;
+  private relayLimit = 0;
   private steps = 0;
   private rows = 0;
   private sentBefore = 0;
@@ -125,7 +125,8 @@ export class EvaluatorSession {
       if (this.state === 'running' && !clean) this.end(e);
       else this.finish();
     };
-    helper.control({ type: 'credit', limit: RING_BYTES });
+    if (this.relay === 'in') peer.control({ type: 'credit', limit: RING_BYTES });
+    this.credit();
     this.watch = setInterval(() => this.checkProgress(), o.progressMs / 4);
   }
 

@@ -55,6 +55,8 @@ const header = (h: Partial<FrameHeader> & { payload?: number } = {}): Uint8Array
   return frame;
 };
 
+const id = (byte: number): Uint8Array => new Uint8Array(32).fill(byte);
+
 describe('frames', () => {
   it('read what they write', () => {
     const h = { kind: FRAME.dealt, last: false, sequence: 7, session: [1, 0xffffffff] as const, hash: { low: -5, high: 9 }, length: 3 };
@@ -89,9 +91,10 @@ describe('links', () => {
     left.control({ type: 'credit', limit: 5 });
     expect(control).toEqual({ type: 'credit', limit: 5 });
   });
-  it.each<[RegExp, (a: Pipe) => void]>([
+  it.each<[RegExp, (a: Pipe, right: Link, left: Link) => void]>([
     [/frame out of order/, (a) => a.send(header({ sequence: 1 }) as Uint8Array<ArrayBuffer>)],
-    [/frame of another session/, (a) => a.send(header({ session: [1, 2] }) as Uint8Array<ArrayBuffer>)],
+    [/frame of another session/, (a, right) => (right.bind(id(3)), a.send(header({ session: [1, 2] }) as Uint8Array<ArrayBuffer>))],
+    [/too many frames before the session/, (_, __, left) => (left.bind(id(3)), left.send(FRAME.round, new Uint8Array(4 * MAX_FRAME_PAYLOAD)))],
     [/text message/, (a) => a.other.emit('message', { data: 'x' })],
     [/bad control message, field type/, (a) => a.send(Uint8Array.from([...header({ kind: FRAME.control, payload: 1 }).subarray(0, HEADER_BYTES), 0x80]))],
   ])('end with %s, told to both ends', (reason, act) => {
@@ -100,10 +103,41 @@ describe('links', () => {
     right.onFrame = () => undefined;
     left.onEnd = (e) => reasons.push(e.message);
     right.onEnd = (e) => reasons.push(e.message);
-    act(a);
+    act(a, right, left);
     expect(reasons).toHaveLength(2);
     for (const r of reasons) expect(r).toMatch(reason);
     expect(right.open).toBe(false);
+  });
+  it('keep frames of a session that the other end knew of first, in order', async () => {
+    const { left, right } = pair(),
+      got: string[] = [];
+    left.bind(id(3));
+    left.send(FRAME.round, Uint8Array.of(1));
+    left.control({ type: 'credit', limit: 2 });
+    right.bind(id(3));
+    right.onFrame = (_, payload) => got.push(`frame ${payload[0]}`);
+    right.onControl = (m) => got.push(m.type);
+    await Promise.resolve();
+    left.send(FRAME.round, Uint8Array.of(3));
+    expect(got).toEqual(['frame 1', 'credit', 'frame 3']);
+  });
+  it('refuse early frames of another session once bound, and hear an error from either side of the bind', async () => {
+    for (const [from, to, said] of [
+      [3, 4, /frame of another session/],
+      [undefined, 4, /no disk/],
+      [3, undefined, /no disk/],
+    ] as const) {
+      const { left, right } = pair();
+      let reason = '';
+      right.onEnd = (e) => (reason = e.message);
+      right.onFrame = () => undefined;
+      if (from !== undefined) left.bind(id(from));
+      if (from !== undefined && to !== undefined) left.send(FRAME.round, Uint8Array.of(1));
+      if (to !== undefined) right.bind(id(to));
+      if (from === undefined || to === undefined) left.fail(new CachetError({ code: 'model', what: 'no disk' }));
+      await Promise.resolve();
+      expect(reason).toMatch(said);
+    }
   });
   it('say when the other end closed in good order', () => {
     const { left, right } = pair();

@@ -38,7 +38,7 @@ function machine(): Check[] {
           has = ['avx2', 'avx512dq', 'avx512f'].filter((f) => flags.has(f));
         return flags.size === 0 || flags.has('avx512dq')
           ? ['ok', `${cpus()[0]?.model.trim() ?? 'unknown'}${has.length > 0 ? `: ${has.join(', ')}` : ''}`]
-          : ['warning', `${cpus()[0]?.model.trim()}: no 64-bit SIMD multiply (avx512dq), products will be slower`];
+          : ['warning', 'no 64-bit SIMD multiply (avx512dq): slower products'];
       },
     ],
     [
