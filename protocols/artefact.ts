@@ -12,7 +12,7 @@ import { CachetError } from './errors.ts';
 import type { ExpPlan } from './gates/expTable.ts';
 import type { FourierPlan } from './gates/fourier.ts';
 import { bindWindows, type WindowsPlan } from './gates/windows.ts';
-import type { LlamaShape } from './models/config.ts';
+import { ARCHITECTURES, type ModelShape } from './models/config.ts';
 import { readSafetensors, type Safetensors } from './models/safetensors.ts';
 import type { LayerPlan, LlamaPlan, NormPlan } from './programs/plan.ts';
 import type { Constant, Matrix } from './tensor.ts';
@@ -79,8 +79,16 @@ const shapeSchema = z.strictObject({
   inner: integer.positive(),
   vocab: integer.positive(),
   maxPositions: integer.positive(),
-  ropeTheta: z.number(),
+  architecture: z.enum(ARCHITECTURES),
+  rope: z
+    .strictObject({
+      theta: z.number(),
+      scaling: z.strictObject({ factor: z.number(), lowFreqFactor: z.number(), highFreqFactor: z.number(), originalMaxPositions: z.number() }).nullable(),
+    })
+    .nullable(),
+  norm: z.enum(['rms', 'layer']),
   eps: z.number(),
+  activation: z.enum(['silu', 'gelu', 'gelu-tanh']),
   tied: z.boolean(),
   bosId: integer.nullable(),
   eosIds: z.array(integer),
@@ -100,7 +108,7 @@ export interface Artefact {
   readonly digest: string;
   readonly bytes: Uint8Array;
   readonly name: string;
-  readonly shape: LlamaShape;
+  readonly shape: ModelShape;
   readonly prefixIds: readonly number[];
   /** For the client: [vocab, width], [width], [vocab, width]. */
   readonly embed: Float32Array;

@@ -11,7 +11,7 @@ import { expTables, type ExpPlan } from './gates/expTable.ts';
 import { fitFourier } from './gates/fourier.ts';
 import { WEIGHT_SCALE } from './gates/linear.ts';
 import { fitWindows, type WindowFunction, type WindowsPlan } from './gates/windows.ts';
-import type { LlamaWeights } from './models/llama.ts';
+import type { ModelWeights } from './models/weights.ts';
 import { writeSafetensors, type TensorData } from './models/safetensors.ts';
 import { createCache } from './programs/attention.ts';
 import { forward } from './programs/llama.ts';
@@ -20,7 +20,7 @@ import type { Matrix } from './tensor.ts';
 
 export interface PrepareOptions {
   readonly name: string;
-  readonly weights: LlamaWeights;
+  readonly weights: ModelWeights;
   /** Token ids of the public prefix. */
   readonly prefixIds: readonly number[];
   /** Token ids of the calibration documents, each beginning with the prefix. */
@@ -83,7 +83,7 @@ export function prepare(o: PrepareOptions): Prepared {
 type Matrices = Record<'qkv' | 'o' | 'gateUp' | 'down', Matrix>;
 
 /** Norm gains and 1 / sqrt(headDim) folded in, rounded to int16 at 12 fraction bits, or fewer where a weight would not fit. */
-function quantise(w: LlamaWeights): Matrices[] {
+function quantise(w: ModelWeights): Matrices[] {
   const { shape } = w,
     unit = shape.headDim ** -0.5;
   return w.layers.map((l, i) => {
@@ -106,18 +106,18 @@ function quantise(w: LlamaWeights): Matrices[] {
     return {
       qkv: matrix('q, k, v', join(gained(l.q, l.inputNorm, unit), gained(l.k, l.inputNorm), gained(l.v, l.inputNorm)), shape.width),
       o: matrix('o', l.o, shape.heads * shape.headDim),
-      gateUp: matrix('gate, up', join(gained(l.gate, l.postNorm), gained(l.up, l.postNorm)), shape.width),
+      gateUp: matrix('gate, up', join(gained(l.gate!, l.postNorm), gained(l.up, l.postNorm)), shape.width),
       down: matrix('down', l.down, shape.inner),
     };
   });
 }
 
 /** A plan for the Float engine: exact functions, wide domains, unquantised weights; no prefix yet. */
-function referencePlan(w: LlamaWeights, matrices: readonly Matrices[]): LlamaPlan {
+function referencePlan(w: ModelWeights, matrices: readonly Matrices[]): LlamaPlan {
   const { shape } = w,
     half = shape.headDim / 2,
     size = shape.maxPositions * half;
-  const angle = (i: number): number => Math.floor(i / half) * shape.ropeTheta ** (-(i % half) / half);
+  const angle = (i: number): number => Math.floor(i / half) * shape.rope!.theta ** (-(i % half) / half);
   const table = (f: (x: number) => number) => ({ pointer: 0, array: Int32Array.from({ length: size }, (_, i) => Math.round(f(angle(i)) * 4096)) });
   const windows = (f: WindowFunction, outputScale: number) => ({ f, low: 0, high: 2 ** 40, outputScale, splines: [{ ...IDLE_SPLINE, outputScale }] });
   const norm = { squareScale: 12, openBits: 52, rsqrt: windows({ name: 'rsqrt', width: shape.width, eps: shape.eps }, SCALE.rsqrt) };
@@ -179,7 +179,7 @@ function nonzeroTable(): Uint8Array {
 }
 
 /** Runs the Float engine on a batch of tokens at all positions; returns its caches. */
-function run(plan: LlamaPlan, w: LlamaWeights, ids: readonly number[], watch?: (name: string, values: Float64Array) => void) {
+function run(plan: LlamaPlan, w: ModelWeights, ids: readonly number[], watch?: (name: string, values: Float64Array) => void) {
   const width = plan.shape.width,
     past = plan.prefixIds.length;
   const float = new Float({ next: () => Float64Array.from(ids.flatMap((id) => [...w.embed.subarray(id * width, (id + 1) * width)])), emit: () => undefined });
@@ -200,7 +200,7 @@ function run(plan: LlamaPlan, w: LlamaWeights, ids: readonly number[], watch?: (
   return caches;
 }
 
-function prefixCache(plan: LlamaPlan, w: LlamaWeights, ids: readonly number[]): { keys: BigInt64Array[]; values: BigInt64Array[] } {
+function prefixCache(plan: LlamaPlan, w: ModelWeights, ids: readonly number[]): { keys: BigInt64Array[]; values: BigInt64Array[] } {
   const { kvHeads, headDim } = plan.shape;
   if (ids.length === 0) return { keys: plan.layers.map(() => new BigInt64Array(0)), values: plan.layers.map(() => new BigInt64Array(0)) };
   const caches = run(plan, w, ids);
@@ -239,7 +239,7 @@ function calibrate(plan: LlamaPlan, o: PrepareOptions): Ranges {
   return ranges;
 }
 
-function planLayer(w: LlamaWeights, l: number, ranges: Ranges, matrices: Matrices, tensors: Map<string, TensorData>) {
+function planLayer(w: ModelWeights, l: number, ranges: Ranges, matrices: Matrices, tensors: Map<string, TensorData>) {
   const { shape } = w,
     at = (name: string) => ranges.get(`${l}.${name}`)!;
   const largest = (name: string): number => Math.max(-at(name).min, at(name).max);

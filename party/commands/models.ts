@@ -4,7 +4,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Command } from 'commander';
 import { artefactPath, EMBEDDED_MODEL, modelFolder, readJson, readModelArtefact } from '../../client/node.ts';
-import { ARCHITECTURES, readConfig, type LlamaShape } from '../../protocols/models/config.ts';
+import { ARCHITECTURES, readConfig, type ModelShape } from '../../protocols/models/config.ts';
 import { WEIGHT_TYPES } from '../../protocols/models/safetensors.ts';
 import { bytes, count, table } from '../terminal.ts';
 
@@ -20,7 +20,7 @@ interface Found {
   readonly problem?: string;
 }
 
-const parametersOf = (s: LlamaShape): number =>
+const parametersOf = (s: ModelShape): number =>
   s.vocab * s.width * (s.tied ? 1 : 2) + s.layers * (s.width * s.headDim * (2 * s.heads + 2 * s.kvHeads) + 3 * s.width * s.inner + 2 * s.width) + s.width;
 
 async function look(model: string): Promise<Found> {

@@ -1,8 +1,21 @@
-/** A Llama's shape, from a Hugging Face `config.json`. What the protocol does not implement is refused by name. */
+/** A model's shape, from a Hugging Face `config.json`. What the protocol does not implement is refused by name. */
 import { z } from 'zod';
 import { CachetError } from '../errors.ts';
 
-export interface LlamaShape {
+/** `model_type` of what the programs implement. */
+export const ARCHITECTURES = ['llama', 'qwen2', 'gpt2'] as const;
+export type Architecture = (typeof ARCHITECTURES)[number];
+
+/** Frequencies of Llama 3's RoPE: long wavelengths are stretched by `factor`, short ones kept, those between blended. */
+export interface RopeScaling {
+  readonly factor: number;
+  readonly lowFreqFactor: number;
+  readonly highFreqFactor: number;
+  readonly originalMaxPositions: number;
+}
+
+export interface ModelShape {
+  readonly architecture: Architecture;
   readonly layers: number;
   readonly width: number;
   readonly heads: number;
@@ -11,20 +24,21 @@ export interface LlamaShape {
   readonly inner: number;
   readonly vocab: number;
   readonly maxPositions: number;
-  readonly ropeTheta: number;
+  /** Null: positions are learned, added to the embedding by the client. */
+  readonly rope: { readonly theta: number; readonly scaling: RopeScaling | null } | null;
+  readonly norm: 'rms' | 'layer';
   readonly eps: number;
+  /** Of the MLP: SiLU in gated ones, GELU (exact, or its tanh form) in plain ones. */
+  readonly activation: 'silu' | 'gelu' | 'gelu-tanh';
   /** The head is the embedding. */
   readonly tied: boolean;
   readonly bosId: number | null;
   readonly eosIds: readonly number[];
 }
 
-/** `model_type` of what the programs implement. */
-export const ARCHITECTURES = ['llama'] as const;
-
 const count = z.number().int().positive();
 const schema = z.object({
-  model_type: z.enum(ARCHITECTURES),
+  model_type: z.literal('llama'),
   hidden_size: count,
   intermediate_size: count,
   num_hidden_layers: count,
@@ -45,7 +59,7 @@ const schema = z.object({
 });
 
 /** @throws CachetError 'model' naming the first field that is missing or unsupported. */
-export function readConfig(json: unknown): LlamaShape {
+export function readConfig(json: unknown): ModelShape {
   const parsed = schema.safeParse(json);
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!,
@@ -73,6 +87,7 @@ export function readConfig(json: unknown): LlamaShape {
   ] as const)
     if (v % 8 !== 0) throw bad(field, 'a multiple of 8', v);
   return {
+    architecture: 'llama',
     layers: c.num_hidden_layers,
     width: c.hidden_size,
     heads: c.num_attention_heads,
@@ -81,8 +96,10 @@ export function readConfig(json: unknown): LlamaShape {
     inner: c.intermediate_size,
     vocab: c.vocab_size,
     maxPositions: c.max_position_embeddings,
-    ropeTheta: c.rope_theta,
+    rope: { theta: c.rope_theta, scaling: null },
+    norm: 'rms',
     eps: c.rms_norm_eps,
+    activation: 'silu',
     tied: c.tie_word_embeddings,
     bosId: c.bos_token_id ?? null,
     eosIds: c.eos_token_id == null ? [] : [c.eos_token_id].flat(),

@@ -1,33 +1,11 @@
 /** A Llama's weights in float32, from a Hugging Face checkpoint; and its plain forward pass, which answers are compared with. */
 import { CachetError } from '../errors.ts';
-import type { LlamaShape } from './config.ts';
+import type { ModelShape } from './config.ts';
 import type { Safetensors } from './safetensors.ts';
-
-/** Matrices are [out, in], row by row, as in the checkpoint. */
-export interface LlamaLayer {
-  readonly inputNorm: Float32Array;
-  readonly q: Float32Array;
-  readonly k: Float32Array;
-  readonly v: Float32Array;
-  readonly o: Float32Array;
-  readonly postNorm: Float32Array;
-  readonly gate: Float32Array;
-  readonly up: Float32Array;
-  readonly down: Float32Array;
-}
-
-export interface LlamaWeights {
-  readonly shape: LlamaShape;
-  readonly layers: readonly LlamaLayer[];
-  /** [vocab, width] */
-  readonly embed: Float32Array;
-  readonly finalNorm: Float32Array;
-  /** [vocab, width]; the embedding itself where tied. */
-  readonly head: Float32Array;
-}
+import type { LayerWeights, ModelWeights } from './weights.ts';
 
 /** @throws CachetError 'model' naming the tensor that is missing or of another shape. */
-export function readLlama(shape: LlamaShape, tensors: Safetensors): LlamaWeights {
+export function readLlama(shape: ModelShape, tensors: Safetensors): ModelWeights {
   const get = (name: string, ...expected: number[]): Float32Array => {
     const data = tensors.float32(name),
       got = tensors.shape(name);
@@ -47,7 +25,7 @@ export function readLlama(shape: LlamaShape, tensors: Safetensors): LlamaWeights
   const { width, inner, vocab } = shape,
     q = shape.heads * shape.headDim,
     kv = shape.kvHeads * shape.headDim;
-  const layers = Array.from({ length: shape.layers }, (_, i): LlamaLayer => {
+  const layers = Array.from({ length: shape.layers }, (_, i): LayerWeights => {
     const at = (name: string): string => `model.layers.${i}.${name}.weight`;
     return {
       inputNorm: get(at('input_layernorm'), width),
@@ -84,12 +62,12 @@ export function product(w: Float32Array, x: Float64Array): Float64Array {
 
 /** The model in the clear, token by token, in float64: written from the definition, sharing nothing with the protocol's programs. */
 export class PlainLlama {
-  private readonly w: LlamaWeights;
+  private readonly w: ModelWeights;
   private readonly keys: Float64Array[][];
   private readonly values: Float64Array[][];
   private position = 0;
 
-  constructor(w: LlamaWeights) {
+  constructor(w: ModelWeights) {
     this.w = w;
     this.keys = w.layers.map(() => []);
     this.values = w.layers.map(() => []);
@@ -122,7 +100,7 @@ export class PlainLlama {
       }
       x = add(x, product(l.o, mixed));
       const g = rmsNorm(x, l.postNorm, eps),
-        gate = product(l.gate, g),
+        gate = product(l.gate!, g),
         up = product(l.up, g);
       x = add(
         x,
@@ -137,12 +115,12 @@ export class PlainLlama {
   }
 
   private rotate(x: Float64Array): Float64Array {
-    const { headDim, ropeTheta } = this.w.shape,
+    const { headDim, rope } = this.w.shape,
       half = headDim / 2,
       y = new Float64Array(x.length);
     for (let at = 0; at < x.length; at += headDim)
       for (let j = 0; j < half; j++) {
-        const angle = this.position * ropeTheta ** (-j / half),
+        const angle = this.position * rope!.theta ** (-j / half),
           c = Math.cos(angle),
           s = Math.sin(angle),
           a = x[at + j]!,

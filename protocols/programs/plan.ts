@@ -14,7 +14,7 @@ import type { FourierParams } from '../gates/fourier.ts';
 import type { RopeTables } from '../gates/linear.ts';
 import type { TruthTable } from '../gates/truthTable.ts';
 import type { WindowsParams } from '../gates/windows.ts';
-import type { LlamaShape } from '../models/config.ts';
+import type { ModelShape } from '../models/config.ts';
 import type { Matrix } from '../tensor.ts';
 
 export const SCALE = { residual: 24, activation: 12, value: 8, rsqrt: 18, probability: 22, reciprocal: 27, silu: 32 } as const;
@@ -46,7 +46,7 @@ export interface LayerPlan {
 }
 
 export interface LlamaPlan {
-  readonly shape: LlamaShape;
+  readonly shape: ModelShape;
   /** Public tokens before every prompt; their keys and values are constants: per layer [prefix, kvHeads, headDim] integers. */
   readonly prefixIds: readonly number[];
   readonly prefixKeys: readonly BigInt64Array[];
