@@ -40,7 +40,7 @@ function place(name: string, seed: number): Kernels {
 
 const lengths = (k: Kernels, list: number[]) => new Uint32Array(k.memory.buffer, E, list.length).set(list);
 const exp = { inputScale: 12, low: -100 * 4096, domainBits: 19, cellsLog2: 3, outputScale: 22, shifts: [0, 5] };
-const silu = fitFourier({ name: 'silu', inputScale: 12, periodBits: 16, terms: 6, edge: 5, bits: 56, outputScale: 32 });
+const silu = fitFourier({ name: 'silu', inputScale: 12, periodBits: 16, terms: 6, edge: 5, bits: 56, drop: 0 });
 const placeTable = (k: Kernels, table: ArrayBufferView) =>
   u8(k.memory, C, table.byteLength).set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
 const clean88 = (k: Kernels, hi: number, n: number) => k.reduce(hi, hi, 24, n);
@@ -76,10 +76,13 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
     ['pack', (k, n) => k.pack(D, A, bits, n)],
     ['unpack', (k, n) => k.unpack(D, A, bits, n)],
   ]),
-  ['sub88', (k, n) => (clean88(k, B, n), clean88(k, E, n), k.sub88(A, B, C, E, n))],
-  ['pack88', (k, n) => (clean88(k, B, n), k.pack88(D, A, B, n))],
-  ['pack88', (k, n) => k.pack88(D, A, B, n)],
-  ['unpack88', (k, n) => k.unpack88(D, E, A, n)],
+  ...[8, 24, 32].flatMap((bits): typeof rows => [
+    ['subWide', (k, n) => (k.reduce(B, B, bits, n), k.reduce(E, E, bits, n), k.subWide(A, B, C, E, bits, n))],
+    ['packWide', (k, n) => (k.reduce(B, B, bits, n), k.packWide(D, A, B, bits, n))],
+    ['packWide', (k, n) => k.packWide(D, A, B, bits, n)],
+    ['unpackWide', (k, n) => k.unpackWide(D, E, A, bits, n)],
+    ['signWords', (k, n) => k.signWords(D, A, bits, n)],
+  ]),
   ['prg', (k, n) => (k.prg(D, A, 7, 3, 0, 64, n), k.prg(D + 8 * n, A, 7, 3, 29, 24, n), k.prg(D + 16 * n, A, 7, 3, 2 ** 35 + 5, 1, n))],
   ['splinePayload', (k, n) => k.splinePayload(D, E, A, 17, 9, 3, n)],
   ...(
@@ -147,9 +150,14 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
   ]),
   ['fourierDeal', (k, n) => (placeTable(k, silu.tables), k.fourierDeal(D, A, 16, 6, C, n))],
   ['fourierEvaluate', (k, n) => (placeTable(k, silu.tables), k.fourierEvaluate(D, A, B, 16, 6, C, n))],
+  ...[0, 1].map((party): (typeof rows)[number] => [
+    'fourierEvaluateWide',
+    (k, n) => (placeTable(k, silu.tables), k.reduce(E, E, 8, 12 * n), k.fourierEvaluateWide(D, A, B, E, party, 16, 6, C, 13, n)),
+  ]),
   ['oneHot64', (k, n) => k.oneHot64(D, A, n)],
   ['suffix64', (k, n) => k.suffix64(D, A, B, n)],
-  ['parities', (k, n) => (lengths(k, [3, n, 1]), k.parities(D, A, E, 3, B, 4, 1))],
+  ['parities', (k, n) => (lengths(k, [3, n, 1]), k.parities(D, A, E, 3, 0, 64, B, 4, 1))],
+  ['parities', (k, n) => (lengths(k, [3, n, 1]), k.parities(D, A, E, 3, 11, 5, B, 4, 1))],
   [
     'tableRotate',
     (k, n) => (
@@ -160,6 +168,8 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
     ),
   ],
   ['tableLookup', (k, n) => k.tableLookup(D, A, B, 8, n)],
+  ['lookupPermute', (k, n) => (k.lookupPermute(D, A, B, 6, 0, n), k.lookupPermute(E, A, B, 4, 1, n))],
+  ['lookupPick', (k, n) => k.lookupPick(D, A, B, 3, n)],
 ];
 
 const visible = (k: Kernels) => {

@@ -41,9 +41,10 @@ type RingKernels = Pick<
   | 'rope'
   | 'pack'
   | 'unpack'
-  | 'sub88'
-  | 'pack88'
-  | 'unpack88'
+  | 'subWide'
+  | 'packWide'
+  | 'unpackWide'
+  | 'signWords'
 >;
 
 export function ringKernels(memory: WebAssembly.Memory): RingKernels {
@@ -199,32 +200,37 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
         out[i] = v;
       }
     },
-    sub88(lo, hi, lo0, hi0, n) {
+    subWide(lo, hi, lo0, hi0, hiBits, n) {
       for (let i = 0; i < n; i++) {
         const v = ((u64(hi, n)[i]! << 64n) | u64(lo, n)[i]!) - ((u64(hi0, n)[i]! << 64n) | u64(lo0, n)[i]!);
         u64(lo, n)[i] = BigInt.asUintN(64, v);
-        u64(hi, n)[i] = BigInt.asUintN(88, v) >> 64n;
+        u64(hi, n)[i] = BigInt.asUintN(64 + hiBits, v) >> 64n;
       }
     },
-    pack88(dst, lo, hi, n) {
+    packWide(dst, lo, hi, hiBits, n) {
+      const width = 8 + hiBits / 8;
       let bad = 0;
       for (let i = 0; i < n; i++) {
         let v = (u64(hi, n)[i]! << 64n) | u64(lo, n)[i]!;
-        if (v > maskOf(88)) {
+        if (v > maskOf(64 + hiBits)) {
           bad++;
           v = 0n;
         }
-        for (let b = 0; b < 11; b++) u8(dst, 11 * n)[11 * i + b] = Number((v >> BigInt(8 * b)) & 255n);
+        for (let b = 0; b < width; b++) u8(dst, width * n)[width * i + b] = Number((v >> BigInt(8 * b)) & 255n);
       }
       return bad;
     },
-    unpack88(lo, hi, src, n) {
+    unpackWide(lo, hi, src, hiBits, n) {
+      const width = 8 + hiBits / 8;
       for (let i = 0; i < n; i++) {
         let v = 0n;
-        for (let b = 10; b >= 0; b--) v = (v << 8n) | BigInt(u8(src, 11 * n)[11 * i + b]!);
+        for (let b = width - 1; b >= 0; b--) v = (v << 8n) | BigInt(u8(src, width * n)[width * i + b]!);
         u64(lo, n)[i] = v & MASK64;
         u64(hi, n)[i] = v >> 64n;
       }
+    },
+    signWords(hi, a, hiBits, n) {
+      for (let i = 0; i < n; i++) u64(hi, n)[i] = u64(a, n)[i]! >> 63n ? maskOf(hiBits) : 0n;
     },
   };
 }
