@@ -45,13 +45,17 @@ export const transpose = (rows: number, cols: number): Linear => ({
   },
 });
 
-/** x[rows, inner] W^T -> [rows, cols], 2^WEIGHT_SCALE finer: coarser weights are scaled up. */
-export const matmul = (w: Matrix, rows: number): Linear => ({
+/**
+ * x[rows, inner] W^T -> [rows, cols], 2^WEIGHT_SCALE finer: coarser weights are scaled up. `bits`: ring of the result where it is smaller than the operand's;
+ * 32, 44 and 56 are the steps at which the product gets faster.
+ */
+export const matmul = (w: Matrix, rows: number, bits?: number): Linear => ({
   name: 'matmul',
   size: rows * w.cols,
   scale: WEIGHT_SCALE,
+  ...(bits === undefined ? {} : { bits }),
   integer(k, dst, src) {
-    k.gemmI16(dst, src, w.pointer, rows, w.inner, w.cols);
+    k.gemmI16(dst, src, w.pointer, rows, w.inner, w.cols, bits ?? 64);
     if (w.fraction < WEIGHT_SCALE) k.mulScalar(dst, dst, 2 ** (WEIGHT_SCALE - w.fraction), rows * w.cols, SET);
   },
   real(dst, src) {
