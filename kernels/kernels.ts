@@ -19,6 +19,8 @@ export const TAU = 8;
 
 export interface Kernels {
   readonly name: string;
+  /** What the backend chose on this machine by measuring; empty where there is no choice. */
+  readonly choices: string;
   readonly memory: WebAssembly.Memory;
 
   // ---- ring arithmetic on u64[n] ------------------------------------------------------------------------------------
@@ -43,8 +45,17 @@ export interface Kernels {
   segmentSpread(dst: number, a: number, lengths: number, segments: number, scalar: number, mode: number): void;
 
   // ---- linear and bilinear maps --------------------------------------------------------------------------------------
-  /** dst[r, c] = sum_i x[r, i] * w[c, i]; x u64[rows, inner], w int16[cols, inner] (sign-extended), dst u64[rows, cols]. inner % 8 == 0. */
-  gemmI16(dst: number, x: number, w: number, rows: number, inner: number, cols: number): void;
+  /**
+   * dst[r, c] = sum_i x[r, i] * w[c, i]; x u64[rows, inner], w int16[cols, inner] (sign-extended), dst u64[rows, cols]. inner % 8 == 0.
+   * Only the low `bits` bits of the result are needed, 1 <= bits <= 64 (the rest is arbitrary): fewer are faster, in steps at 32, 44, 56.
+   * Working space: the low page.
+   */
+  gemmI16(dst: number, x: number, w: number, rows: number, inner: number, cols: number, bits: number): void;
+  /**
+   * The same in float32: x f32[rows, inner], w f32[cols, inner], dst f32[rows, cols]. inner % 8 == 0. Every operation rounds to float32: eight partial
+   * sums s_j, j = i mod 8, each in the order of i; with t_j = s_j + s_(j + 4) the result is (t_0 + t_1) + (t_2 + t_3).
+   */
+  gemmF32(dst: number, x: number, w: number, rows: number, inner: number, cols: number): void;
   /** dst[i] (mode)= a[i] * b[i] */
   hadamard(dst: number, a: number, b: number, n: number, mode: number): void;
   /** dst[r, c] (mode)= a[r, c] * s[r] */

@@ -5,5 +5,5 @@ import { keyedKernels } from './keyed.ts';
 import { ringKernels } from './ring.ts';
 
 export function referenceKernels(memory: WebAssembly.Memory): Kernels {
-  return { name: 'reference', memory, ...ringKernels(memory), ...keyedKernels(memory), ...gateKernels(memory) };
+  return { name: 'reference', choices: '', memory, ...ringKernels(memory), ...keyedKernels(memory), ...gateKernels(memory) };
 }

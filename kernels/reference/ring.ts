@@ -32,6 +32,7 @@ type RingKernels = Pick<
   | 'segmentSum'
   | 'segmentSpread'
   | 'gemmI16'
+  | 'gemmF32'
   | 'hadamard'
   | 'scaleRows'
   | 'dotRows'
@@ -85,7 +86,7 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
         dst += 8 * n;
       });
     },
-    gemmI16(dst, x, w, rows, inner, cols) {
+    gemmI16(dst, x, w, rows, inner, cols, bits) {
       const out = u64(dst, rows * cols),
         a = u64(x, rows * inner),
         b = new Int16Array(buffer, w, cols * inner);
@@ -93,7 +94,19 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
         for (let c = 0; c < cols; c++) {
           let sum = 0n;
           for (let i = 0; i < inner; i++) sum += a[r * inner + i]! * BigInt(b[c * inner + i]!);
-          out[r * cols + c] = BigInt.asUintN(64, sum);
+          out[r * cols + c] = BigInt.asUintN(bits, sum);
+        }
+    },
+    gemmF32(dst, x, w, rows, inner, cols) {
+      const out = new Float32Array(buffer, dst, rows * cols),
+        a = new Float32Array(buffer, x, rows * inner),
+        b = new Float32Array(buffer, w, cols * inner);
+      for (let r = 0; r < rows; r++)
+        for (let c = 0; c < cols; c++) {
+          const s = new Float32Array(8);
+          for (let i = 0; i < inner; i++) s[i % 8] = s[i % 8]! + Math.fround(a[r * inner + i]! * b[c * inner + i]!);
+          const [t0, t1, t2, t3] = [0, 1, 2, 3].map((j) => Math.fround(s[j]! + s[j + 4]!));
+          out[r * cols + c] = Math.fround(t0! + t1!) + Math.fround(t2! + t3!);
         }
     },
     hadamard(dst, a, b, n, mode) {

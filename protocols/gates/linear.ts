@@ -5,6 +5,7 @@
  * Source: linearity of additive sharing. A map gives its integer form on one lane and its real form; `Engine.linear` applies it.
  */
 import { SET, type Kernels } from '../../kernels/kernels.ts';
+import { realProduct } from '../realProduct.ts';
 import type { Constant, Matrix } from '../tensor.ts';
 
 export interface Linear {
@@ -42,22 +43,13 @@ export const transpose = (rows: number, cols: number): Linear => ({
   },
 });
 
-/** x[rows, inner] W^T -> [rows, cols], 2^fraction finer; the low `bits` bits are right. */
-export const matmul = (w: Matrix, rows: number, _bits: number): Linear => ({
+/** x[rows, inner] W^T -> [rows, cols], 2^fraction finer; `bits`: ring of x and of the result. */
+export const matmul = (w: Matrix, rows: number, bits: number): Linear => ({
   name: 'matmul',
   size: rows * w.cols,
   scale: w.fraction,
-  integer: (k, dst, src) => k.gemmI16(dst, src, w.pointer, rows, w.inner, w.cols),
-  real(dst, src) {
-    const weights = w.real ?? w.array,
-      unit = w.real ? 1 : 2 ** -w.fraction;
-    for (let r = 0; r < rows; r++)
-      for (let c = 0; c < w.cols; c++) {
-        let sum = 0;
-        for (let i = 0, a = r * w.inner, b = c * w.inner; i < w.inner; i++) sum += src[a + i]! * weights[b + i]!;
-        dst[r * w.cols + c] = sum * unit;
-      }
-  },
+  integer: (k, dst, src) => k.gemmI16(dst, src, w.pointer, rows, w.inner, w.cols, bits),
+  real: (dst, src) => realProduct(dst, src, w, rows),
 });
 
 export interface RopeTables {
