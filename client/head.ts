@@ -1,7 +1,8 @@
 /** What the client computes in the clear: the embedding of its tokens, and the logits from the final hidden state that only it can rebuild. */
 import { clientTensors, type Artefact } from '../protocols/artefact.ts';
 import { embedTokens } from '../protocols/models/embedding.ts';
-import { layerNorm, product, rmsNorm } from '../protocols/models/llama.ts';
+import { finalNorm } from '../protocols/models/finalNorm.ts';
+import { product } from '../protocols/models/llama.ts';
 
 /** Embeddings of tokens at positions `position` .., [ids.length, width], as fixed point integers at the residual stream's scale. */
 export function embed(a: Artefact, ids: readonly number[], position: number): BigInt64Array<ArrayBuffer> {
@@ -14,7 +15,6 @@ export function embed(a: Artefact, ids: readonly number[], position: number): Bi
 
 /** Final norm and head: logits over the vocabulary from the last position's residual stream. */
 export function logitsOf(a: Artefact, hidden: Float64Array): Float64Array {
-  const { head, finalNorm, finalNormBias } = clientTensors(a),
-    { norm, eps } = a.shape;
-  return product(head, norm === 'layer' ? layerNorm(hidden, finalNorm, finalNormBias, eps) : rmsNorm(hidden, finalNorm, eps));
+  const w = { shape: a.shape, ...clientTensors(a) };
+  return product(w.head, finalNorm(w, hidden));
 }

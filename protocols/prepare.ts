@@ -99,6 +99,13 @@ export function prepare(o: PrepareOptions): Prepared {
 
 // ---- calibration ------------------------------------------------------------------------------------------------------------------------
 
+/** A plan for the Float engine from unquantised weights, without a public prefix: the reference of `evaluate`. */
+export const floatPlan = (w: ModelWeights): ModelPlan =>
+  referencePlan(
+    w.shape,
+    w.layers.map((l) => foldLayer(w, l)),
+  );
+
 /** A plan for the Float engine: exact functions, wide domains, unquantised weights; no prefix yet. */
 function referencePlan(shape: ModelShape, folded: readonly FoldedLayer[]): ModelPlan {
   const R = 24,

@@ -49,13 +49,6 @@ export function rmsNorm(x: Float64Array, gain: Float32Array, eps: number): Float
   return x.map((v, i) => v * scale * gain[i]!);
 }
 
-/** LayerNorm with gain and bias. */
-export function layerNorm(x: Float64Array, gain: Float32Array, bias: Float32Array | undefined, eps: number): Float64Array {
-  const mean = x.reduce((s, v) => s + v, 0) / x.length,
-    scale = 1 / Math.sqrt(x.reduce((s, v) => s + (v - mean) ** 2, 0) / x.length + eps);
-  return x.map((v, i) => (v - mean) * scale * gain[i]! + (bias?.[i] ?? 0));
-}
-
 /** y = W x, W [out, in]. */
 export function product(w: Float32Array, x: Float64Array): Float64Array {
   const y = new Float64Array(w.length / x.length);
