@@ -1,6 +1,6 @@
 /** What the client computes in the clear: the embedding of its tokens, and the logits from the final hidden state that only it can rebuild. */
 import type { Artefact } from '../protocols/artefact.ts';
-import { product, rmsNorm } from '../protocols/models/llama.ts';
+import { product, rmsNorm } from '../protocols/models/plain.ts';
 
 /** Embedding rows of the tokens, [ids.length, width], as fixed point integers at 2^scale. */
 export function embed(a: Artefact, ids: readonly number[], scale: number): BigInt64Array<ArrayBuffer> {
