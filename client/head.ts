@@ -2,7 +2,7 @@
 import { clientTensors, type Artefact } from '../protocols/artefact.ts';
 import { embedTokens } from '../protocols/models/embedding.ts';
 import { finalNorm } from '../protocols/models/finalNorm.ts';
-import { product } from '../protocols/models/llama.ts';
+import { product } from '../protocols/models/plain.ts';
 
 /** Embeddings of tokens at positions `position` .., [ids.length, width], as fixed point integers at the residual stream's scale. */
 export function embed(a: Artefact, ids: readonly number[], position: number): BigInt64Array<ArrayBuffer> {

@@ -1,16 +1,39 @@
-/** The client's file access: model folders. The rest of client/ runs in a browser as well. */
+/** The client's file access: models. The rest of client/ runs in a browser as well. */
 import { readFile } from 'node:fs/promises';
-import { existsSync, readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { readArtefact, type Artefact } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
+import { readCheckpointConfig, type ModelShape } from '../protocols/models/config.ts';
+import { readGguf, type Gguf } from '../protocols/models/gguf.ts';
+import { ggufShape, readGgufWeights } from '../protocols/models/ggufModel.ts';
+import { ggufTokenizer } from '../protocols/models/ggufTokenizer.ts';
+import { randomShape, randomWeights } from '../protocols/models/random.ts';
+import { HUGGING_FACE } from '../protocols/models/registry.ts';
+import { readSafetensors, readShards, SHARD_INDEX } from '../protocols/models/safetensors.ts';
+import type { ByteSource, TensorSource } from '../protocols/models/source.ts';
+import type { ModelWeights } from '../protocols/models/weights.ts';
 import { Tokenizer } from './tokenizer.ts';
 
 /** Model that ships with the package. */
 export const EMBEDDED_MODEL = 'tiny-notes';
 
 const ARTEFACT_FILE = 'model.cachet';
+const RANDOM = 'random:';
+
+/** A model whose weights can be read. */
+export interface OpenModel {
+  /** Of the folder or file, without its ending; or as it was asked for. */
+  readonly name: string;
+  readonly shape: ModelShape;
+  /** Reads them, all in float32; each call reads them again. @throws CachetError 'model' naming what is wrong with which tensor. */
+  weights(): ModelWeights;
+  /** The parsed tokenizer.json, or what it would be; random models and folders without one have none. */
+  readonly tokenizer?: object;
+  /** The parsed tokenizer_config.json with the chat template; empty where there is none. */
+  readonly tokenizerConfig: object;
+}
 
 /** Root of the installed package, from sources and from the build alike. */
 export function packageRoot(): string {
@@ -22,22 +45,75 @@ export function packageRoot(): string {
 /** Of package.json. */
 export const packageVersion = (): string => (JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as { version: string }).version;
 
-/** The folder of a model: the embedded model by its name, or a path. */
-export const modelFolder = (model: string): string => (model === EMBEDDED_MODEL ? join(packageRoot(), 'protocols', 'models', EMBEDDED_MODEL) : model);
+/** The folder of a model: the embedded model by its name, a folder, or the folder of a GGUF file. @throws CachetError 'usage' for a random model, which has none. */
+export function modelFolder(model: string): string {
+  if (model === EMBEDDED_MODEL) return join(packageRoot(), 'protocols', 'models', EMBEDDED_MODEL);
+  if (model.startsWith(RANDOM)) throw new CachetError({ code: 'usage', what: 'a random model has no folder', expected: 'a folder or a GGUF file', got: model });
+  return isGguf(model) ? dirname(model) : model;
+}
+
+const isGguf = (path: string): boolean => path.toLowerCase().endsWith('.gguf');
+
+/** The GGUF file that a model is, or the only one of its folder; else undefined. @throws CachetError 'model' if there are several to choose from. */
+export function ggufPath(model: string): string | undefined {
+  if (model.startsWith(RANDOM)) return undefined;
+  if (isGguf(model)) return model;
+  const folder = modelFolder(model);
+  if (existsSync(join(folder, 'config.json')) && safetensorsPath(folder) !== undefined) return undefined;
+  const files = existsSync(folder) && statSync(folder).isDirectory() ? readdirSync(folder).filter(isGguf) : [];
+  if (files.length > 1)
+    throw new CachetError({ code: 'model', step: folder, what: 'several GGUF files', expected: 'one', got: files.join(', '), hint: 'name the file instead' });
+  return files[0] === undefined ? undefined : join(folder, files[0]);
+}
+
+const safetensorsPath = (folder: string): string | undefined => ['model.safetensors', SHARD_INDEX].map((f) => join(folder, f)).find((f) => existsSync(f));
+
+const cannotRead = (path: string, code: 'config' | 'artefact' | 'model' | 'usage', cause: unknown, hint?: string): CachetError =>
+  new CachetError({
+    code,
+    what: 'cannot read file',
+    expected: path,
+    got: (cause as NodeJS.ErrnoException).code ?? String(cause),
+    ...(hint === undefined ? {} : { hint }),
+    cause,
+  });
+
+/** A file, read by ranges; it is open only while it is being read. @throws CachetError 'model' naming the file. */
+export function fileSource(path: string): ByteSource {
+  const opened = <T>(f: () => T): T => {
+    try {
+      return f();
+    } catch (cause) {
+      throw cause instanceof CachetError ? cause : cannotRead(path, 'model', cause);
+    }
+  };
+  return {
+    size: opened(() => statSync(path).size),
+    read: (from, to) =>
+      opened(() => {
+        const out = new Uint8Array(to - from),
+          file = openSync(path, 'r');
+        try {
+          for (let at = 0; at < out.length;) {
+            const n = readSync(file, out, at, Math.min(out.length - at, 2 ** 30), from + at);
+            if (n === 0)
+              throw new CachetError({ code: 'model', step: path, what: 'file shrank while it was read', expected: `${to} bytes`, got: String(from + at) });
+            at += n;
+          }
+        } finally {
+          closeSync(file);
+        }
+        return out;
+      }),
+  };
+}
 
 /** @throws CachetError naming the file. */
 export async function readBytes(path: string, code: 'config' | 'artefact' | 'model' | 'usage', hint?: string): Promise<Uint8Array> {
   try {
     return await readFile(path);
   } catch (cause) {
-    throw new CachetError({
-      code,
-      what: 'cannot read file',
-      expected: path,
-      got: (cause as NodeJS.ErrnoException).code ?? String(cause),
-      ...(hint === undefined ? {} : { hint }),
-      cause,
-    });
+    throw cannotRead(path, code, cause, hint);
   }
 }
 
@@ -51,18 +127,73 @@ export async function readJson(path: string, code: 'config' | 'model' | 'usage',
   }
 }
 
-/** The integer artefact of a model folder. */
+/** Its artefact: `model.cachet` in the folder, or beside a GGUF file under its name. @throws CachetError 'usage' for a random model. */
+export const artefactPath = (model: string): string => (isGguf(model) ? model.replace(/\.gguf$/i, '.cachet') : join(modelFolder(model), ARTEFACT_FILE));
+
+/** The integer artefact of a model. */
 export async function readModelArtefact(model: string): Promise<Artefact> {
-  return readArtefact(await readBytes(join(modelFolder(model), ARTEFACT_FILE), 'artefact', `cachet prepare --model ${model}`));
+  return readArtefact(await readBytes(artefactPath(model), 'artefact', `cachet prepare --model ${model}`));
 }
 
+/** The embedded model's name, a Hugging Face folder, a GGUF file or a folder with one, or `random:` and a name of protocols/models/random.ts. @throws CachetError 'model'. */
+export async function openModel(model: string): Promise<OpenModel> {
+  if (model.startsWith(RANDOM)) {
+    const shape = randomShape(model.slice(RANDOM.length));
+    return { name: model, shape, weights: () => randomWeights(shape), tokenizerConfig: {} };
+  }
+  const path = ggufPath(model);
+  if (path !== undefined) {
+    const file = openGguf(path),
+      shape = ggufShape(file),
+      { json, config } = ggufTokenizer(file);
+    return { name: basename(path).replace(/\.gguf$/i, ''), shape, weights: () => readGgufWeights(shape, file), tokenizer: json, tokenizerConfig: config };
+  }
+  const folder = modelFolder(model),
+    { shape, biases } = readCheckpointConfig(await readJson(join(folder, 'config.json'), 'model', 'a Hugging Face model folder, or a GGUF file')),
+    files = existsSync(join(folder, 'tokenizer.json')) ? await folderTokenizer(folder) : undefined;
+  return {
+    name: basename(resolve(folder)),
+    shape,
+    weights: () => HUGGING_FACE[shape.architecture](shape, biases, openTensors(folder)),
+    ...(files && { tokenizer: files.json }),
+    tokenizerConfig: files?.config ?? {},
+  };
+}
+
+/** @throws CachetError 'model' if there is none, or one that cannot be used; 'usage' for a random model, which has none. */
 export async function readTokenizer(model: string): Promise<Tokenizer> {
   const folder = modelFolder(model),
-    config = join(folder, 'tokenizer_config.json');
-  return new Tokenizer(
-    (await readJson(join(folder, 'tokenizer.json'), 'model')) as object,
-    existsSync(config) ? ((await readJson(config, 'model')) as object) : {},
-  );
+    path = !isGguf(model) && existsSync(join(folder, 'tokenizer.json')) ? undefined : ggufPath(model),
+    { json, config } = path === undefined ? await folderTokenizer(folder) : ggufTokenizer(openGguf(path));
+  return new Tokenizer(json, config);
 }
 
-export const artefactPath = (model: string): string => join(modelFolder(model), ARTEFACT_FILE);
+/** Metadata and tensors, with the file's name in errors. */
+function openGguf(path: string): Gguf {
+  try {
+    return readGguf(fileSource(path));
+  } catch (error) {
+    if (!(error instanceof CachetError) || error.details.step !== undefined) throw error;
+    throw new CachetError({ ...error.details, step: path });
+  }
+}
+
+function openTensors(folder: string): TensorSource {
+  const path = safetensorsPath(folder) ?? join(folder, 'model.safetensors');
+  if (!path.endsWith(SHARD_INDEX)) return readSafetensors(fileSource(path));
+  return readShards(JSON.parse(readFileSync(path, 'utf8')), (file) => fileSource(join(folder, file)));
+}
+
+/** Both files of a folder; a chat template may be in a file of its own. */
+async function folderTokenizer(folder: string): Promise<{ readonly json: object; readonly config: object }> {
+  const json = (await readJson(join(folder, 'tokenizer.json'), 'model')) as object,
+    config = join(folder, 'tokenizer_config.json'),
+    template = join(folder, 'chat_template.jinja');
+  return {
+    json,
+    config: {
+      ...(existsSync(config) ? ((await readJson(config, 'model')) as object) : {}),
+      ...(existsSync(template) ? { chat_template: readFileSync(template, 'utf8') } : {}),
+    },
+  };
+}

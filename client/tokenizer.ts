@@ -18,7 +18,8 @@ export class Tokenizer {
     try {
       const { chat_template: template, bos_token: bos, eos_token: eos } = config as Record<string, unknown>;
       this.inner = new HuggingFace(json, config);
-      this.template = typeof template === 'string' ? new Template(template) : undefined;
+      const chosen = templateText(template);
+      this.template = chosen === undefined ? undefined : new Template(chosen);
       this.specials = { bos_token: tokenText(bos), eos_token: tokenText(eos) };
     } catch (cause) {
       throw new CachetError({
@@ -49,3 +50,11 @@ export class Tokenizer {
 
 /** Special tokens are text, or { content: text }. */
 const tokenText = (token: unknown): string => (typeof token === 'string' ? token : ((token as { content?: string } | undefined)?.content ?? ''));
+
+/** A template, or a list of named ones, of which `default` is for conversations. */
+const templateText = (template: unknown): string | undefined =>
+  typeof template === 'string'
+    ? template
+    : Array.isArray(template)
+      ? (template as { name?: string; template?: string }[]).find((t) => t.name === 'default')?.template
+      : undefined;

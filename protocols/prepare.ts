@@ -173,7 +173,7 @@ const ROPE_SCALE = 12;
 
 function ropeTables(shape: ModelShape): NonNullable<ModelPlan['rope']> {
   const half = shape.headDim / 2,
-    frequencies = ropeFrequencies(shape),
+    frequencies = ropeFrequencies(shape.rope!, shape.headDim),
     table = (f: (x: number) => number) => ({
       pointer: 0,
       array: Int32Array.from({ length: shape.maxPositions * half }, (_, i) => Math.round(f(Math.floor(i / half) * frequencies[i % half]!) * 2 ** ROPE_SCALE)),

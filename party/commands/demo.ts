@@ -1,16 +1,14 @@
 /** `cachet demo`: three party processes on loopback and a private question to them; or a file of cases. */
-import { join } from 'node:path';
 import { Command, Option } from 'commander';
 import { z } from 'zod';
-import { EMBEDDED_MODEL, modelFolder, readBytes, readJson, readModelArtefact, readTokenizer } from '../../client/node.ts';
+import { EMBEDDED_MODEL, openModel, readJson, readModelArtefact, readTokenizer } from '../../client/node.ts';
 import { ask, type AskEvent } from '../../client/ask.ts';
 import type { Sampling } from '../../client/sampling.ts';
 import { promptIds } from '../../client/generate.ts';
 import type { Message, Tokenizer } from '../../client/tokenizer.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
 import { CachetError } from '../../protocols/errors.ts';
-import { PlainLlama, readLlama } from '../../protocols/models/llama.ts';
-import { readSafetensors } from '../../protocols/models/safetensors.ts';
+import { PlainModel } from '../../protocols/models/plain.ts';
 import { Trio } from '../launch.ts';
 import { reach } from '../reach.ts';
 import { bytes, onInterrupt, Progress, table, wrap } from '../terminal.ts';
@@ -179,7 +177,7 @@ function streamed(silent: boolean): (piece: string) => void {
 
 /** Greedy tokens of the model in the clear. */
 async function plainTokens(model: string, artefact: Artefact, prompt: readonly number[], most: number): Promise<number[]> {
-  const plain = await plainModel(model, artefact),
+  const plain = new PlainModel((await openModel(model)).weights()),
     ids: number[] = [];
   let logits = new Float64Array();
   for (const id of prompt) logits = plain.next(id) as Float64Array<ArrayBuffer>;
@@ -191,9 +189,6 @@ async function plainTokens(model: string, artefact: Artefact, prompt: readonly n
   }
   return ids;
 }
-
-const plainModel = async (model: string, artefact: Artefact): Promise<PlainLlama> =>
-  new PlainLlama(readLlama(artefact.shape, readSafetensors(await readBytes(join(modelFolder(model), 'model.safetensors'), 'model'))));
 
 // ---- cases ------------------------------------------------------------------------------------------------------------------------------
 
@@ -237,12 +232,12 @@ async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer,
   return kept;
 }
 
-async function runCases({ o, artefact, progress, asked }: Running, cases: readonly Case[]): Promise<void> {
+async function runCases({ o, progress, asked }: Running, cases: readonly Case[]): Promise<void> {
   const rows: { promptTokens: number; match: boolean; ids: readonly number[]; prefillMs: number; tokenMs: number | null }[] = [];
   for (const [i, c] of cases.entries()) {
     progress.update(`case ${i + 1} of ${cases.length}: ${c.promptIds.length} prompt tokens`);
     const result = await show(asked(c.promptIds, c.continuationIds.length, {}), new Progress({ silent: true }), () => undefined);
-    const match = await matches(o.model, artefact, c, result.ids);
+    const match = await matches(o.model, c, result.ids);
     rows.push({ promptTokens: c.promptIds.length, match, ids: result.ids, prefillMs: result.prefillMs, tokenMs: result.tokenMs ?? null });
     progress.done(
       `case ${i + 1} of ${cases.length}: ${c.promptIds.length} prompt tokens, prefill ${(result.prefillMs / 1e3).toFixed(2)} s, ${result.tokenMs === undefined ? '' : `${result.tokenMs.toFixed(0)} ms a token, `}${match ? 'the same tokens' : 'OTHER tokens'}:${result.text}`,
@@ -254,10 +249,10 @@ async function runCases({ o, artefact, progress, asked }: Running, cases: readon
 }
 
 /** Token for token, up to the first place where the model in the clear hardly decides. */
-async function matches(model: string, artefact: Artefact, c: Case, got: readonly number[]): Promise<boolean> {
+async function matches(model: string, c: Case, got: readonly number[]): Promise<boolean> {
   const at = c.continuationIds.findIndex((id, i) => got[i] !== id);
   if (at < 0) return true;
-  const plain = await plainModel(model, artefact);
+  const plain = new PlainModel((await openModel(model)).weights());
   let logits: Float64Array | undefined;
   for (const id of c.promptIds) logits = plain.next(id);
   for (let i = 0; i <= at; i++) {

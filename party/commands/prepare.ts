@@ -1,12 +1,9 @@
 /** `cachet prepare`: a Hugging Face folder to the integer artefact `model.cachet` in it. */
-import { basename, join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { Command } from 'commander';
-import { artefactPath, modelFolder, readBytes, readJson, readTokenizer } from '../../client/node.ts';
+import { artefactPath, modelFolder, openModel, readBytes, readTokenizer } from '../../client/node.ts';
 import { readArtefact } from '../../protocols/artefact.ts';
 import { CachetError } from '../../protocols/errors.ts';
-import { readConfig } from '../../protocols/models/config.ts';
-import { readLlama } from '../../protocols/models/llama.ts';
-import { readSafetensors } from '../../protocols/models/safetensors.ts';
 import { prepare } from '../../protocols/prepare.ts';
 import { writeAtomically } from '../files.ts';
 import { bytes, Progress, table } from '../terminal.ts';
@@ -32,8 +29,9 @@ export const prepareCommand = new Command('prepare')
     const folder = modelFolder(o.model),
       progress = new Progress({ silent: o.json === true }),
       started = performance.now();
-    const shape = readConfig(await readJson(join(folder, 'config.json'), 'model', 'a Hugging Face model folder'));
-    const weights = readLlama(shape, readSafetensors(await readBytes(join(folder, 'model.safetensors'), 'model'))),
+    const model = await openModel(o.model),
+      { shape } = model,
+      weights = model.weights(),
       tokenizer = await readTokenizer(o.model);
     const prefixIds = o.prefix === undefined ? (shape.bosId === null ? [] : [shape.bosId]) : tokenizer.encode(o.prefix);
     const text = new TextDecoder().decode(
@@ -45,7 +43,7 @@ export const prepareCommand = new Command('prepare')
       .map((line) => tokenizer.encode(line));
     if (documents.length === 0) throw new CachetError({ code: 'usage', what: 'no calibration text', expected: 'one document a line', got: 'an empty file' });
     const result = prepare({
-      name: o.name ?? basename(resolve(folder)),
+      name: o.name ?? model.name,
       weights,
       prefixIds,
       documents,

@@ -1,25 +1,20 @@
-/** The MLPs' activation functions, on real numbers. All are x / 2 plus an even function. */
+/** Activations of an MLP, in float64, from their definitions. */
+import type { ModelShape } from './config.ts';
 
-export const ACTIVATIONS = {
-  silu: (x: number): number => x / (1 + Math.exp(-x)),
-  gelu: (x: number): number => 0.5 * x * (1 + erf(x * Math.SQRT1_2)),
-  'gelu-tanh': (x: number): number => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
-} as const;
-export type Activation = keyof typeof ACTIVATIONS;
+export type Activation = ModelShape['activation'];
 
-/** Error function, to about 1e-15: Taylor series near 0, continued fraction of erfc (Abramowitz and Stegun 7.1.14) beyond. */
+/** By the name that ModelShape gives them. */
+export const ACTIVATIONS: Readonly<Record<ModelShape['activation'], (x: number) => number>> = {
+  silu: (x) => x / (1 + Math.exp(-x)),
+  gelu: (x) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
+  'gelu-tanh': (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+};
+
+/** The error function, within 1e-15: 2 / sqrt(pi) e^(-x^2) times the sum of 2^n x^(2n+1) / (1 3 .. (2n+1)) (Abramowitz and Stegun 7.1.6, all terms positive). */
 export function erf(x: number): number {
-  const a = Math.abs(x);
-  if (a < 2.5) {
-    let term = a,
-      sum = a;
-    for (let n = 1; n < 80; n++) {
-      term *= (-a * a) / n;
-      sum += term / (2 * n + 1);
-    }
-    return (Math.sign(x) * 2 * sum) / Math.sqrt(Math.PI);
-  }
-  let fraction = 0;
-  for (let n = 60; n >= 1; n--) fraction = n / 2 / (a + fraction);
-  return Math.sign(x) * (1 - Math.exp(-a * a) / Math.sqrt(Math.PI) / (a + fraction));
+  if (Math.abs(x) > 6) return Math.sign(x);
+  let term = x,
+    sum = x;
+  for (let n = 1; Math.abs(term) > 1e-17 * Math.abs(sum); n++) sum += term *= (2 * x * x) / (2 * n + 1);
+  return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
 }

@@ -54,7 +54,7 @@ export function foldLayer(w: ModelWeights, l: LayerWeights): FoldedLayer {
     k: reads(l.k, l.inputNorm, l.inputNormBias, l.kBias),
     v: reads(l.v, l.inputNorm, l.inputNormBias, l.vBias),
     o: writes(l.o, heads * headDim, l.oBias),
-    gate: l.gate && reads(l.gate, l.postNorm, l.postNormBias),
+    gate: l.gate && reads(l.gate, l.postNorm, l.postNormBias, l.gateBias),
     up: reads(l.up, l.postNorm, l.postNormBias, l.upBias),
     down: writes(l.down, inner, l.downBias),
   };

@@ -1,5 +1,8 @@
 /** The safetensors format: u64 length of a JSON header, the header, the tensors' bytes. Reading converts F16 and BF16 to float32. */
+import { z } from 'zod';
 import { CachetError } from '../errors.ts';
+import { bfloat16, float16 } from './float16.ts';
+import { bytesSource, type ByteSource, type TensorSource } from './source.ts';
 
 export interface TensorData {
   readonly dtype: 'F32' | 'I16' | 'I32' | 'I64';
@@ -7,30 +10,30 @@ export interface TensorData {
   readonly data: Float32Array | Int16Array | Int32Array | BigInt64Array;
 }
 
-export interface Safetensors {
+export interface Safetensors extends TensorSource {
   readonly metadata: Readonly<Record<string, string>>;
-  readonly names: readonly string[];
-  shape(name: string): readonly number[];
   /** Copies, aligned and with a buffer of their own. @throws CachetError 'model' for a missing tensor or another type. */
-  float32(name: string): Float32Array<ArrayBuffer>;
   int16(name: string): Int16Array<ArrayBuffer>;
   int32(name: string): Int32Array<ArrayBuffer>;
   int64(name: string): BigInt64Array<ArrayBuffer>;
 }
 
-interface Entry {
-  dtype: string;
-  shape: number[];
-  data_offsets: [number, number];
-}
+const natural = z.number().int().nonnegative();
+const headerSchema = z
+  .object({ __metadata__: z.record(z.string(), z.string()).default({}) })
+  .catchall(z.object({ dtype: z.string(), shape: z.array(natural), data_offsets: z.tuple([natural, natural]) }));
+
+/** Name of a sharded checkpoint's index. */
+export const SHARD_INDEX = 'model.safetensors.index.json';
 
 /** What weights may be stored as. */
 export const WEIGHT_TYPES = ['F32', 'F16', 'BF16'] as const;
 
 const BYTES: Readonly<Record<string, number>> = { F64: 8, I64: 8, F32: 4, I32: 4, F16: 2, BF16: 2, I16: 2, U8: 1, I8: 1, BOOL: 1 };
 
-/** @throws CachetError 'model' for a truncated or malformed file, before anything is read from it. */
-export function readSafetensors(bytes: Uint8Array): Safetensors {
+/** @throws CachetError 'model' for a truncated or malformed file, before any tensor is read from it. */
+export function readSafetensors(file: Uint8Array | ByteSource): Safetensors {
+  const source = file instanceof Uint8Array ? bytesSource(file) : file;
   const corrupt = (got: string): CachetError =>
     new CachetError({
       code: 'model',
@@ -39,43 +42,77 @@ export function readSafetensors(bytes: Uint8Array): Safetensors {
       got,
       hint: 'download or prepare the file again',
     });
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength),
-    length = bytes.length < 8 ? NaN : Number(view.getBigUint64(0, true));
-  if (!(length <= bytes.length - 8)) throw corrupt(`${bytes.length} bytes`);
-  let header: Record<string, Entry>;
+  const length = source.size < 8 ? NaN : Number(new DataView(source.read(0, 8).buffer).getBigUint64(0, true));
+  if (!(length <= source.size - 8)) throw corrupt(`${source.size} bytes`);
+  let json: unknown;
   try {
-    header = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(new Uint8Array(bytes.subarray(8, 8 + length)))) as Record<string, Entry>;
+    json = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(source.read(8, 8 + length)));
   } catch {
     throw corrupt('a header that is not JSON');
   }
-  const { __metadata__: metadata, ...entries } = header as Record<string, Entry> & { __metadata__?: Record<string, string> };
-  const start = 8 + length;
-  for (const [name, e] of Object.entries(entries)) {
+  const parsed = headerSchema.safeParse(json);
+  if (!parsed.success) throw corrupt(`a header with a bad entry ${parsed.error.issues[0]!.path.join('.')}`);
+  const { __metadata__: metadata, ...rest } = parsed.data,
+    entries = new Map(Object.entries(rest)),
+    start = 8 + length;
+  for (const [name, e] of entries) {
     const size = BYTES[e.dtype],
-      [from, to] = e.data_offsets ?? [0, -1];
-    if (size === undefined || !Array.isArray(e.shape) || from < 0 || to - from !== e.shape.reduce((a, b) => a * b, size) || start + to > bytes.length)
+      [from, to] = e.data_offsets;
+    if (size === undefined || to - from !== e.shape.reduce((a, b) => a * b, size) || start + to > source.size)
       throw corrupt(`tensor ${name} outside the file or of an unknown type`);
   }
-  const get = (name: string, ...types: string[]): { entry: Entry; data: ArrayBuffer } => {
-    const entry = entries[name];
+  const get = (name: string, ...types: readonly string[]) => {
+    const entry = entries.get(name);
     if (!entry) throw new CachetError({ code: 'model', step: name, what: 'tensor missing', expected: types.join(' or '), got: 'none' });
     if (!types.includes(entry.dtype))
       throw new CachetError({ code: 'model', step: name, what: 'tensor of an unsupported type', expected: types.join(' or '), got: entry.dtype });
-    return { entry, data: new Uint8Array(bytes.subarray(start + entry.data_offsets[0], start + entry.data_offsets[1])).buffer };
+    return { ...entry, data: (): ArrayBuffer => source.read(start + entry.data_offsets[0], start + entry.data_offsets[1]).buffer };
   };
   return {
-    metadata: metadata ?? {},
-    names: Object.keys(entries),
-    shape: (name) => get(name, ...Object.keys(BYTES)).entry.shape,
+    metadata,
+    names: [...entries.keys()],
+    shape: (name) => get(name, ...Object.keys(BYTES)).shape,
     float32(name) {
-      const { entry, data } = get(name, ...WEIGHT_TYPES);
-      if (entry.dtype === 'F32') return new Float32Array(data);
-      return Float32Array.from(new Uint16Array(data), entry.dtype === 'F16' ? float16 : bfloat16);
+      const { dtype, data } = get(name, ...WEIGHT_TYPES);
+      if (dtype === 'F32') return new Float32Array(data());
+      const words = new Uint16Array(data()),
+        decode = dtype === 'F16' ? float16 : bfloat16,
+        out = new Float32Array(words.length);
+      for (let i = 0; i < words.length; i++) out[i] = decode(words[i]!);
+      return out;
     },
-    int16: (name) => new Int16Array(get(name, 'I16').data),
-    int32: (name) => new Int32Array(get(name, 'I32').data),
-    int64: (name) => new BigInt64Array(get(name, 'I64').data),
+    int16: (name) => new Int16Array(get(name, 'I16').data()),
+    int32: (name) => new Int32Array(get(name, 'I32').data()),
+    int64: (name) => new BigInt64Array(get(name, 'I64').data()),
   };
+}
+
+const indexSchema = z.object({ weight_map: z.record(z.string(), z.string()) });
+
+/** A checkpoint in several files: the parsed `model.safetensors.index.json`, and how to open a file of its folder. @throws CachetError 'model' for a bad index. */
+export function readShards(index: unknown, open: (file: string) => ByteSource): TensorSource {
+  const parsed = indexSchema.safeParse(index);
+  if (!parsed.success)
+    throw new CachetError({
+      code: 'model',
+      step: SHARD_INDEX,
+      what: 'bad index',
+      expected: 'weight_map: tensor name to file',
+      got: parsed.error.issues[0]!.message,
+    });
+  const files = new Map(Object.entries(parsed.data.weight_map)),
+    shards = new Map<string, Safetensors>();
+  for (const file of new Set(files.values())) {
+    if (!/^[^/\\]+$/.test(file))
+      throw new CachetError({ code: 'model', step: SHARD_INDEX, what: 'bad index', expected: 'files of the same folder', got: file });
+    shards.set(file, readSafetensors(open(file)));
+  }
+  const shardOf = (name: string): Safetensors => {
+    const shard = shards.get(files.get(name) ?? '');
+    if (!shard) throw new CachetError({ code: 'model', step: name, what: 'tensor missing', expected: `an entry in ${SHARD_INDEX}`, got: 'none' });
+    return shard;
+  };
+  return { names: [...files.keys()], shape: (name) => shardOf(name).shape(name), float32: (name) => shardOf(name).float32(name) };
 }
 
 /** Deterministic: groups one after another, in a group tensors by falling element size, then by name; the data starts at a multiple of 8. */
@@ -96,21 +133,4 @@ export function writeSafetensors(groups: readonly ReadonlyMap<string, TensorData
     at += t.data.byteLength;
   }
   return out;
-}
-
-const word = new Uint32Array(1),
-  real = new Float32Array(word.buffer);
-
-function bfloat16(v: number): number {
-  word[0] = v << 16;
-  return real[0]!;
-}
-
-function float16(v: number): number {
-  const exponent = (v >> 10) & 31,
-    fraction = v & 1023,
-    sign = v & 0x8000 ? -1 : 1;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
