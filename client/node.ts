@@ -1,9 +1,12 @@
 /** The client's file access: models. The rest of client/ runs in a browser as well. */
 import { readFile } from 'node:fs/promises';
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { homedir } from 'node:os';
+import { pipeline } from 'node:stream/promises';
+import { closeSync, createReadStream, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { readArtefact, type Artefact } from '../protocols/artefact.ts';
+import { ARTEFACT_VERSION, readArtefact, type Artefact } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { readCheckpointConfig, type ModelShape } from '../protocols/models/config.ts';
 import { readGguf, type Gguf } from '../protocols/models/gguf.ts';
@@ -127,12 +130,30 @@ export async function readJson(path: string, code: 'config' | 'model' | 'usage',
   }
 }
 
-/** Its artefact: `model.cachet` in the folder, or beside a GGUF file under its name. @throws CachetError 'usage' for a random model. */
-export const artefactPath = (model: string): string => (isGguf(model) ? model.replace(/\.gguf$/i, '.cachet') : join(modelFolder(model), ARTEFACT_FILE));
+/** Its artefact: `model.cachet` in the folder, beside a GGUF file under its name, or for a random model in the cache. */
+export const artefactPath = (model: string): string =>
+  model.startsWith(RANDOM)
+    ? join(cacheFolder(), `${model.replace(':', '-')}-v${ARTEFACT_VERSION}.cachet`)
+    : isGguf(model)
+      ? model.replace(/\.gguf$/i, '.cachet')
+      : join(modelFolder(model), ARTEFACT_FILE);
 
-/** The integer artefact of a model. */
+/** Where artefacts of random models are kept: the folder that CACHET_CACHE names, or one in the user's cache. */
+const cacheFolder = (): string => process.env['CACHET_CACHE'] ?? join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'cachet');
+
+/** Whether a model is one of random weights, for benchmarks. */
+export const isRandom = (model: string): boolean => model.startsWith(RANDOM);
+
+/** The integer artefact of a model: its tensors are read from the file as they are needed. */
 export async function readModelArtefact(model: string): Promise<Artefact> {
-  return readArtefact(await readBytes(artefactPath(model), 'artefact', `cachet prepare --model ${model}`));
+  const path = artefactPath(model);
+  if (!existsSync(path))
+    throw new CachetError({ code: 'artefact', what: 'cannot read file', expected: path, got: 'ENOENT', hint: `cachet prepare --model ${model}` });
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash).catch((cause: unknown) => {
+    throw cannotRead(path, 'artefact', cause);
+  });
+  return readArtefact(fileSource(path), hash.digest('hex'));
 }
 
 /** The embedded model's name, a Hugging Face folder, a GGUF file or a folder with one, or `random:` and a name of protocols/models/random.ts. @throws CachetError 'model'. */

@@ -33,6 +33,11 @@ export class Tokenizer {
     }
   }
 
+  /** Whether the model has a chat template. */
+  get hasTemplate(): boolean {
+    return this.template !== undefined;
+  }
+
   encode(text: string): number[] {
     return [...this.inner.encode(text, { add_special_tokens: false }).ids];
   }

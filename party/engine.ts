@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { packageRoot } from '../client/node.ts';
 import { reserveMemory } from '../kernels/memory.ts';
-import type { Artefact } from '../protocols/artefact.ts';
+import { partyPart, type Artefact } from '../protocols/artefact.ts';
 import { CachetError, type ErrorCode } from '../protocols/errors.ts';
 import type { Turn } from '../protocols/engines/effects.ts';
 import { arenaBytes, type SessionSpec } from '../protocols/session.ts';
@@ -33,7 +33,6 @@ export class EngineThread {
   private stopping: NodeJS.Timeout | undefined;
   private released = false;
 
-  /** `artefact.bytes` should lie in a SharedArrayBuffer, so that the worker does not copy it. */
   constructor(o: {
     role: Role;
     artefact: Artefact;
@@ -54,8 +53,7 @@ export class EngineThread {
       ...o.role,
       memory: this.memory,
       kernels: o.kernels,
-      artefact: o.artefact.bytes,
-      digest: o.artefact.digest,
+      artefact: partyPart(o.artefact),
       spec: o.spec,
       trace: o.onTrace !== undefined,
       arena,

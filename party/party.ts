@@ -56,10 +56,7 @@ export class Party {
     this.trace = o.trace;
     // Every session waits on it.
     setMaxListeners(0, this.closing.signal);
-    // Shared, so that engine threads do not copy it.
-    const bytes = new Uint8Array(new SharedArrayBuffer(o.artefact.bytes.length));
-    bytes.set(o.artefact.bytes);
-    this.artefact = { ...o.artefact, bytes };
+    this.artefact = o.artefact;
   }
 
   async start(): Promise<void> {

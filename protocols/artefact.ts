@@ -18,6 +18,7 @@ import { bindWindows, type WindowsPlan } from './gates/windows.ts';
 import { ARCHITECTURES, type ModelShape } from './models/config.ts';
 import { PROJECTIONS, type ProjectionName } from './models/fold.ts';
 import { readSafetensors, type Safetensors } from './models/safetensors.ts';
+import { bytesSource, type ByteSource } from './models/source.ts';
 import type { AttentionPlan, LayerPlan, MlpPlan, ModelPlan, NormPlan, Projection } from './programs/plan.ts';
 import type { Constant } from './tensor.ts';
 
@@ -120,7 +121,8 @@ export type LayerHeader = ArtefactHeader['layers'][number];
 export interface Artefact {
   /** SHA-256 of the file, hex. */
   readonly digest: string;
-  readonly bytes: Uint8Array;
+  /** The file, or of a party's copy its part of it. */
+  readonly source: ByteSource;
   readonly name: string;
   readonly shape: ModelShape;
   readonly residualScale: number;
@@ -128,6 +130,46 @@ export interface Artefact {
   readonly header: ArtefactHeader;
   readonly tensors: Safetensors;
 }
+
+const CHUNK = 1 << 22;
+
+function digestOf(source: ByteSource): string {
+  const hash = sha256.create();
+  for (let at = 0; at < source.size; at += CHUNK) hash.update(source.read(at, Math.min(source.size, at + CHUNK)));
+  return bytesToHex(hash.digest());
+}
+
+/** Bytes at the beginning of the file that parties need: all but the client's tensors. */
+export const partyBytes = (a: Artefact): number => a.tensors.offset(FIRST_OF_CLIENT);
+
+/** A party's part of an artefact in memory that threads share; `size` is that of the whole file. */
+export interface PartyPart {
+  readonly bytes: Uint8Array<SharedArrayBuffer>;
+  readonly size: number;
+  readonly digest: string;
+}
+
+const parts = new WeakMap<Artefact, PartyPart>();
+
+/** Read once for an artefact. */
+export function partyPart(a: Artefact): PartyPart {
+  let part = parts.get(a);
+  if (!part) {
+    const n = partyBytes(a),
+      bytes = new Uint8Array(new SharedArrayBuffer(n));
+    for (let at = 0; at < n; at += CHUNK) bytes.set(a.source.read(at, Math.min(n, at + CHUNK)), at);
+    part = { bytes, size: a.source.size, digest: a.digest };
+    parts.set(a, part);
+  }
+  return part;
+}
+
+/** The artefact of a party's part; the client's tensors are not in it. */
+export const readPartyPart = ({ bytes, size, digest }: PartyPart): Artefact =>
+  readArtefact({ size, read: (from, to) => new Uint8Array(bytes.subarray(from, to)) }, digest);
+
+/** The client's tensor that comes first in the file. */
+const FIRST_OF_CLIENT = 'embed';
 
 /** What only the client needs: embeddings, positions, final norm and head. */
 export interface ClientTensors {
@@ -163,9 +205,10 @@ export function clientTensors(a: Artefact): ClientTensors {
 /** [word of parities is not 0] as a share over Z_2^7: references are counts of buckets. */
 export const NONZERO = { bits: WORD_BITS, outBits: 7, table: Uint8Array.from({ length: 2 ** WORD_BITS }, (_, i) => (i === 0 ? 0 : 1)) };
 
-/** `digest`, where it is already known, is not computed again. @throws CachetError 'artefact' if the bytes are no artefact of this version. */
-export function readArtefact(bytes: Uint8Array, digest = bytesToHex(sha256(bytes))): Artefact {
-  const tensors = readSafetensors(bytes),
+/** `digest`: of the file, where it is already known. @throws CachetError 'artefact' if the bytes are no artefact of this version. */
+export function readArtefact(file: Uint8Array | ByteSource, digest?: string): Artefact {
+  const source = file instanceof Uint8Array ? bytesSource(file) : file;
+  const tensors = readSafetensors(source),
     text = tensors.metadata['cachet'];
   if (text === undefined)
     throw new CachetError({
@@ -187,7 +230,16 @@ export function readArtefact(bytes: Uint8Array, digest = bytesToHex(sha256(bytes
     });
   }
   const header = parsed.data;
-  return { digest, bytes, name: header.name, shape: header.shape, residualScale: header.residualScale, prefixIds: header.prefixIds, header, tensors };
+  return {
+    digest: digest ?? digestOf(source),
+    source,
+    name: header.name,
+    shape: header.shape,
+    residualScale: header.residualScale,
+    prefixIds: header.prefixIds,
+    header,
+    tensors,
+  };
 }
 
 /** Places the artefact's constants into an engine. */
@@ -222,12 +274,11 @@ export function bindPlan(e: Engine, a: Artefact): ModelPlan {
     const file = `layers.${l}.${name}`,
       plan = header.layers[l]!.projections[name];
     if (!plan) throw new CachetError({ code: 'artefact', step: file, what: 'matrix missing', expected: 'its scale in the header', got: 'none' });
-    const array = tensors.int16(file),
-      [rows, cols] = sizes[name];
-    if (array.length !== rows * cols)
-      throw new CachetError({ code: 'artefact', step: file, what: 'wrong size', expected: `${cols} x ${rows}`, got: `${array.length} elements` });
+    const [rows, cols] = sizes[name],
+      got = tensors.shape(file).join(' x ');
+    if (got !== `${cols} x ${rows}`) throw new CachetError({ code: 'artefact', step: file, what: 'wrong size', expected: `${cols} x ${rows}`, got });
     return {
-      ...e.constant('weights', array),
+      ...e.weights(() => tensors.int16(file)),
       inner: rows,
       cols,
       fraction: plan.fraction,

@@ -2,7 +2,7 @@
  * How faithful an artefact is: teacher-forced, the model in float32 against the Fixed engine (which is the protocol bit for bit), and a sample through the
  * protocol itself in one process. Perplexity, agreement of the most likely token, logit errors, distance of every value to the edge of its domain, worst layer.
  */
-import { bindPlan, clientTensors, type Artefact } from './artefact.ts';
+import { bindPlan, clientTensors, partyBytes, type Artefact } from './artefact.ts';
 import type { Program } from './engines/effects.ts';
 import type { Engine } from './engines/engine.ts';
 import { Fixed } from './engines/fixed.ts';
@@ -173,7 +173,7 @@ function sampleProtocol({ artefact, windows }: EvaluateOptions, rows: number): N
     values = embedTokens({ shape: artefact.shape, ...clientTensors(artefact) }, windows[0]!.slice(past, past + rows), past),
     keys = freshKeys(),
     program = (e: Engine): Program<void> => positionsOf(e, bindPlan(e, artefact), rows),
-    memoryBytes = artefact.bytes.length + (512 << 20);
+    memoryBytes = partyBytes(artefact) + (512 << 20);
   let want: Float64Array = new Float64Array(0);
   drive(program(new Fixed({ ...place('wasm', memoryBytes), keys: { ...keys.dealer, coins: keys.coins }, next: () => values, emit: (v) => (want = v) })));
   const mask = randomShares(values.length),

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import type { Kernels } from '../kernels/kernels.ts';
 import type { Arena } from '../kernels/memory.ts';
-import { bindPlan, type Artefact } from './artefact.ts';
+import { bindPlan, partyBytes, type Artefact } from './artefact.ts';
 import { Dealer, type DealerKeys } from './engines/dealer.ts';
 import type { DealtSink, DealtSource, Program, Turn } from './engines/effects.ts';
 import type { Trace } from './engines/engine.ts';
@@ -118,7 +118,7 @@ export function arenaBytes(role: 'evaluator' | 'helper', artefact: Artefact, spe
   const logits = s.heads * Math.max(first * prefix + (first * (first + 1)) / 2, later * context),
     activations = Math.max(first, later) * (4 * s.inner + 8 * s.width);
   const cache = 4 * 8 * s.layers * s.kvHeads * s.headDim * context,
-    weights = role === 'evaluator' ? artefact.bytes.length : 0,
+    weights = role === 'evaluator' ? partyBytes(artefact) : 0,
     tables = 16 << 20;
   // Per logit: wires and shares of logits (twice), words, probabilities, temporaries; per activation the same.
   return weights + tables + cache + 8 * (40 * logits + 40 * activations) + (32 << 20);

@@ -37,6 +37,8 @@ export interface StepCost {
 /** Called after every gate, for tests: sees the tensors. */
 export type Observer = (gate: number, name: string, outputs: readonly Tensor[], inputs: readonly Tensor[]) => void;
 
+const NO_WEIGHTS = new Int16Array(0);
+
 /** What an engine holds of a step that it passes over. */
 const NOTHING = { share: false, wire: false, mask: false, real: false, weights: false, tables: false };
 /**
@@ -92,6 +94,14 @@ export abstract class Engine {
     const pointer = this.allocate(Math.ceil(array.byteLength / 8));
     new Uint8Array(this.kernels.memory.buffer, pointer, array.byteLength).set(new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
     return { pointer, array };
+  }
+
+  /** Public integer weights: read only by engines that use them, and kept in the engine's memory alone, but for the shadow on real numbers. */
+  weights(read: () => Int16Array): Constant<Int16Array> {
+    const { weights, real } = this.has;
+    if (!weights && !real) return { pointer: 0, array: NO_WEIGHTS };
+    const { pointer, array } = this.constant('weights', read());
+    return { pointer, array: real ? array : NO_WEIGHTS };
   }
 
   /** A zero tensor that outlives layers: a cache (wire with halves, mask 0) or a slot for the residual stream (share). */

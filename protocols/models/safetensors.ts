@@ -12,6 +12,8 @@ export interface TensorData {
 
 export interface Safetensors extends TensorSource {
   readonly metadata: Readonly<Record<string, string>>;
+  /** Of the tensor's first byte in the file. */
+  offset(name: string): number;
   /** Copies, aligned and with a buffer of their own. @throws CachetError 'model' for a missing tensor or another type. */
   int16(name: string): Int16Array<ArrayBuffer>;
   int32(name: string): Int32Array<ArrayBuffer>;
@@ -72,6 +74,7 @@ export function readSafetensors(file: Uint8Array | ByteSource): Safetensors {
     metadata,
     names: [...entries.keys()],
     shape: (name) => get(name, ...Object.keys(BYTES)).shape,
+    offset: (name) => start + get(name, ...Object.keys(BYTES)).data_offsets[0],
     float32(name) {
       const { dtype, data } = get(name, ...WEIGHT_TYPES);
       if (dtype === 'F32') return new Float32Array(data());

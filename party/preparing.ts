@@ -1,0 +1,95 @@
+/** From a model to its artefact on disk: what `cachet prepare` does, and what benchmarks do for a random model that has none yet. */
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { artefactPath, isRandom, modelFolder, openModel, packageRoot, readBytes } from '../client/node.ts';
+import { Tokenizer } from '../client/tokenizer.ts';
+import { CachetError } from '../protocols/errors.ts';
+import type { ModelShape } from '../protocols/models/config.ts';
+import { prepare, type Prepared } from '../protocols/prepare.ts';
+import { writeAtomically } from './files.ts';
+
+export interface PrepareRequest {
+  readonly model: string;
+  /** File of sample text, one document a line. @default calibration.txt in the model's folder, or a general text */
+  readonly calibration?: string | undefined;
+  /** Public text before every prompt. @default how the model's own calibration text begins, else what its chat template writes before a message, else BOS */
+  readonly prefix?: string | undefined;
+  readonly name?: string | undefined;
+  readonly out?: string | undefined;
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+export interface PrepareResult extends Prepared {
+  readonly path: string;
+  readonly digest: string;
+  readonly documents: number;
+  readonly prefixTokens: number;
+}
+
+/** @throws CachetError 'usage' for unusable calibration text, 'range' for a model that would overflow; what openModel throws. */
+export async function makeArtefact(o: PrepareRequest): Promise<PrepareResult> {
+  const model = await openModel(o.model),
+    { prefixIds, documents } = isRandom(o.model) ? randomText(model.shape) : await sampleText(o, model.shape, model),
+    result = prepare({ name: o.name ?? model.name, weights: model.weights(), prefixIds, documents, ...(o.onProgress ? { onProgress: o.onProgress } : {}) }),
+    path = o.out ?? artefactPath(o.model);
+  await mkdir(dirname(path), { recursive: true });
+  await writeAtomically(path, result.bytes);
+  return { ...result, path, digest: createHash('sha256').update(result.bytes).digest('hex'), documents: documents.length, prefixTokens: prefixIds.length };
+}
+
+/** Makes the artefact of a random model unless it is there already. */
+export async function ensureArtefact(model: string, onProgress?: (done: number, total: number) => void): Promise<void> {
+  if (isRandom(model) && !existsSync(artefactPath(model))) await makeArtefact({ model, ...(onProgress ? { onProgress } : {}) });
+}
+
+/** Tokens without meaning for weights without meaning. */
+function randomText(shape: ModelShape): { prefixIds: number[]; documents: number[][] } {
+  const documents = [0, 1, 2].map((d) => Array.from({ length: 96 }, (_, i) => (7919 * (i + 1) * (d + 1) + 104729 * d) % shape.vocab));
+  return { prefixIds: [], documents };
+}
+
+async function sampleText(
+  o: PrepareRequest,
+  shape: ModelShape,
+  model: { readonly tokenizer?: object; readonly tokenizerConfig: object },
+): Promise<{ prefixIds: number[]; documents: number[][] }> {
+  if (!model.tokenizer) throw new CachetError({ code: 'model', step: 'tokenizer.json', what: 'no tokenizer', expected: 'one beside the weights', got: 'none' });
+  const tokenizer = new Tokenizer(model.tokenizer, model.tokenizerConfig),
+    own = join(modelFolder(o.model), 'calibration.txt'),
+    isOwn = o.calibration === undefined && existsSync(own),
+    path = o.calibration ?? (isOwn ? own : join(packageRoot(), 'protocols', 'models', 'calibration.txt')),
+    text = new TextDecoder().decode(await readBytes(path, 'usage', '--calibration FILE with sample text, one document a line')),
+    lines = text.split('\n').filter((line) => line.trim() !== '');
+  if (lines.length === 0) throw new CachetError({ code: 'usage', what: 'no calibration text', expected: 'one document a line', got: 'an empty file' });
+  const encoded = lines.map((line) => tokenizer.encode(line)),
+    opening = openingOf(tokenizer);
+  // A model's own calibration text begins as its prompts do.
+  const prefixIds =
+    o.prefix !== undefined
+      ? tokenizer.encode(o.prefix)
+      : isOwn
+        ? commonBeginning(encoded)
+        : opening !== undefined
+          ? tokenizer.encode(opening)
+          : shape.bosId === null
+            ? []
+            : [shape.bosId];
+  const documents = encoded.map((ids) => (prefixIds.every((id, i) => ids[i] === id) ? ids : [...prefixIds, ...ids]).slice(0, shape.maxPositions));
+  return { prefixIds, documents };
+}
+
+const commonBeginning = (lists: readonly number[][]): number[] => {
+  const [first, ...rest] = lists,
+    n = first!.findIndex((id, i) => rest.some((list) => list[i] !== id));
+  return first!.slice(0, n < 0 ? first!.length - 1 : n);
+};
+
+/** What the chat template writes before a first message of the user; undefined if there is no template, or nothing before it. */
+function openingOf(tokenizer: Tokenizer): string | undefined {
+  const mark = 'M',
+    text = tokenizer.hasTemplate ? tokenizer.chat([{ role: 'user', content: mark }]) : '',
+    at = text.lastIndexOf(mark);
+  return at > 0 ? text.slice(0, at) : undefined;
+}
