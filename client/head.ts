@@ -1,16 +1,20 @@
 /** What the client computes in the clear: the embedding of its tokens, and the logits from the final hidden state that only it can rebuild. */
-import type { Artefact } from '../protocols/artefact.ts';
-import { product, rmsNorm } from '../protocols/models/plain.ts';
+import { clientTensors, type Artefact } from '../protocols/artefact.ts';
+import { embedTokens } from '../protocols/models/embedding.ts';
+import { finalNorm } from '../protocols/models/finalNorm.ts';
+import { product } from '../protocols/models/plain.ts';
 
-/** Embedding rows of the tokens, [ids.length, width], as fixed point integers at 2^scale. */
-export function embed(a: Artefact, ids: readonly number[], scale: number): BigInt64Array<ArrayBuffer> {
-  const { width } = a.shape,
-    out = new BigInt64Array(ids.length * width);
-  ids.forEach((id, i) => {
-    for (let c = 0; c < width; c++) out[i * width + c] = BigInt(Math.round(a.embed[id * width + c]! * 2 ** scale));
-  });
+/** Embeddings of tokens at positions `position` .., [ids.length, width], as fixed point integers at the residual stream's scale. */
+export function embed(a: Artefact, ids: readonly number[], position: number): BigInt64Array<ArrayBuffer> {
+  const values = embedTokens({ shape: a.shape, ...clientTensors(a) }, ids, position),
+    unit = 2 ** a.residualScale,
+    out = new BigInt64Array(values.length);
+  for (let i = 0; i < values.length; i++) out[i] = BigInt(Math.round(values[i]! * unit));
   return out;
 }
 
 /** Final norm and head: logits over the vocabulary from the last position's residual stream. */
-export const logitsOf = (a: Artefact, hidden: Float64Array): Float64Array => product(a.head, rmsNorm(hidden, a.finalNorm, a.shape.eps));
+export function logitsOf(a: Artefact, hidden: Float64Array): Float64Array {
+  const w = { shape: a.shape, ...clientTensors(a) };
+  return product(w.head, finalNorm(w, hidden));
+}

@@ -5,8 +5,7 @@
 import { CachetError } from '../protocols/errors.ts';
 import { FRAME } from '../protocols/frames.ts';
 import type { Report } from '../protocols/handshake.ts';
-import { SCALE } from '../protocols/programs/plan.ts';
-import { TURN_ROWS } from '../protocols/programs/llama.ts';
+import { TURN_ROWS } from '../protocols/programs/transformer.ts';
 import type { Turn } from '../protocols/engines/effects.ts';
 import { checkSpec, noRoom, PROTOCOL_VERSION, turnSlots, type SessionSpec } from '../protocols/session.ts';
 import type { Artefact } from '../protocols/artefact.ts';
@@ -68,6 +67,8 @@ export class PrivateSession {
   private readonly partial: [Report[], Report[]] = [[], []];
   private readonly received: [Uint8Array[], Uint8Array[]] = [[], []];
   private waiting: { resolve: () => void; reject: (error: CachetError) => void } | undefined;
+  /** Of the next token: positions count tokens, the public prefix included. */
+  private position: number;
   private failure: CachetError | undefined;
   private steps = 0;
   /** Batches of the present turn's tokens that are still to be sent, and tokens of its answer that may still be asked for. */
@@ -121,6 +122,7 @@ export class PrivateSession {
   private constructor(o: SessionOptions, spec: SessionSpec, links: readonly [Link, Link], id: string, dealing: AbortController) {
     this.o = o;
     this.batches = [spec.promptTokens];
+    this.position = o.artefact.prefixIds.length;
     this.answerLeft = spec.maxTokens;
     this.slotsLeft = spec.context - turnSlots({ tokens: spec.promptTokens, answer: spec.maxTokens });
     this.dealing = dealing;
@@ -190,10 +192,11 @@ export class PrivateSession {
     this.batches.shift();
     if (this.batches.length === 0) this.answerLeft--;
     this.steps++;
-    const values = embed(artefact, ids, SCALE.residual),
+    const values = embed(artefact, ids, this.position),
       mask = new BigInt64Array(values.length);
     for (let at = 0; at < mask.byteLength; at += 65536) crypto.getRandomValues(new Uint8Array(mask.buffer, at, Math.min(65536, mask.byteLength - at)));
     for (let i = 0; i < values.length; i++) values[i] = values[i]! - mask[i]!;
+    this.position += ids.length;
     this.links[0].send(FRAME.input, new Uint8Array(values.buffer));
     this.links[1].send(FRAME.input, new Uint8Array(mask.buffer));
     this.o.onPhase?.(this.steps - 1, 'sent');
@@ -209,7 +212,7 @@ export class PrivateSession {
       });
     const x = new BigInt64Array(a!.buffer),
       y = new BigInt64Array(b!.buffer);
-    return Float64Array.from({ length: artefact.shape.width }, (_, i) => Number(BigInt.asIntN(64, x[i]! + y[i]!)) / 2 ** SCALE.residual);
+    return Float64Array.from({ length: artefact.shape.width }, (_, i) => Number(BigInt.asIntN(64, x[i]! + y[i]!)) / 2 ** artefact.residualScale);
   }
 
   /** Bytes to and from both evaluators. */

@@ -19,6 +19,8 @@ export const TAU = 8;
 
 export interface Kernels {
   readonly name: string;
+  /** What the backend chose on this machine by measuring; empty where there is no choice. */
+  readonly choices: string;
   readonly memory: WebAssembly.Memory;
 
   // ---- ring arithmetic on u64[n] ------------------------------------------------------------------------------------
@@ -43,8 +45,17 @@ export interface Kernels {
   segmentSpread(dst: number, a: number, lengths: number, segments: number, scalar: number, mode: number): void;
 
   // ---- linear and bilinear maps --------------------------------------------------------------------------------------
-  /** dst[r, c] = sum_i x[r, i] * w[c, i]; x u64[rows, inner], w int16[cols, inner] (sign-extended), dst u64[rows, cols]. inner % 8 == 0. */
-  gemmI16(dst: number, x: number, w: number, rows: number, inner: number, cols: number): void;
+  /**
+   * dst[r, c] = sum_i x[r, i] * w[c, i]; x u64[rows, inner], w int16[cols, inner] (sign-extended), dst u64[rows, cols]. inner % 8 == 0.
+   * Only the low `bits` bits of the result are needed, 1 <= bits <= 64 (the rest is arbitrary): fewer are faster, in steps at 32, 44, 56.
+   * Working space: the low page.
+   */
+  gemmI16(dst: number, x: number, w: number, rows: number, inner: number, cols: number, bits: number): void;
+  /**
+   * The same in float32: x f32[rows, inner], w f32[cols, inner], dst f32[rows, cols]. inner % 8 == 0. Every operation rounds to float32: eight partial
+   * sums s_j, j = i mod 8, each in the order of i; with t_j = s_j + s_(j + 4) the result is (t_0 + t_1) + (t_2 + t_3).
+   */
+  gemmF32(dst: number, x: number, w: number, rows: number, inner: number, cols: number): void;
   /** dst[i] (mode)= a[i] * b[i] */
   hadamard(dst: number, a: number, b: number, n: number, mode: number): void;
   /** dst[r, c] (mode)= a[r, c] * s[r] */
@@ -89,11 +100,13 @@ export interface Kernels {
    */
   pack(dst: number, src: number, bits: number, n: number): number;
   unpack(dst: number, src: number, bits: number, n: number): void;
-  /** The same for 88-bit elements held as lo u64[n], hi u64[n] (24 bits): 11 bytes each. */
-  /** (lo, hi) = (lo, hi) - (lo0, hi0) mod 2^88, hi on 24 bits. */
-  sub88(lo: number, hi: number, lo0: number, hi0: number, n: number): void;
-  pack88(dst: number, lo: number, hi: number, n: number): number;
-  unpack88(lo: number, hi: number, src: number, n: number): void;
+  /** Elements of 64 + hiBits bits (hiBits <= 32, a multiple of 8) as lo u64[n], hi u64[n]; packed to 8 + hiBits / 8 bytes each. */
+  /** (lo, hi) = (lo, hi) - (lo0, hi0) mod 2^(64 + hiBits). */
+  subWide(lo: number, hi: number, lo0: number, hi0: number, hiBits: number, n: number): void;
+  packWide(dst: number, lo: number, hi: number, hiBits: number, n: number): number;
+  unpackWide(lo: number, hi: number, src: number, hiBits: number, n: number): void;
+  /** hi[i] = 2^hiBits - 1 where a[i] is negative as a two's complement number, 0 elsewhere: the upper part of a sign extension. */
+  signWords(hi: number, a: number, hiBits: number, n: number): void;
 
   // ---- pseudorandom streams: ChaCha8, 32-byte key, nonce (gate, sub), block counter -----------------------------------
   /**
@@ -198,13 +211,26 @@ export interface Kernels {
     n: number,
   ): void;
 
-  // fourier. tables: u64 (signed) entries: cos high [0, 512), sin high [512, 1024): round(2^30 cos(2 pi 256 i / 2^periodBits)), ..;
-  // cos low [1024, 1280), sin low [1280, 1536): round(2^30 cos(2 pi i / 2^periodBits)); then coefficients a_k round(a_k 2^24), k = 1 .. terms.
-  // Angle a = k * x mod 2^periodBits (periodBits <= 17), high = a >> 8, low = a & 255; cos a = ch cl - sh sl, sin a = sh cl + ch sl at scale 60 (signed).
+  // fourier. tables: u64 (signed) entries, with H = 2^(periodBits - 8): cos high [0, H), sin high [H, 2 H): round(2^30 cos(2 pi 256 i / 2^periodBits)), ..;
+  // cos low [2 H, 2 H + 256), sin low [2 H + 256, 2 H + 512): round(2^30 cos(2 pi i / 2^periodBits)); then coefficients round(a_k 2^24), k = 1 .. terms.
+  // Angle a = k * x mod 2^periodBits (9 .. 19), high = a >> 8, low = a & 255; cos a = ch cl - sh sl, sin a = sh cl + ch sl at scale 60 (signed).
   /** dst[i, 0 .. terms) = round_half_up(cos(k r) at scale 18), dst[i, terms .. 2 terms) = sin; two's complement in u64. */
   fourierDeal(dst: number, r: number, periodBits: number, terms: number, tables: number, n: number): void;
   /** dst[i] += sum_k pc_k corr[i, k] + ps_k corr[i, terms + k] with pc_k = round_half_up(a_k * (cos(k m) >> 30 half up) / 2^40) (scale 14), ps_k likewise. */
   fourierEvaluate(dst: number, m: number, corr: number, periodBits: number, terms: number, tables: number, n: number): void;
+  /** The same sum y over 72-bit elements (lo, hi), shifted: dst[i] += low 64 bits of y >> drop (party 0), -= (2^72 - y mod 2^72) >> drop (party 1); drop <= 32. */
+  fourierEvaluateWide(
+    dst: number,
+    m: number,
+    lo: number,
+    hi: number,
+    party: number,
+    periodBits: number,
+    terms: number,
+    tables: number,
+    drop: number,
+    n: number,
+  ): void;
 
   // Boolean: XOR-shared bits.
   /** dst[i] = 1 << (r[i] mod 64) as u64 */
@@ -213,13 +239,17 @@ export interface Kernels {
   suffix64(dst: number, m: number, t: number, n: number): void;
   /**
    * Random parities of 64-bit words. words u64[sum of lengths], in runs of lengths u32[rows]; coins: u64 number 8 i + t of the stream (coinKey, gate, sub)
-   * belongs to word i. dst u64[rows, 64], 8-bit elements: bit t of dst[row, b] = XOR over the row's i of bit b of (words[i] & coin[i, t]).
+   * belongs to word i. dst u64[rows, count], 8-bit elements: bit t of dst[row, b] = XOR over the row's i of bit first + b of (words[i] & coin[i, t]).
    */
-  parities(dst: number, words: number, lengths: number, rows: number, coinKey: number, gate: number, sub: number): void;
+  parities(dst: number, words: number, lengths: number, rows: number, first: number, count: number, coinKey: number, gate: number, sub: number): void;
   /** Rotated truth tables, bit-packed lowest first, 2^bits / 8 bytes each (bits >= 6): entry m = table bit (m - r) (xor = 0) or (m ^ r) (xor = 1). */
   tableRotate(dst: number, table: number, r: number, bits: number, xor: number, n: number): void;
   /** dst[i] = bit m[i] mod 2^bits of the i-th table */
   tableLookup(dst: number, tables: number, m: number, bits: number, n: number): void;
+  /** dst u64[n, 2^bits] = entry (m - r[i]) mod 2^bits (xor = 0) or m ^ r[i] (xor = 1) of table u8[2^bits] at m. */
+  lookupPermute(dst: number, table: number, r: number, bits: number, xor: number, n: number): void;
+  /** dst[i] = tables[i, m[i] mod 2^bits] */
+  lookupPick(dst: number, tables: number, m: number, bits: number, n: number): void;
 }
 
 /** Bytes that `pack` writes. */

@@ -2,7 +2,8 @@
  * The integer artefact: whatever two parties must agree on bit for bit, made once by `prepare` and hashed into every session: int16 weights, RoPE tables,
  * spline, exponential and Fourier tables, calibrated plans, the public prefix's keys and values; for the client the embedding, final norm and head.
  *
- * A file in the safetensors format whose metadata entry `cachet` is the JSON below; equal tables are stored once. The digest is SHA-256 over the file.
+ * A file in the safetensors format whose metadata entry `cachet` is the JSON below; equal tables are stored once. The client's tensors come last: parties keep
+ * the part before them. The digest is SHA-256 over the file.
  */
 import { sha256 } from '@noble/hashes/sha2.js';
 import { bytesToHex } from '@noble/hashes/utils.js';
@@ -11,13 +12,16 @@ import type { Engine } from './engines/engine.ts';
 import { CachetError } from './errors.ts';
 import type { ExpPlan } from './gates/expTable.ts';
 import type { FourierPlan } from './gates/fourier.ts';
+import { WORD_BITS } from './gates/linear.ts';
+import type { LookupTable } from './gates/lookup.ts';
 import { bindWindows, type WindowsPlan } from './gates/windows.ts';
 import { ARCHITECTURES, type ModelShape } from './models/config.ts';
+import { PROJECTIONS, type ProjectionName } from './models/fold.ts';
 import { readSafetensors, type Safetensors } from './models/safetensors.ts';
-import type { LayerPlan, LlamaPlan, NormPlan } from './programs/plan.ts';
-import type { Constant, Matrix } from './tensor.ts';
+import type { AttentionPlan, LayerPlan, MlpPlan, ModelPlan, NormPlan, Projection } from './programs/plan.ts';
+import type { Constant } from './tensor.ts';
 
-export const ARTEFACT_VERSION = 1;
+export const ARTEFACT_VERSION = 2;
 
 const integer = z.number().int();
 const splineSchema = z.strictObject({
@@ -41,34 +45,43 @@ const windowsSchema = z.strictObject({
   outputScale: integer,
   splines: z.array(splineSchema).min(1),
 });
-const normSchema = z.strictObject({ squareScale: integer, openBits: integer, rsqrt: windowsSchema });
+const normSchema = z.strictObject({ openBits: integer, scale: integer, sumBits: integer, rsqrt: windowsSchema });
+const projectionSchema = z.strictObject({ fraction: integer, bias: z.boolean() });
 const layerSchema = z.strictObject({
   norm1: normSchema,
   norm2: normSchema,
-  lowBucket: integer,
-  exp: z.strictObject({
-    inputScale: integer,
-    low: integer,
-    domainBits: integer,
-    cellsLog2: integer,
-    outputScale: integer,
-    shifts: z.array(z.number()).min(1),
-    tables: z.string(),
-  }),
-  reciprocal: windowsSchema,
-  silu: z.strictObject({
-    name: z.literal('silu'),
-    inputScale: integer,
-    periodBits: integer,
-    terms: integer,
-    edge: z.number(),
+  attention: z.strictObject({
+    reference: z.discriminatedUnion('kind', [
+      z.strictObject({ kind: z.literal('public') }),
+      z.strictObject({ kind: z.literal('buckets'), low: integer, first: integer, count: integer.min(1).max(64) }),
+    ]),
+    exp: z.strictObject({
+      inputScale: integer,
+      low: integer,
+      domainBits: integer,
+      cellsLog2: integer,
+      outputScale: integer,
+      shifts: z.array(z.number()).min(1),
+      tables: z.string(),
+    }),
+    reciprocal: windowsSchema,
     bits: integer,
-    outputScale: integer,
-    slope: integer,
-    constant: integer,
-    tables: z.string(),
   }),
-  fractions: z.strictObject({ qkv: integer, o: integer, gateUp: integer, down: integer }),
+  mlp: z.strictObject({
+    kind: z.enum(['gated', 'plain']),
+    activation: z.strictObject({
+      name: z.enum(['silu', 'gelu', 'gelu-tanh']),
+      inputScale: integer,
+      periodBits: integer,
+      terms: integer,
+      edge: z.number(),
+      bits: integer,
+      drop: integer,
+      constant: integer,
+      tables: z.string(),
+    }),
+  }),
+  projections: z.partialRecord(z.enum(PROJECTIONS), projectionSchema),
 });
 const shapeSchema = z.strictObject({
   layers: integer.positive(),
@@ -97,6 +110,7 @@ export const headerSchema = z.strictObject({
   version: z.literal(ARTEFACT_VERSION),
   name: z.string(),
   shape: shapeSchema,
+  residualScale: integer,
   prefixIds: z.array(integer),
   layers: z.array(layerSchema).min(1),
 });
@@ -109,14 +123,45 @@ export interface Artefact {
   readonly bytes: Uint8Array;
   readonly name: string;
   readonly shape: ModelShape;
+  readonly residualScale: number;
   readonly prefixIds: readonly number[];
-  /** For the client: [vocab, width], [width], [vocab, width]. */
-  readonly embed: Float32Array;
-  readonly finalNorm: Float32Array;
-  readonly head: Float32Array;
   readonly header: ArtefactHeader;
   readonly tensors: Safetensors;
 }
+
+/** What only the client needs: embeddings, positions, final norm and head. */
+export interface ClientTensors {
+  /** [vocab, width] */
+  readonly embed: Float32Array;
+  readonly positions: Float32Array | undefined;
+  readonly finalNorm: Float32Array;
+  readonly finalNormBias: Float32Array | undefined;
+  /** [vocab, width]; the embedding itself where tied. */
+  readonly head: Float32Array;
+}
+
+const clientTensorsOf = new WeakMap<Artefact, ClientTensors>();
+
+/** Read once for an artefact. @throws CachetError 'model' if the artefact was read without them. */
+export function clientTensors(a: Artefact): ClientTensors {
+  let found = clientTensorsOf.get(a);
+  if (!found) {
+    const { tensors, shape } = a,
+      embed = tensors.float32('embed');
+    found = {
+      embed,
+      positions: tensors.names.includes('positions') ? tensors.float32('positions') : undefined,
+      finalNorm: tensors.float32('finalNorm'),
+      finalNormBias: tensors.names.includes('finalNormBias') ? tensors.float32('finalNormBias') : undefined,
+      head: shape.tied ? embed : tensors.float32('head'),
+    };
+    clientTensorsOf.set(a, found);
+  }
+  return found;
+}
+
+/** [word of parities is not 0] as a share over Z_2^7: references are counts of buckets. */
+export const NONZERO = { bits: WORD_BITS, outBits: 7, table: Uint8Array.from({ length: 2 ** WORD_BITS }, (_, i) => (i === 0 ? 0 : 1)) };
 
 /** `digest`, where it is already known, is not computed again. @throws CachetError 'artefact' if the bytes are no artefact of this version. */
 export function readArtefact(bytes: Uint8Array, digest = bytesToHex(sha256(bytes))): Artefact {
@@ -141,24 +186,12 @@ export function readArtefact(bytes: Uint8Array, digest = bytesToHex(sha256(bytes
       hint: 'prepare the model again with this version',
     });
   }
-  const header = parsed.data,
-    embed = tensors.float32('embed');
-  return {
-    digest,
-    bytes,
-    name: header.name,
-    shape: header.shape,
-    prefixIds: header.prefixIds,
-    embed,
-    finalNorm: tensors.float32('finalNorm'),
-    head: header.shape.tied ? embed : tensors.float32('head'),
-    header,
-    tensors,
-  };
+  const header = parsed.data;
+  return { digest, bytes, name: header.name, shape: header.shape, residualScale: header.residualScale, prefixIds: header.prefixIds, header, tensors };
 }
 
 /** Places the artefact's constants into an engine. */
-export function bindPlan(e: Engine, a: Artefact): LlamaPlan {
+export function bindPlan(e: Engine, a: Artefact): ModelPlan {
   const { shape, header, tensors } = a,
     cache = new Map<string, Constant>();
   const table = <T extends ArrayBufferView>(name: string, read: () => T): Constant<T> => {
@@ -167,41 +200,72 @@ export function bindPlan(e: Engine, a: Artefact): LlamaPlan {
     return known as Constant<T>;
   };
   const int64 = (name: string): Constant<BigInt64Array> => table(name, () => tensors.int64(name));
-  const windows = (w: LayerHeader['reciprocal']) =>
+  const windows = (w: LayerHeader['attention']['reciprocal']) =>
     bindWindows(
       w as WindowsPlan,
       w.splines.map((s) => int64(s.coefficients)),
     );
-  const norm = (n: LayerHeader['norm1']): NormPlan => ({ squareScale: n.squareScale, openBits: n.openBits, rsqrt: windows(n.rsqrt) });
-  const matrix = (name: string, inner: number, cols: number, fraction: number): Matrix => {
-    const array = tensors.int16(name);
-    if (array.length !== inner * cols)
-      throw new CachetError({ code: 'artefact', step: name, what: 'wrong size', expected: `${cols} x ${inner}`, got: `${array.length} elements` });
-    return { ...e.constant('weights', array), cols, inner, fraction };
-  };
+  const norm = (n: LayerHeader['norm1']): NormPlan => ({ ...n, rsqrt: windows(n.rsqrt) });
   const qSize = shape.heads * shape.headDim,
-    kSize = shape.kvHeads * shape.headDim;
-  const nonzero = new Uint8Array(32).fill(255);
-  nonzero[0] = 254;
-  const layers = header.layers.map((l, i): LayerPlan => ({
-    norm1: norm(l.norm1),
-    norm2: norm(l.norm2),
-    lowBucket: l.lowBucket,
-    exp: { ...(l.exp as ExpPlan), tables: table(l.exp.tables, () => new BigUint64Array(tensors.int64(l.exp.tables).buffer)) },
-    reciprocal: windows(l.reciprocal),
-    silu: { ...(l.silu as FourierPlan), tables: int64(l.silu.tables) },
-    qkv: matrix(`layers.${i}.qkv`, shape.width, qSize + 2 * kSize, l.fractions.qkv),
-    o: matrix(`layers.${i}.o`, qSize, shape.width, l.fractions.o),
-    gateUp: matrix(`layers.${i}.gateUp`, shape.width, 2 * shape.inner, l.fractions.gateUp),
-    down: matrix(`layers.${i}.down`, shape.inner, shape.width, l.fractions.down),
-  }));
+    kSize = shape.kvHeads * shape.headDim,
+    { width, inner } = shape;
+  const sizes: Record<ProjectionName, readonly [inner: number, cols: number]> = {
+    q: [width, qSize],
+    k: [width, kSize],
+    v: [width, kSize],
+    o: [qSize, width],
+    gate: [width, inner],
+    up: [width, inner],
+    down: [inner, width],
+  };
+  const projection = (l: number, name: ProjectionName): Projection => {
+    const file = `layers.${l}.${name}`,
+      plan = header.layers[l]!.projections[name];
+    if (!plan) throw new CachetError({ code: 'artefact', step: file, what: 'matrix missing', expected: 'its scale in the header', got: 'none' });
+    const array = tensors.int16(file),
+      [rows, cols] = sizes[name];
+    if (array.length !== rows * cols)
+      throw new CachetError({ code: 'artefact', step: file, what: 'wrong size', expected: `${cols} x ${rows}`, got: `${array.length} elements` });
+    return {
+      ...e.constant('weights', array),
+      inner: rows,
+      cols,
+      fraction: plan.fraction,
+      bias: plan.bias ? e.constant('tables', tensors.int64(`${file}.bias`)) : undefined,
+    };
+  };
+  const layers = header.layers.map(({ norm1, norm2, attention, mlp }, l): LayerPlan => {
+    const activation = { ...(mlp.activation as FourierPlan), tables: int64(mlp.activation.tables) },
+      up = projection(l, 'up'),
+      down = projection(l, 'down');
+    return {
+      norm1: norm(norm1),
+      norm2: norm(norm2),
+      attention: {
+        reference: attention.reference as AttentionPlan['reference'],
+        exp: { ...(attention.exp as ExpPlan), tables: table(attention.exp.tables, () => new BigUint64Array(tensors.int64(attention.exp.tables).buffer)) },
+        reciprocal: windows(attention.reciprocal),
+        bits: attention.bits,
+      },
+      q: projection(l, 'q'),
+      k: projection(l, 'k'),
+      v: projection(l, 'v'),
+      o: projection(l, 'o'),
+      mlp: (mlp.kind === 'gated'
+        ? { kind: 'gated', gate: projection(l, 'gate'), up, activation, down }
+        : { kind: 'plain', up, activation, down }) satisfies MlpPlan,
+    };
+  });
   return {
     shape,
+    residualScale: a.residualScale,
     prefixIds: a.prefixIds,
     prefixKeys: layers.map((_, i) => tensors.int64(`layers.${i}.prefixKeys`)),
     prefixValues: layers.map((_, i) => tensors.int64(`layers.${i}.prefixValues`)),
-    rope: { cos: table('rope.cos', () => tensors.int32('rope.cos')), sin: table('rope.sin', () => tensors.int32('rope.sin')), fraction: 12 },
-    nonzero: { bits: 8, table: e.constant('tables', nonzero) },
+    rope: shape.rope
+      ? { cos: table('rope.cos', () => tensors.int32('rope.cos')), sin: table('rope.sin', () => tensors.int32('rope.sin')), fraction: 12 }
+      : undefined,
+    nonzero: { ...NONZERO, table: e.constant('tables', NONZERO.table) } satisfies LookupTable,
     layers,
   };
 }

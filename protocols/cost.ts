@@ -3,7 +3,7 @@ import { bindPlan, type Artefact } from './artefact.ts';
 import type { Turn } from './engines/effects.ts';
 import type { StepCost } from './engines/engine.ts';
 import { Meter } from './engines/meter.ts';
-import { session } from './programs/llama.ts';
+import { session } from './programs/transformer.ts';
 import { turnSlots, type SessionSpec } from './session.ts';
 
 export interface SessionCost {

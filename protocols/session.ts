@@ -8,7 +8,7 @@ import type { DealtSink, DealtSource, Program, Turn } from './engines/effects.ts
 import type { Trace } from './engines/engine.ts';
 import { Evaluator, type EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
-import { session, TURN_ROWS } from './programs/llama.ts';
+import { session, TURN_ROWS } from './programs/transformer.ts';
 
 export type { DealerKeys, EvaluatorKeys };
 

@@ -78,10 +78,12 @@ describe('models', () => {
   });
   it('safetensors: writes what it reads, converts half precision, refuses corrupt files', () => {
     const bytes = writeSafetensors(
-        new Map([
-          ['b', { dtype: 'F32', shape: [2], data: Float32Array.of(1.5, -2) }],
-          ['a', { dtype: 'I64', shape: [1], data: BigInt64Array.of(-7n) }],
-        ]),
+        [
+          new Map([
+            ['b', { dtype: 'F32', shape: [2], data: Float32Array.of(1.5, -2) }],
+            ['a', { dtype: 'I64', shape: [1], data: BigInt64Array.of(-7n) }],
+          ]),
+        ],
         { k: 'v' },
       ),
       back = readSafetensors(bytes);

@@ -4,6 +4,7 @@
  */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { NONZERO } from '../protocols/artefact.ts';
 import type { Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { b2a } from '../protocols/gates/b2a.ts';
@@ -11,6 +12,7 @@ import { bucket } from '../protocols/gates/bucket.ts';
 import { expTable, expTables, type ExpPlan } from '../protocols/gates/expTable.ts';
 import { fitFourier } from '../protocols/gates/fourier.ts';
 import { columns, matmul, parities, rope, segmentSpread, segmentSum, transpose } from '../protocols/gates/linear.ts';
+import { lookup } from '../protocols/gates/lookup.ts';
 import { dotRows, hadamard, mix, packedSize, scaleRows, scores } from '../protocols/gates/mul.ts';
 import { gates } from '../protocols/gates/registry.ts';
 import { fitSpline, type SplinePlan } from '../protocols/gates/spline.ts';
@@ -39,11 +41,12 @@ interface Row {
   readonly rounds?: number;
 }
 
-const attention = { queries: 3, heads: 4, group: 2, dim: 6, past: 5, capacity: 9, prefix: 2 };
+const attention = { queries: 3, heads: 4, group: 2, dim: 6, past: 5, capacity: 9, firstKv: 0, prefix: 2 };
 const exp: ExpPlan = { inputScale: 12, low: -100 * 4096, domainBits: 19, cellsLog2: 3, outputScale: 22, shifts: [0, 5] };
 const expSmall: ExpPlan = { inputScale: 12, low: -44 * 4096, domainBits: 18, cellsLog2: 3, outputScale: 25, shifts: [4] };
-const silu = fitFourier({ name: 'silu', inputScale: 12, periodBits: 17, terms: 16, edge: 12, bits: 56, outputScale: 32 });
-const siluNarrow = fitFourier({ name: 'silu', inputScale: 12, periodBits: 16, terms: 8, edge: 5, bits: 56, outputScale: 32 });
+const silu = fitFourier({ name: 'silu', inputScale: 12, periodBits: 17, terms: 16, edge: 12, bits: 56, drop: 0 });
+const siluNarrow = fitFourier({ name: 'silu', inputScale: 12, periodBits: 16, terms: 8, edge: 5, bits: 56, drop: 0 });
+const gelu = fitFourier({ name: 'gelu-tanh', inputScale: 12, periodBits: 15, terms: 7, edge: 3.3, bits: 64, drop: 13 });
 const splinePlan: SplinePlan = { inputScale: 12, outputScale: 30, low: -16 * 4096, domainBits: 17, keyBits: 7, firstCell: 0, cells: 128, degree: 2 };
 const splineTable = fitSpline((x) => x / (1 + Math.exp(-x)), splinePlan);
 const narrowPlan: SplinePlan = { inputScale: 8, outputScale: 20, low: 0, domainBits: 12, keyBits: 6, firstCell: 5, cells: 17, degree: 1 };
@@ -180,6 +183,13 @@ const rows: Row[] = [
   },
   {
     gate: 'fourier',
+    name: 'GELU, short',
+    inputs: [{ size: 40, scale: 12, low: -3.2, high: 3.2, bits: 22 }],
+    program: (e, [x]) => one(e.fourier({ ...gelu.plan, tables: int64(e, gelu.tables) }, x!)),
+    error: 2e-3,
+  },
+  {
+    gate: 'fourier',
     name: 'SiLU, period 32',
     inputs: [{ size: 45, scale: 12, low: -12, high: 11.99, bits: 22 }],
     program: (e, [x]) => one(e.fourier({ ...silu.plan, tables: int64(e, silu.tables) }, x!)),
@@ -257,19 +267,48 @@ const rows: Row[] = [
   },
   {
     gate: 'bucket',
-    name: 'with parities, table and b2a: a maximum',
-    rounds: 2,
+    name: 'with parities and lookup: a maximum',
+    rounds: 1,
     error: 6,
     inputs: [{ size: 15, scale: 0, low: -9, high: 40, bits: 12, integer: true }],
     *program(e, [x]) {
       const [suffix] = e.apply(bucket, { low: -16, inputScale: 0 }, [e.mod(x!, 6, true)]);
-      const nonzero = new Uint8Array(32).fill(255);
-      nonzero[0] = 254;
-      const [words] = yield* e.open([e.linear(parities(e.constant('tables', lengths)), suffix!)]);
-      const [bits] = yield* e.open(e.apply(truthTable, { bits: 8, table: e.constant('tables', nonzero) }, [words!]));
-      const [flags] = e.apply(b2a, { bits: 7 }, [bits!]);
-      return [e.linear(segmentSum(e.constant('tables', new Uint32Array(3).fill(64))), flags!)];
+      const [words] = yield* e.open([e.linear(parities(e.constant('tables', lengths), 4, 57), suffix!)]);
+      const [flags] = e.apply(lookup, { ...NONZERO, table: e.constant('tables', NONZERO.table) }, [words!]);
+      return [e.linear(segmentSum(e.constant('tables', new Uint32Array(3).fill(57))), flags!)];
     },
+  },
+  {
+    gate: 'lookup',
+    name: '7 bits to 12',
+    inputs: [{ size: 21, scale: 0, low: 0, high: 127, bits: 16, integer: true }],
+    program: (e, [x]) =>
+      one(
+        e.apply(
+          lookup,
+          {
+            bits: 7,
+            outBits: 12,
+            table: e.constant(
+              'tables',
+              new Uint8Array(128).map((_, i) => (i * 37) & 255),
+            ),
+          },
+          [e.mod(x!, 7, true)],
+        )[0]!,
+      ),
+    error: 0,
+  },
+  {
+    gate: 'b2a',
+    name: 'of an opened truth table',
+    rounds: 1,
+    inputs: [{ size: 50, scale: 0, low: 0, high: 255, bits: 16, integer: true }],
+    *program(e, [x]) {
+      const [bits] = yield* e.open(e.apply(truthTable, { bits: 8, table: e.constant('tables', table) }, [e.mod(x!, 8, true)]));
+      return e.apply(b2a, { bits: 7 }, [bits!]);
+    },
+    error: 0,
   },
   {
     gate: 'linear',
@@ -289,7 +328,7 @@ const rows: Row[] = [
     *program(e, [x]) {
       const weights = Int16Array.from({ length: 16 * 8 }, (_, i) => ((i * 7919) % 60000) - 30000),
         angles = Int32Array.from({ length: 8 }, (_, i) => i * 500 - 2000);
-      const y = yield* e.linearJob(matmul({ ...e.constant('weights', weights), cols: 16, inner: 8, fraction: 11 }, 2), e.widen(e.mod(x!, 40)));
+      const y = yield* e.linearJob(matmul({ ...e.constant('weights', weights), cols: 16, inner: 8, fraction: 11 }, 2, 64), e.widen(e.mod(x!, 40)));
       const t = { cos: e.constant('tables', angles), sin: e.constant('tables', angles), fraction: 12 };
       return [y, e.linear(rope(t, 2, 16, 4, 3, 4, 2), y), e.addConstant(e.sub(y, e.add(y, y)), -2.5)];
     },

@@ -5,11 +5,15 @@
 import { describe, expect, it } from 'vitest';
 import { ADD, dpfKeyBytes, packedBytes, SET, SUB, type Kernels } from '../kernels/kernels.ts';
 import { Arena, reserveMemory, u64, u8 } from '../kernels/memory.ts';
-import { backends, createKernels } from '../kernels/registry.ts';
+import { backends } from '../kernels/registry.ts';
 import { chacha8 } from '../kernels/reference/keyed.ts';
+import { selfTest } from '../kernels/selfTest.ts';
+import { wasmKernels } from '../kernels/wasm/index.ts';
 import { expTables } from '../protocols/gates/expTable.ts';
 import { fitFourier } from '../protocols/gates/fourier.ts';
 
+/** The backends, and both forms between which one of them chooses. */
+const tested: typeof backends = { ...backends, 'wasm in limbs': (m) => wasmKernels(m, 'limbs'), 'wasm in lanes': (m) => wasmKernels(m, 'lanes') };
 const LOW = 1 << 16,
   SIZE = 1 << 19;
 /** Regions of 32 KiB: destinations, sources, scratch. */
@@ -35,14 +39,41 @@ function place(name: string, seed: number): Kernels {
     words = new Uint32Array(memory.buffer, LOW, SIZE / 4),
     next = random(seed);
   for (let i = 0; i < words.length; i++) words[i] = next();
-  return createKernels(name, memory);
+  return tested[name]!(memory);
 }
 
 const lengths = (k: Kernels, list: number[]) => new Uint32Array(k.memory.buffer, E, list.length).set(list);
 const exp = { inputScale: 12, low: -100 * 4096, domainBits: 19, cellsLog2: 3, outputScale: 22, shifts: [0, 5] };
-const silu = fitFourier({ name: 'silu', inputScale: 12, periodBits: 16, terms: 6, edge: 5, bits: 56, outputScale: 32 });
+const silu = fitFourier({ name: 'silu', inputScale: 12, periodBits: 16, terms: 6, edge: 5, bits: 56, drop: 0 });
 const placeTable = (k: Kernels, table: ArrayBufferView) =>
   u8(k.memory, C, table.byteLength).set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
+/** Values and weights whose products are as large as they get, of either sign, and digits at their bounds. */
+const EXTREMES = [
+  -1n,
+  1n << 63n,
+  (1n << 63n) - 1n,
+  0x7fff_7fff_7fff_7fffn,
+  -0x8000_8000_8000_8000n,
+  0x7ff_7ff_7ffn,
+  0x800_800_800n,
+  (1n << 31n) - 1n,
+  1n << 9n,
+];
+const extreme = (k: Kernels, x: bigint, w: number): void => {
+  u64(k.memory, A, 8192).fill(BigInt.asUintN(64, x));
+  new Int16Array(k.memory.buffer, B, 32768).fill(w);
+};
+/** 1000 products, more than any 32-bit sum may hold, at the narrowest and widest ring of every number of limbs. */
+const gemmOfAllSteps = (k: Kernels, n: number): void =>
+  [1, 32, 33, 44, 45, 52, 56, 57, 64].forEach((bits, i) => {
+    k.gemmI16(D + 1024 * i, A, B, 1, 1000, n % 17, bits);
+    k.reduce(D + 1024 * i, D + 1024 * i, bits, n % 17);
+  });
+/** Ordinary float32 values instead of random bits. */
+const floats = (k: Kernels, at: number, n: number): void => {
+  const words = new Int32Array(k.memory.buffer, at, n).slice();
+  new Float32Array(k.memory.buffer, at, n).set(Float32Array.from(words, (v) => v / 2 ** 28));
+};
 const clean88 = (k: Kernels, hi: number, n: number) => k.reduce(hi, hi, 24, n);
 
 /** Rows: name of the kernel, what to call. Odd sizes on purpose; `n` takes each of SIZES. */
@@ -68,7 +99,13 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
   ['shiftRight', (k, n) => (k.shiftRight(D, A, 52, 17, n), k.shiftRight(D + 8 * n, A, 64, 63, n), k.shiftRight(D + 16 * n, A, 20, 0, n))],
   ['copyRows', (k, n) => (k.copyRows(D, n + 3, A, n, 4, n), k.copyRows(E, 5, A, 2, n, 1))],
   ['segmentSum', (k, n) => (lengths(k, [3, 0, n, 1]), k.segmentSum(D, A, E, 4))],
-  ['gemmI16', (k, n) => k.gemmI16(D, A, B, 3, 8 * ((n % 9) + 1), n)],
+  ...Array.from({ length: 64 }, (_, i): (typeof rows)[number] => [
+    'gemmI16',
+    (k, n) => (k.gemmI16(D, A, B, 1 + (n % 3), 8 * ((n % 9) + 1), n, i + 1), k.reduce(D, D, i + 1, (1 + (n % 3)) * n)),
+  ]),
+  ...EXTREMES.flatMap((x) => [-32768, 32767].map((w): (typeof rows)[number] => ['gemmI16', (k, n) => (extreme(k, x, w), gemmOfAllSteps(k, n))])),
+  ['gemmI16', (k, n) => (k.gemmI16(D, A, C, 1, 5000, 3, 64), k.gemmI16(D + 64, A, C, 3, 5000, 3, 64), k.gemmI16(D + 256, A, C, 40, 328, n, 64))],
+  ['gemmF32', (k, n) => (floats(k, A, 4096), floats(k, B, 4096), k.gemmF32(D, A, B, 1 + (n % 3), 8 * ((n % 9) + 1), n))],
   ['addTails', (k) => k.addTails(D, A, 3, 2, 6, 2)],
   ['rope', (k, n) => k.rope(D, A, 2 * n + 8, B, B + 256, 1, 3, 2, 4)],
   ...[1, 5, 8, 13, 22, 32, 44, 52, 56, 63, 64].flatMap((bits): typeof rows => [
@@ -76,10 +113,13 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
     ['pack', (k, n) => k.pack(D, A, bits, n)],
     ['unpack', (k, n) => k.unpack(D, A, bits, n)],
   ]),
-  ['sub88', (k, n) => (clean88(k, B, n), clean88(k, E, n), k.sub88(A, B, C, E, n))],
-  ['pack88', (k, n) => (clean88(k, B, n), k.pack88(D, A, B, n))],
-  ['pack88', (k, n) => k.pack88(D, A, B, n)],
-  ['unpack88', (k, n) => k.unpack88(D, E, A, n)],
+  ...[8, 24, 32].flatMap((bits): typeof rows => [
+    ['subWide', (k, n) => (k.reduce(B, B, bits, n), k.reduce(E, E, bits, n), k.subWide(A, B, C, E, bits, n))],
+    ['packWide', (k, n) => (k.reduce(B, B, bits, n), k.packWide(D, A, B, bits, n))],
+    ['packWide', (k, n) => k.packWide(D, A, B, bits, n)],
+    ['unpackWide', (k, n) => k.unpackWide(D, E, A, bits, n)],
+    ['signWords', (k, n) => k.signWords(D, A, bits, n)],
+  ]),
   ['prg', (k, n) => (k.prg(D, A, 7, 3, 0, 64, n), k.prg(D + 8 * n, A, 7, 3, 29, 24, n), k.prg(D + 16 * n, A, 7, 3, 2 ** 35 + 5, 1, n))],
   ['splinePayload', (k, n) => k.splinePayload(D, E, A, 17, 9, 3, n)],
   ...(
@@ -147,9 +187,14 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
   ]),
   ['fourierDeal', (k, n) => (placeTable(k, silu.tables), k.fourierDeal(D, A, 16, 6, C, n))],
   ['fourierEvaluate', (k, n) => (placeTable(k, silu.tables), k.fourierEvaluate(D, A, B, 16, 6, C, n))],
+  ...[0, 1].map((party): (typeof rows)[number] => [
+    'fourierEvaluateWide',
+    (k, n) => (placeTable(k, silu.tables), k.reduce(E, E, 8, 12 * n), k.fourierEvaluateWide(D, A, B, E, party, 16, 6, C, 13, n)),
+  ]),
   ['oneHot64', (k, n) => k.oneHot64(D, A, n)],
   ['suffix64', (k, n) => k.suffix64(D, A, B, n)],
-  ['parities', (k, n) => (lengths(k, [3, n, 1]), k.parities(D, A, E, 3, B, 4, 1))],
+  ['parities', (k, n) => (lengths(k, [3, n, 1]), k.parities(D, A, E, 3, 0, 64, B, 4, 1))],
+  ['parities', (k, n) => (lengths(k, [3, n, 1]), k.parities(D, A, E, 3, 11, 5, B, 4, 1))],
   [
     'tableRotate',
     (k, n) => (
@@ -160,6 +205,8 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
     ),
   ],
   ['tableLookup', (k, n) => k.tableLookup(D, A, B, 8, n)],
+  ['lookupPermute', (k, n) => (k.lookupPermute(D, A, B, 6, 0, n), k.lookupPermute(E, A, B, 4, 1, n))],
+  ['lookupPick', (k, n) => k.lookupPick(D, A, B, 3, n)],
 ];
 
 const visible = (k: Kernels) => {
@@ -168,7 +215,7 @@ const visible = (k: Kernels) => {
   return all;
 };
 
-describe.each(Object.keys(backends).filter((b) => b !== 'reference'))('backend %s', (backend) => {
+describe.each(Object.keys(tested).filter((b) => b !== 'reference'))('backend %s', (backend) => {
   rows.forEach(([name, call], i) =>
     it(`${name} (row ${i})`, () => {
       for (const n of SIZES) {
@@ -185,8 +232,8 @@ describe.each(Object.keys(backends).filter((b) => b !== 'reference'))('backend %
     const k = place(backend, 1),
       missing = Object.entries(place('reference', 1)).filter(([key, v]) => typeof v !== typeof k[key as keyof Kernels]);
     expect(missing).toEqual([]);
-    const tested = rows.map(([name]) => name).join(' ');
-    for (const [key, v] of Object.entries(k)) if (typeof v === 'function' && key !== 'dpfScratchBytes') expect(tested.split(/ and | /), key).toContain(key);
+    const names = rows.map(([name]) => name).join(' ');
+    for (const [key, v] of Object.entries(k)) if (typeof v === 'function' && key !== 'dpfScratchBytes') expect(names.split(/ and | /), key).toContain(key);
   });
 });
 
@@ -259,6 +306,13 @@ describe.each(Object.keys(backends))('%s: what must hold', (backend) => {
       arena.release(mark);
     }
   });
+});
+
+it('the self-test tells exactness and what was chosen', () => {
+  expect(selfTest('reference')).toEqual({ exact: true, choices: '' });
+  const wasm = selfTest('wasm');
+  expect(wasm.exact).toBe(true);
+  expect(wasm.choices).toMatch(/^gemmI16 in (limbs|lanes)$/);
 });
 
 describe('reference', () => {

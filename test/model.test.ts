@@ -7,8 +7,7 @@ import type { Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import type { Fixed } from '../protocols/engines/fixed.ts';
 import { createCache } from '../protocols/programs/attention.ts';
-import { forward } from '../protocols/programs/llama.ts';
-import { SCALE } from '../protocols/programs/plan.ts';
+import { forward } from '../protocols/programs/transformer.ts';
 import { runFixed, runLocal, split } from './support/local.ts';
 import { embedding, golden, tinyNotes } from './support/tinyNotes.ts';
 
@@ -23,11 +22,11 @@ const program = (e: Engine): Program<void> =>
       past = plan.prefixIds.length,
       width = plan.shape.width;
     const caches = createCache(e, plan, past + privateIds.length + 1);
-    const prompt = yield* e.input(privateIds.length * width, SCALE.residual);
+    const prompt = yield* e.input(privateIds.length * width, artefact.residualScale);
     const mark = e.mark();
     yield* e.output(yield* forward(e, plan, caches, prompt, privateIds.length, { slots: past, position: past, unused: undefined }));
     e.release(mark);
-    const token = yield* e.input(width, SCALE.residual);
+    const token = yield* e.input(width, artefact.residualScale);
     yield* e.output(yield* forward(e, plan, caches, token, 1, { slots: past + privateIds.length, position: past + privateIds.length, unused: undefined }));
     e.endStep();
   })();
@@ -67,7 +66,7 @@ describe('tiny-notes in one process', () => {
     };
     const fixed = runFixed(program, values, { seed: 5, observe: (gate, name, outputs, engine: Fixed) => record(traces.fixed, engine, gate, name, outputs) });
     fixedOutputs = fixed.outputs;
-    const parts = values.map((v, i) => split(v, SCALE.residual, i + 1));
+    const parts = values.map((v, i) => split(v, artefact.residualScale, i + 1));
     run = runLocal(program, [parts.map((p) => p[0]), parts.map((p) => p[1])], {
       seed: 5,
       observe: (party, gate, name, outputs, engine) => record(party === 0 ? traces.p0 : traces.p1, engine, gate, name, outputs),
@@ -104,7 +103,7 @@ describe('tiny-notes in one process', () => {
     expect(compared).toBeGreaterThan(100_000);
     const sum = run.outputs.map((list) => list.map((b) => new BigInt64Array(b.buffer)));
     fixedOutputs.forEach((want, step) =>
-      want.forEach((v, i) => expect(Number(BigInt.asIntN(64, sum[0]![step]![i]! + sum[1]![step]![i]!)) / 2 ** SCALE.residual).toBe(v)),
+      want.forEach((v, i) => expect(Number(BigInt.asIntN(64, sum[0]![step]![i]! + sum[1]![step]![i]!)) / 2 ** artefact.residualScale).toBe(v)),
     );
   });
 

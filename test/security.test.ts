@@ -9,8 +9,7 @@ import type { Engine } from '../protocols/engines/engine.ts';
 import { Dealer } from '../protocols/engines/dealer.ts';
 import { dealerKeys, evaluatorKeys, KeyExchange, sessionId } from '../protocols/handshake.ts';
 import { createCache } from '../protocols/programs/attention.ts';
-import { forward } from '../protocols/programs/llama.ts';
-import { SCALE } from '../protocols/programs/plan.ts';
+import { forward } from '../protocols/programs/transformer.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import { PROTOCOL_VERSION } from '../protocols/session.ts';
 import { place, runLocal, split, testKeys } from './support/local.ts';
@@ -22,7 +21,7 @@ const artefact = tinyNotes(),
 const program = (e: Engine): Program<void> =>
   (function* () {
     const plan = bindPlan(e, artefact),
-      x = yield* e.input(TOKENS * plan.shape.width, SCALE.residual);
+      x = yield* e.input(TOKENS * plan.shape.width, artefact.residualScale);
     yield* e.output(
       yield* forward(e, plan, createCache(e, plan, plan.prefixIds.length + TOKENS), x, TOKENS, {
         slots: plan.prefixIds.length,
@@ -34,7 +33,7 @@ const program = (e: Engine): Program<void> =>
   })();
 
 const run = (ids: readonly number[], seed: number, shareSeed = 1) => {
-  const [a, b] = split(embedding(artefact, ids), SCALE.residual, shareSeed);
+  const [a, b] = split(embedding(artefact, ids), artefact.residualScale, shareSeed);
   return runLocal(program, [[a], [b]], { seed });
 };
 const ids = [10, 20, 30, 40, 50, 60],

@@ -14,7 +14,7 @@ import { bindPlan } from '../protocols/artefact.ts';
 import { meterSession } from '../protocols/cost.ts';
 import { Meter } from '../protocols/engines/meter.ts';
 import { CachetError } from '../protocols/errors.ts';
-import { session } from '../protocols/programs/llama.ts';
+import { session } from '../protocols/programs/transformer.ts';
 import { leaks } from './support/leaks.ts';
 import { golden, tinyNotes } from './support/tinyNotes.ts';
 

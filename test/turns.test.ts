@@ -3,8 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { bindPlan } from '../protocols/artefact.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import type { Program, Turn } from '../protocols/engines/effects.ts';
-import { session } from '../protocols/programs/llama.ts';
-import { SCALE } from '../protocols/programs/plan.ts';
+import { session } from '../protocols/programs/transformer.ts';
 import { meterSession } from '../protocols/cost.ts';
 import { runFixed, runFloat, runLocal, split } from './support/local.ts';
 import { embedding, tinyNotes } from './support/tinyNotes.ts';
@@ -37,14 +36,14 @@ describe('sessions of several turns', () => {
   });
 
   it('run as the Fixed engine does, bit for bit, and as the float reference does, nearly', () => {
-    const shares = values.map((v, i) => v && split(v, SCALE.residual, i + 1)),
+    const shares = values.map((v, i) => v && split(v, artefact.residualScale, i + 1)),
       run = runLocal(program, [shares.map((s) => s?.[0]), shares.map((s) => s?.[1])], { turns: later }),
       fixed = runFixed(program, values, { turns: later }).outputs,
       float = runFloat(program, values, later);
     const got = run.outputs[0].map((a, i) => {
       const x = new BigInt64Array(a.buffer),
         y = new BigInt64Array(run.outputs[1][i]!.buffer);
-      return Float64Array.from(x, (v, j) => Number(BigInt.asIntN(64, v + y[j]!)) / 2 ** SCALE.residual);
+      return Float64Array.from(x, (v, j) => Number(BigInt.asIntN(64, v + y[j]!)) / 2 ** artefact.residualScale);
     });
     expect(got.length).toBe(5);
     got.forEach((v, i) => {
@@ -54,7 +53,7 @@ describe('sessions of several turns', () => {
   });
 
   it('cost what the Meter says, with the whole allowance dealt', () => {
-    const shares = values.map((v, i) => v && split(v, SCALE.residual, i + 1)),
+    const shares = values.map((v, i) => v && split(v, artefact.residualScale, i + 1)),
       run = runLocal(program, [shares.map((s) => s?.[0]), shares.map((s) => s?.[1])], { turns: later }),
       cost = meterSession(artefact, { promptTokens: first.tokens, maxTokens: first.answer }, later);
     expect(run.dealtBytes).toBe(cost.dealtBytes);

@@ -53,7 +53,7 @@ function bind(v: Vector, e: Fixed): { gate: Gate<never>; params: unknown } {
         name: 'silu',
         inputScale: 12,
         bits: 56,
-        outputScale: 32,
+        drop: 0,
         ...(v.params as { periodBits: number; terms: number; edge: number }),
       });
       return as(fourier, { ...plan, tables: e.constant('tables', tables) });

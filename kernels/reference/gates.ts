@@ -1,23 +1,43 @@
 /** The gates' inner loops: the plain reference. */
 import { TAU, type Kernels } from '../kernels.ts';
+import { streamElements } from './keyed.ts';
 import { maskOf, View } from './ring.ts';
 
 type GateKernels = Pick<
   Kernels,
-  'expDeal' | 'expEvaluate' | 'fourierDeal' | 'fourierEvaluate' | 'oneHot64' | 'suffix64' | 'parities' | 'tableRotate' | 'tableLookup'
+  | 'expDeal'
+  | 'expEvaluate'
+  | 'fourierDeal'
+  | 'fourierEvaluate'
+  | 'fourierEvaluateWide'
+  | 'oneHot64'
+  | 'suffix64'
+  | 'parities'
+  | 'tableRotate'
+  | 'tableLookup'
+  | 'lookupPermute'
+  | 'lookupPick'
 >;
 
-export function gateKernels(memory: WebAssembly.Memory, prg: Kernels['prg']): GateKernels {
+export function gateKernels(memory: WebAssembly.Memory): GateKernels {
   const { u64, i64, u32, u8 } = new View(memory);
-  const angles = (tables: number, angle: bigint): { cos: bigint; sin: bigint } => {
-    const t = i64(tables, 1536),
+  const angles = (tables: number, periodBits: number, angle: bigint): { cos: bigint; sin: bigint } => {
+    const highs = 2 ** (periodBits - 8),
+      t = i64(tables, 2 * highs + 512),
       h = Number(angle >> 8n),
-      l = Number(angle & 255n),
+      l = 2 * highs + Number(angle & 255n),
       ch = t[h]!,
-      sh = t[512 + h]!,
-      cl = t[1024 + l]!,
-      sl = t[1280 + l]!;
+      sh = t[highs + h]!,
+      cl = t[l]!,
+      sl = t[256 + l]!;
     return { cos: ch * cl - sh * sl, sin: sh * cl + ch * sl };
+  };
+  /** Public factors of element M: cosines, then sines, at scale 14. */
+  const factors = (tables: number, periodBits: number, terms: number, M: bigint): bigint[] => {
+    const first = 2 ** (periodBits - 7) + 512,
+      a = i64(tables, first + terms).subarray(first),
+      angle = Array.from(a, (_, k) => angles(tables, periodBits, (M * BigInt(k + 1)) & maskOf(periodBits)));
+    return [...angle.map((v, k) => round(a[k]! * round(v.cos, 30n), 40n)), ...angle.map((v, k) => round(a[k]! * round(v.sin, 30n), 40n))];
   };
   const round = (v: bigint, shift: bigint): bigint => (v + (1n << (shift - 1n))) >> shift;
   const bit = (pointer: number, i: number): bigint => BigInt((u8(pointer + (i >> 3), 1)[0]! >> (i & 7)) & 1);
@@ -55,7 +75,7 @@ export function gateKernels(memory: WebAssembly.Memory, prg: Kernels['prg']): Ga
     fourierDeal(dst, r, periodBits, terms, tables, n) {
       for (let i = 0; i < n; i++)
         for (let k = 1; k <= terms; k++) {
-          const { cos, sin } = angles(tables, (u64(r, n)[i]! * BigInt(k)) & maskOf(periodBits)),
+          const { cos, sin } = angles(tables, periodBits, (u64(r, n)[i]! * BigInt(k)) & maskOf(periodBits)),
             out = i64(dst + 16 * terms * i, 2 * terms);
           out[k - 1] = round(cos, 42n);
           out[terms + k - 1] = round(sin, 42n);
@@ -63,14 +83,22 @@ export function gateKernels(memory: WebAssembly.Memory, prg: Kernels['prg']): Ga
     },
     fourierEvaluate(dst, m, corr, periodBits, terms, tables, n) {
       for (let i = 0; i < n; i++) {
-        let sum = u64(dst, n)[i]!;
-        for (let k = 1; k <= terms; k++) {
-          const { cos, sin } = angles(tables, (u64(m, n)[i]! * BigInt(k)) & maskOf(periodBits)),
-            a = i64(tables, 1536 + terms)[1535 + k]!,
-            c = u64(corr + 16 * terms * i, 2 * terms);
-          sum += round(a * round(cos, 30n), 40n) * c[k - 1]! + round(a * round(sin, 30n), 40n) * c[terms + k - 1]!;
-        }
-        u64(dst, n)[i] = BigInt.asUintN(64, sum);
+        const c = u64(corr + 16 * terms * i, 2 * terms);
+        u64(dst, n)[i] = BigInt.asUintN(
+          64,
+          factors(tables, periodBits, terms, u64(m, n)[i]!).reduce((sum, f, j) => sum + f * c[j]!, u64(dst, n)[i]!),
+        );
+      }
+    },
+    fourierEvaluateWide(dst, m, lo, hi, party, periodBits, terms, tables, drop, n) {
+      for (let i = 0; i < n; i++) {
+        const low = u64(lo + 16 * terms * i, 2 * terms),
+          high = u64(hi + 16 * terms * i, 2 * terms),
+          y = factors(tables, periodBits, terms, u64(m, n)[i]!).reduce((sum, f, j) => sum + f * ((high[j]! << 64n) | low[j]!), 0n);
+        u64(dst, n)[i] = BigInt.asUintN(
+          64,
+          u64(dst, n)[i]! + (party === 0 ? BigInt.asUintN(72, y) >> BigInt(drop) : -(BigInt.asUintN(72, -y) >> BigInt(drop))),
+        );
       }
     },
     oneHot64(dst, r, n) {
@@ -87,19 +115,16 @@ export function gateKernels(memory: WebAssembly.Memory, prg: Kernels['prg']): Ga
         u64(dst, n)[i] = word;
       }
     },
-    parities(dst, words, lengths, rows, coinKey, gate, sub) {
+    parities(dst, words, lengths, rows, first, count, coinKey, gate, sub) {
       const total = u32(lengths, rows).reduce((a, b) => a + b, 0),
-        all = u64(words, total),
-        out = u64(dst, rows * 64);
+        all = u64(words, total).slice(),
+        out = u64(dst, rows * count),
+        coins = Array.from({ length: total }, (_, i) => streamElements(memory, coinKey, gate, sub, 8 * i, TAU));
       let at = 0;
       u32(lengths, rows).forEach((n, row) => {
         const sums = Array.from({ length: TAU }, () => 0n);
-        for (let i = 0; i < n; i++, at++) {
-          // The coins pass through the row's own result, which is written last.
-          prg(dst + 512 * row, coinKey, gate, sub, 8 * at, 64, TAU);
-          for (let t = 0; t < TAU; t++) sums[t]! ^= all[at]! & out[64 * row + t]!;
-        }
-        for (let b = 0; b < 64; b++) out[64 * row + b] = sums.reduce((v, s, t) => v | (((s >> BigInt(b)) & 1n) << BigInt(t)), 0n);
+        for (let i = 0; i < n; i++, at++) for (let t = 0; t < TAU; t++) sums[t]! ^= all[at]! & coins[at]![t]!;
+        for (let b = 0; b < count; b++) out[count * row + b] = sums.reduce((v, s, t) => v | (((s >> BigInt(first + b)) & 1n) << BigInt(t)), 0n);
       });
     },
     tableRotate(dst, table, r, bits, xor, n) {
@@ -112,6 +137,16 @@ export function gateKernels(memory: WebAssembly.Memory, prg: Kernels['prg']): Ga
     },
     tableLookup(dst, tables, m, bits, n) {
       for (let i = 0; i < n; i++) u64(dst, n)[i] = bit(tables + (i * 2 ** bits) / 8, Number(u64(m, n)[i]! & maskOf(bits)));
+    },
+    lookupPermute(dst, table, r, bits, xor, n) {
+      const entries = 2 ** bits;
+      for (let i = 0; i < n; i++) {
+        const R = Number(u64(r, n)[i]! & maskOf(bits));
+        for (let m = 0; m < entries; m++) u64(dst, n * entries)[i * entries + m] = BigInt(u8(table, entries)[xor ? m ^ R : (m - R + entries) % entries]!);
+      }
+    },
+    lookupPick(dst, tables, m, bits, n) {
+      for (let i = 0; i < n; i++) u64(dst, n)[i] = u64(tables, n << bits)[(i << bits) + Number(u64(m, n)[i]! & maskOf(bits))]!;
     },
   };
 }

@@ -5,6 +5,5 @@ import { keyedKernels } from './keyed.ts';
 import { ringKernels } from './ring.ts';
 
 export function referenceKernels(memory: WebAssembly.Memory): Kernels {
-  const keyed = keyedKernels(memory);
-  return { name: 'reference', memory, ...ringKernels(memory), ...keyed, ...gateKernels(memory, keyed.prg) };
+  return { name: 'reference', choices: '', memory, ...ringKernels(memory), ...keyedKernels(memory), ...gateKernels(memory) };
 }

@@ -34,6 +34,15 @@ export function chacha8(state: readonly number[]): Uint32Array {
 
 const wide = (words: ArrayLike<number>, i: number): bigint => BigInt(words[2 * i]! >>> 0) | (BigInt(words[2 * i + 1]! >>> 0) << 32n);
 
+/** Elements first .. first + n - 1 of the stream of a key in memory and a nonce (gate, sub). */
+export function streamElements(memory: WebAssembly.Memory, key: number, gate: number, sub: number, first: number, n: number): bigint[] {
+  const words = new View(memory).u32(key, 8);
+  return Array.from({ length: n }, (_, i) => {
+    const block = Math.floor((first + i) / 8);
+    return wide(chacha8([...SIGMA, ...words, block % 2 ** 32, Math.floor(block / 2 ** 32), gate, sub]), (first + i) % 8);
+  });
+}
+
 interface Node {
   seed: readonly number[];
   t: number;
@@ -85,11 +94,7 @@ export function keyedKernels(
   const kernels = {
     prg(dst: number, key: number, gate: number, sub: number, first: number, bits: number, n: number): void {
       const out = u64(dst, n);
-      for (let i = 0; i < n; i++) {
-        const element = first + i,
-          block = Math.floor(element / 8);
-        out[i] = wide(chacha8([...SIGMA, ...u32(key, 8), block % 2 ** 32, Math.floor(block / 2 ** 32), gate, sub]), element % 8) & maskOf(bits);
-      }
+      streamElements(memory, key, gate, sub, first, n).forEach((v, i) => (out[i] = v & maskOf(bits)));
     },
     dpfGenerate(
       keys: number,

@@ -32,6 +32,7 @@ type RingKernels = Pick<
   | 'segmentSum'
   | 'segmentSpread'
   | 'gemmI16'
+  | 'gemmF32'
   | 'hadamard'
   | 'scaleRows'
   | 'dotRows'
@@ -41,9 +42,10 @@ type RingKernels = Pick<
   | 'rope'
   | 'pack'
   | 'unpack'
-  | 'sub88'
-  | 'pack88'
-  | 'unpack88'
+  | 'subWide'
+  | 'packWide'
+  | 'unpackWide'
+  | 'signWords'
 >;
 
 export function ringKernels(memory: WebAssembly.Memory): RingKernels {
@@ -84,7 +86,7 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
         dst += 8 * n;
       });
     },
-    gemmI16(dst, x, w, rows, inner, cols) {
+    gemmI16(dst, x, w, rows, inner, cols, bits) {
       const out = u64(dst, rows * cols),
         a = u64(x, rows * inner),
         b = new Int16Array(buffer, w, cols * inner);
@@ -92,7 +94,19 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
         for (let c = 0; c < cols; c++) {
           let sum = 0n;
           for (let i = 0; i < inner; i++) sum += a[r * inner + i]! * BigInt(b[c * inner + i]!);
-          out[r * cols + c] = BigInt.asUintN(64, sum);
+          out[r * cols + c] = BigInt.asUintN(bits, sum);
+        }
+    },
+    gemmF32(dst, x, w, rows, inner, cols) {
+      const out = new Float32Array(buffer, dst, rows * cols),
+        a = new Float32Array(buffer, x, rows * inner),
+        b = new Float32Array(buffer, w, cols * inner);
+      for (let r = 0; r < rows; r++)
+        for (let c = 0; c < cols; c++) {
+          const s = new Float32Array(8);
+          for (let i = 0; i < inner; i++) s[i % 8] = s[i % 8]! + Math.fround(a[r * inner + i]! * b[c * inner + i]!);
+          const [t0, t1, t2, t3] = [0, 1, 2, 3].map((j) => Math.fround(s[j]! + s[j + 4]!));
+          out[r * cols + c] = Math.fround(t0! + t1!) + Math.fround(t2! + t3!);
         }
     },
     hadamard(dst, a, b, n, mode) {
@@ -199,32 +213,37 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
         out[i] = v;
       }
     },
-    sub88(lo, hi, lo0, hi0, n) {
+    subWide(lo, hi, lo0, hi0, hiBits, n) {
       for (let i = 0; i < n; i++) {
         const v = ((u64(hi, n)[i]! << 64n) | u64(lo, n)[i]!) - ((u64(hi0, n)[i]! << 64n) | u64(lo0, n)[i]!);
         u64(lo, n)[i] = BigInt.asUintN(64, v);
-        u64(hi, n)[i] = BigInt.asUintN(88, v) >> 64n;
+        u64(hi, n)[i] = BigInt.asUintN(64 + hiBits, v) >> 64n;
       }
     },
-    pack88(dst, lo, hi, n) {
+    packWide(dst, lo, hi, hiBits, n) {
+      const width = 8 + hiBits / 8;
       let bad = 0;
       for (let i = 0; i < n; i++) {
         let v = (u64(hi, n)[i]! << 64n) | u64(lo, n)[i]!;
-        if (v > maskOf(88)) {
+        if (v > maskOf(64 + hiBits)) {
           bad++;
           v = 0n;
         }
-        for (let b = 0; b < 11; b++) u8(dst, 11 * n)[11 * i + b] = Number((v >> BigInt(8 * b)) & 255n);
+        for (let b = 0; b < width; b++) u8(dst, width * n)[width * i + b] = Number((v >> BigInt(8 * b)) & 255n);
       }
       return bad;
     },
-    unpack88(lo, hi, src, n) {
+    unpackWide(lo, hi, src, hiBits, n) {
+      const width = 8 + hiBits / 8;
       for (let i = 0; i < n; i++) {
         let v = 0n;
-        for (let b = 10; b >= 0; b--) v = (v << 8n) | BigInt(u8(src, 11 * n)[11 * i + b]!);
+        for (let b = width - 1; b >= 0; b--) v = (v << 8n) | BigInt(u8(src, width * n)[width * i + b]!);
         u64(lo, n)[i] = v & MASK64;
         u64(hi, n)[i] = v >> 64n;
       }
+    },
+    signWords(hi, a, hiBits, n) {
+      for (let i = 0; i < n; i++) u64(hi, n)[i] = u64(a, n)[i]! >> 63n ? maskOf(hiBits) : 0n;
     },
   };
 }

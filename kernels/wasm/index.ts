@@ -1,14 +1,50 @@
 /** The WebAssembly backend: AssemblyScript with 128-bit SIMD (wasm/assembly), compiled by build.mjs. Its exports are the implementation. */
 import type { Kernels } from '../kernels.ts';
+import { reserveMemory } from '../memory.ts';
 import { binary } from './binary.ts';
 
-let module: WebAssembly.Module | undefined;
+/** Forms of `gemmI16`: limbs (16-bit multiply-add, on every CPU) and lanes (64-bit multiply, native with AVX-512DQ). */
+export type GemmForm = 'limbs' | 'lanes';
 
-/** Several instances may share one memory. */
-export function wasmKernels(memory: WebAssembly.Memory): Kernels {
+interface Exports extends Omit<Kernels, 'name' | 'choices' | 'memory' | 'gemmI16'> {
+  readonly gemmI16Limbs: Kernels['gemmI16'];
+  readonly gemmI16Lanes: Kernels['gemmI16'];
+}
+
+/** Weights of the measurement: 256 KiB, as many as leave the first-level cache. */
+const INNER = 512,
+  COLS = 256,
+  MEASURE_MS = 10;
+
+let module: WebAssembly.Module | undefined, fastest: GemmForm | undefined;
+
+/** Several instances may share one memory. `form`: the faster one on this machine, measured once a thread, unless given. */
+export function wasmKernels(memory: WebAssembly.Memory, form: GemmForm = (fastest ??= fasterForm())): Kernels {
+  const { gemmI16Limbs, gemmI16Lanes, ...kernels } = instantiate(memory);
+  return { ...kernels, gemmI16: form === 'limbs' ? gemmI16Limbs : gemmI16Lanes, name: 'wasm', choices: `gemmI16 in ${form}`, memory };
+}
+
+function instantiate(memory: WebAssembly.Memory): Exports {
   module ??= new WebAssembly.Module(decode(binary));
-  const instance = new WebAssembly.Instance(module, { env: { memory, abort } });
-  return { ...(instance.exports as unknown as Omit<Kernels, 'name' | 'memory'>), name: 'wasm', memory };
+  return new WebAssembly.Instance(module, { env: { memory, abort } }).exports as unknown as Exports;
+}
+
+/** Both forms in turn on one row of 64 bits, the slowest case of limbs; the best call of each counts, so that a busy machine does not decide. */
+function fasterForm(): GemmForm {
+  const k = instantiate(reserveMemory(1 << 20)),
+    best = { limbs: Infinity, lanes: Infinity },
+    [x, dst, w] = [1 << 16, 1 << 17, 1 << 18] as const,
+    start = performance.now();
+  const time = (form: GemmForm, gemm: Kernels['gemmI16']): void => {
+    const from = performance.now();
+    gemm(dst, x, w, 1, INNER, COLS, 64);
+    best[form] = Math.min(best[form], performance.now() - from);
+  };
+  do {
+    time('limbs', k.gemmI16Limbs);
+    time('lanes', k.gemmI16Lanes);
+  } while (performance.now() - start < MEASURE_MS);
+  return best.limbs <= best.lanes ? 'limbs' : 'lanes';
 }
 
 function abort(): never {

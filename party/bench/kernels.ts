@@ -55,7 +55,7 @@ export function benchKernels(backend: string, onRow: (row: KernelRow) => void = 
       dst = arena.alloc(8 * r * cols);
     k.prg(x, key, 2, 0, 0, 64, r * inner);
     k.prg(w, key, 3, 0, 0, 64, (inner * cols) / 4);
-    bench(`gemmI16 ${r} x ${inner} x ${cols}`, 'GMAC/s', r * inner * cols, 2, () => k.gemmI16(dst, x, w, r, inner, cols));
+    bench(`gemmI16 ${r} x ${inner} x ${cols}`, 'GMAC/s', r * inner * cols, 2, () => k.gemmI16(dst, x, w, r, inner, cols, 64));
   }
   for (const bits of [1, 32, 44, 52, 64]) {
     const n = 1 << 13,

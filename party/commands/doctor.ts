@@ -50,7 +50,10 @@ function machine(): Check[] {
     ],
     ...BACKENDS.map((backend): Check => [
       `kernels ${backend}`,
-      () => (selfTest(backend) ? ['ok', 'exact'] : ['FAILED', 'differs from the reference; try: report this as a bug']),
+      () => {
+        const { exact, choices } = selfTest(backend);
+        return exact ? ['ok', choices ? `exact, ${choices}` : 'exact'] : ['FAILED', 'differs from the reference; try: report this as a bug'];
+      },
     ]),
   ];
 }

@@ -60,13 +60,15 @@ export const prepareCommand = new Command('prepare')
     progress.done(`calibrated on ${documents.length} documents in ${seconds.toFixed(1)} s`);
     console.log(
       table([
-        ['layer', 'logit window', 'SiLU terms', 'SiLU error', 'sum of squares'],
+        ['layer', 'reference', 'nats', 'terms', 'error', 'sum of squares', 'weight bits'],
         ...result.report.map((r) => [
           String(r.layer),
-          `${r.logitNats} nats`,
-          String(r.siluTerms),
-          r.siluError.toExponential(1),
+          r.reference,
+          String(r.logitNats),
+          String(r.activationTerms),
+          r.activationError.toExponential(1),
           `${r.normRange[0].toPrecision(3)} .. ${r.normRange[1].toPrecision(3)}`,
+          Object.values(r.weightBits).join(' '),
         ]),
       ]),
     );

@@ -82,17 +82,18 @@ export class Dealer extends LocalEngine implements DealContext {
     this.release(top);
   };
 
-  readonly deal88 = (lo: number, hi: number, n: number): void => {
+  readonly dealWide = (lo: number, hi: number, bits: number, n: number): void => {
     const top = this.mark(),
       lo0 = this.scratch(n),
       hi0 = this.scratch(n),
+      bytes = Math.ceil(bits / 8) * n,
       k = this.kernels;
     this.halves.draw(lo0, this.gateNumber, 64, n);
-    this.halves.draw(hi0, this.gateNumber, 24, n);
-    k.sub88(lo, hi, lo0, hi0, n);
-    const packed = this.arena.alloc(11 * n);
-    k.pack88(packed, lo, hi, n);
-    this.sink.emit(packed, 11 * n);
+    this.halves.draw(hi0, this.gateNumber, bits - 64, n);
+    k.subWide(lo, hi, lo0, hi0, bits - 64, n);
+    const packed = this.arena.alloc(bytes);
+    k.packWide(packed, lo, hi, bits - 64, n);
+    this.sink.emit(packed, bytes);
     this.release(top);
   };
 

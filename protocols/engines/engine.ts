@@ -10,7 +10,7 @@ import { framedBytes } from '../frames.ts';
 import { expTable, type ExpParams } from '../gates/expTable.ts';
 import { fourier, type FourierParams } from '../gates/fourier.ts';
 import type { Gate, DealtCost } from '../gates/gate.ts';
-import { difference, sum, type Linear } from '../gates/linear.ts';
+import { difference, rowSum, sum, type Linear } from '../gates/linear.ts';
 import { mod } from '../gates/mod.ts';
 import { mul, type Bilinear } from '../gates/mul.ts';
 import { mul3, type Mul3 } from '../gates/mul3.ts';
@@ -350,6 +350,27 @@ export abstract class Engine {
     if (x.mask) this.kernels!.copy((y.mask ||= this.allocate(x.size)), x.mask, x.size);
     if (x.real) for (let i = 0; i < x.size; i++) y.real![i] = x.real[i]! + value;
     this.finished('addConstant', [y], [x]);
+    return y;
+  }
+  /** x[rows, cols] + a public row, integers at x's scale. */
+  addRow(x: Tensor, row: Constant<BigInt64Array>): Tensor {
+    const cols = row.array.length,
+      y = this.tensor(x);
+    if (x.form !== 'share' || x.size % cols !== 0)
+      throw new CachetError({
+        code: 'shape',
+        step: rowSum.name,
+        what: 'operands differ',
+        expected: `a share of rows of ${cols}`,
+        got: `${x.form} of ${x.size}`,
+      });
+    this.absorb(rowSum.name, x.size, x.bits, x.scale);
+    if (x.lane) {
+      if (this.constantHalf(x)) rowSum.integer(this.kernels!, y.lane, x.lane, row.pointer, x.size / cols, cols);
+      else this.kernels!.copy(y.lane, x.lane, x.size);
+    }
+    if (x.real) for (let i = 0; i < x.size; i++) y.real![i] = x.real[i]! + Number(row.array[i % cols]!) / 2 ** x.scale;
+    this.finished(rowSum.name, [y], [x]);
     return y;
   }
   /** Whether this engine adds public constants to that lane (of the evaluators' shares only P0's). */

@@ -150,11 +150,11 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
     }
   };
 
-  readonly receive88 = (lo: number, hi: number, n: number): void => {
+  readonly receiveWide = (lo: number, hi: number, bits: number, n: number): void => {
     if (this.party === 0) {
       this.halves.draw(lo, this.gateNumber, 64, n);
-      this.halves.draw(hi, this.gateNumber, 24, n);
-    } else this.kernels.unpack88(lo, hi, this.source.take(11 * n), n);
+      this.halves.draw(hi, this.gateNumber, bits - 64, n);
+    } else this.kernels.unpackWide(lo, hi, this.source.take(Math.ceil(bits / 8) * n), bits - 64, n);
   };
 
   readonly receiveWords = (dst: number, n: number): void => this.receive(dst, 64, n);

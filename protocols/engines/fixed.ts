@@ -24,6 +24,8 @@ export class Fixed extends LocalEngine implements FixedContext {
   private readonly coinKey: number;
   private readonly next: (size: number) => Float64Array | undefined;
   private readonly emit: (values: Float64Array) => void;
+  /** Told the range of every gate's operand that has a domain, and of every result in its ring: how far values stay from the edges. */
+  onRange: ((what: string, layer: number, min: number, max: number, low: number, high: number) => void) | undefined;
 
   /** `next` gives the input values of each step, undefined where an answer ends early; `emit` takes its outputs. */
   constructor(o: { kernels: Kernels; arena: Arena; keys: FixedKeys; next: (size: number) => Float64Array | undefined; emit: (values: Float64Array) => void }) {
@@ -110,16 +112,24 @@ export class Fixed extends LocalEngine implements FixedContext {
   }
 
   private checkRange(step: string, x: Tensor, low: number, high: number, what: string): void {
-    for (const v of x.real!)
-      if (!(v >= low && v < high))
-        throw new CachetError({
-          code: 'range',
-          party: 'fixed engine',
-          step: `gate ${this.gateNumber}, ${step}`,
-          what: `value outside its ${what}`,
-          expected: `${low} <= v < ${high}`,
-          got: String(v),
-          hint: 'prepare the model again with calibration text that covers this input',
-        });
+    let min = Infinity,
+      max = -Infinity,
+      bad: number | undefined;
+    for (const v of x.real!) {
+      if (v < min) min = v;
+      if (v > max) max = v;
+      if (!(v >= low && v < high)) bad ??= v;
+    }
+    this.onRange?.(`${step}, ${what}`, this.layer, min, max, low, high);
+    if (bad !== undefined)
+      throw new CachetError({
+        code: 'range',
+        party: 'fixed engine',
+        step: `layer ${this.layer}, gate ${this.gateNumber}, ${step}`,
+        what: `value outside its ${what}`,
+        expected: `${low} <= v < ${high}`,
+        got: String(bad),
+        hint: 'prepare the model again with calibration text that covers this input',
+      });
   }
 }

@@ -68,7 +68,7 @@ export const expTable: Gate<ExpParams> = {
       k.fill(lo1, 0, n * cells);
       k.fill(hi1, 0, n * cells);
       k.expDeal(lo1, hi1, x!.mask + at, p.domainBits, p.cellsLog2, p.tables.pointer, n);
-      k.sub88(lo1, hi1, lo0, hi0, n * cells);
+      k.subWide(lo1, hi1, lo0, hi0, 24, n * cells);
       ys.forEach((y, s) => {
         k.expEvaluate(y.lane + at, m + at, lo0, hi0, 0, p.domainBits, p.cellsLog2, p.tables.pointer, s, shiftOf(p), n);
         k.expEvaluate(part, m + at, lo1, hi1, 1, p.domainBits, p.cellsLog2, p.tables.pointer, s, shiftOf(p), n);
@@ -77,7 +77,7 @@ export const expTable: Gate<ExpParams> = {
       release(top);
     }
   },
-  deal({ kernels: k, scratch, deal88, mark, release }, p, [x]) {
+  deal({ kernels: k, scratch, dealWide, mark, release }, p, [x]) {
     const cells = 2 ** p.cellsLog2;
     for (const [from, n] of chunks(x!.size, ELEMENT_BYTES * cells)) {
       const top = mark(),
@@ -86,18 +86,18 @@ export const expTable: Gate<ExpParams> = {
       k.fill(lo, 0, n * cells);
       k.fill(hi, 0, n * cells);
       k.expDeal(lo, hi, x!.mask + 8 * from, p.domainBits, p.cellsLog2, p.tables.pointer, n);
-      deal88(lo, hi, n * cells);
+      dealWide(lo, hi, 88, n * cells);
       release(top);
     }
   },
-  evaluate({ kernels: k, scratch, receive88, mark, release, party }, p, [x], ys) {
+  evaluate({ kernels: k, scratch, receiveWide, mark, release, party }, p, [x], ys) {
     const cells = 2 ** p.cellsLog2;
     for (const [from, n] of chunks(x!.size, ELEMENT_BYTES * cells)) {
       const top = mark(),
         m = scratch(n),
         lo = scratch(n * cells),
         hi = scratch(n * cells);
-      receive88(lo, hi, n * cells);
+      receiveWide(lo, hi, 88, n * cells);
       k.addScalar(m, x!.lane + 8 * from, -p.low, n);
       ys.forEach((y, s) => k.expEvaluate(y.lane + 8 * from, m, lo, hi, party, p.domainBits, p.cellsLog2, p.tables.pointer, s, shiftOf(p), n));
       release(top);

@@ -45,8 +45,8 @@ export interface GateContext {
 export interface DealContext extends GateContext {
   /** Shares u64[n] over Z_2^bits: P0's half is the next n elements of its stream, P1's half is sent. Clobbers src. */
   deal(src: number, bits: number, n: number): void;
-  /** The same over Z_2^88 (lo, hi): adds nothing of its own to the value; clobbers both. */
-  deal88(lo: number, hi: number, n: number): void;
+  /** The same over Z_2^bits, 64 < bits <= 96, as (lo, hi); clobbers both. */
+  dealWide(lo: number, hi: number, bits: number, n: number): void;
   /** XOR-shares n 64-bit words. Clobbers src. */
   dealWords(src: number, n: number): void;
   /** Sends the same bytes to both evaluators. */
@@ -59,7 +59,7 @@ export interface EvaluateContext extends GateContext {
   readonly party: 0 | 1;
   /** This party's halves of the next n values that `deal` shared. */
   receive(dst: number, bits: number, n: number): void;
-  receive88(lo: number, hi: number, n: number): void;
+  receiveWide(lo: number, hi: number, bits: number, n: number): void;
   receiveWords(dst: number, n: number): void;
   /** The next bytes that `dealBoth` sent; valid until the next receive. */
   receiveBoth(bytes: number): number;

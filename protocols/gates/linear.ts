@@ -4,11 +4,9 @@
  *
  * Source: linearity of additive sharing. A map gives its integer form on one lane and its real form; `Engine.linear` applies it.
  */
-import { SET, TAU, type Kernels } from '../../kernels/kernels.ts';
+import { SET, type Kernels } from '../../kernels/kernels.ts';
+import { realProduct } from '../realProduct.ts';
 import type { Constant, Matrix } from '../tensor.ts';
-import { BUCKETS } from './bucket.ts';
-
-export const WEIGHT_SCALE = 12;
 
 export interface Linear {
   readonly name: string;
@@ -45,25 +43,13 @@ export const transpose = (rows: number, cols: number): Linear => ({
   },
 });
 
-/** x[rows, inner] W^T -> [rows, cols], 2^WEIGHT_SCALE finer: coarser weights are scaled up. */
-export const matmul = (w: Matrix, rows: number): Linear => ({
+/** x[rows, inner] W^T -> [rows, cols], 2^fraction finer; `bits`: ring of x and of the result. */
+export const matmul = (w: Matrix, rows: number, bits: number): Linear => ({
   name: 'matmul',
   size: rows * w.cols,
-  scale: WEIGHT_SCALE,
-  integer(k, dst, src) {
-    k.gemmI16(dst, src, w.pointer, rows, w.inner, w.cols);
-    if (w.fraction < WEIGHT_SCALE) k.mulScalar(dst, dst, 2 ** (WEIGHT_SCALE - w.fraction), rows * w.cols, SET);
-  },
-  real(dst, src) {
-    const weights = w.real ?? w.array,
-      unit = w.real ? 1 : 2 ** -w.fraction;
-    for (let r = 0; r < rows; r++)
-      for (let c = 0; c < w.cols; c++) {
-        let sum = 0;
-        for (let i = 0, a = r * w.inner, b = c * w.inner; i < w.inner; i++) sum += src[a + i]! * weights[b + i]!;
-        dst[r * w.cols + c] = sum * unit;
-      }
-  },
+  scale: w.fraction,
+  integer: (k, dst, src) => k.gemmI16(dst, src, w.pointer, rows, w.inner, w.cols, bits),
+  real: (dst, src) => realProduct(dst, src, w, rows),
 });
 
 export interface RopeTables {
@@ -124,18 +110,21 @@ export const segmentSpread = (lengths: Constant<Uint32Array>, size: number, shif
   },
 });
 
-/** Per run of 64-bit words and per bit position: TAU public random parities, as one 8-bit element each. Real numbers: word = its highest set bit. */
-export const parities = (lengths: Constant<Uint32Array>): Linear => ({
+/** Bits of a word of parities: a bucket that is not empty is missed with probability 2^-WORD_BITS. */
+export const WORD_BITS = 6;
+
+/** Per run of 64-bit words and bit position first .. first + count - 1: public random parities, as one word each. Real numbers: word = its highest set bit. */
+export const parities = (lengths: Constant<Uint32Array>, first: number, count: number): Linear => ({
   name: 'parities',
-  size: lengths.array.length * BUCKETS,
-  bits: TAU,
-  integer: (k, dst, src, coins, gate) => k.parities(dst, src, lengths.pointer, lengths.array.length, coins, gate, 0),
+  size: lengths.array.length * count,
+  bits: WORD_BITS,
+  integer: (k, dst, src, coins, gate) => k.parities(dst, src, lengths.pointer, lengths.array.length, first, count, coins, gate, 0),
   real(dst, src) {
     let at = 0;
     lengths.array.forEach((n, s) => {
       let top = -1;
       for (let i = 0; i < n; i++) top = Math.max(top, src[at++]!);
-      for (let b = 0; b < BUCKETS; b++) dst[s * BUCKETS + b] = b <= top ? 1 : 0;
+      for (let b = 0; b < count; b++) dst[s * count + b] = first + b <= top ? 1 : 0;
     });
   },
 });
@@ -190,3 +179,11 @@ export const row = (index: number, width: number): Linear => ({
 /** Two-operand sums; `Engine.combine` applies them to shares of one ring and scale. */
 export const sum = { name: 'sum', integer: (k: Kernels, dst: number, a: number, b: number, n: number): void => k.add(dst, a, b, n), sign: 1 };
 export const difference = { name: 'difference', integer: (k: Kernels, dst: number, a: number, b: number, n: number): void => k.sub(dst, a, b, n), sign: -1 };
+
+/** x[rows, cols] + one row, integers at x's scale. `Engine.addRow` applies it to shares. */
+export const rowSum = {
+  name: 'addRow',
+  integer: (k: Kernels, dst: number, src: number, row: number, rows: number, cols: number): void => {
+    for (let r = 0; r < rows; r++) k.add(dst + 8 * r * cols, src + 8 * r * cols, row, cols);
+  },
+};

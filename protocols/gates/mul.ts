@@ -52,12 +52,13 @@ export const mul: Gate<Bilinear> = {
     deal(product, z!.bits, op.dealtSize);
   },
   evaluate({ kernels: k, scratch, receive, party }, op, [x, y], [z]) {
-    const half = scratch(y!.size),
+    // P0: (m_x - r_x0) op m_y - m_x op r_y0; P1: (-r_x1) op m_y - m_x op r_y1. Only x is prepared: y may be a whole cache.
+    const half = scratch(x!.size),
       dealt = scratch(op.dealtSize);
-    if (party === 0) k.sub(half, y!.lane, y!.mask, y!.size);
-    else k.mulScalar(half, y!.mask, -1, y!.size, SET);
-    op.integer(k, z!.lane, x!.lane, half, z!.bits, SET);
-    op.integer(k, z!.lane, x!.mask, y!.lane, z!.bits, SUB);
+    if (party === 0) k.sub(half, x!.lane, x!.mask, x!.size);
+    else k.mulScalar(half, x!.mask, -1, x!.size, SET);
+    op.integer(k, z!.lane, half, y!.lane, z!.bits, SET);
+    op.integer(k, z!.lane, x!.lane, y!.mask, z!.bits, SUB);
     receive(dealt, z!.bits, op.dealtSize);
     if (op.dealt) op.dealt.add(k, z!.lane, dealt);
     else k.add(z!.lane, z!.lane, dealt, op.size);
@@ -111,6 +112,8 @@ export interface AttentionShape {
   readonly dim: number;
   readonly past: number;
   readonly capacity: number;
+  /** The first of the key/value heads in the caches: `heads` may be a tile of them. */
+  readonly firstKv: number;
   /** The first `prefix` keys and values are public (mask 0). */
   readonly prefix: number;
 }
@@ -120,18 +123,19 @@ export const packedSize = (a: AttentionShape): number => a.heads * packedRow(a, 
 
 /** Logits q k^T, packed causal rows; q [queries, heads, dim]. */
 export const scores = (a: AttentionShape): Bilinear => {
-  const { queries, heads, group, dim, past, capacity, prefix } = a;
+  const { queries, heads, group, dim, past, capacity, firstKv, prefix } = a,
+    base = firstKv * capacity * dim;
   const size = packedSize(a),
     dealtSize = size - queries * heads * prefix;
   return {
     name: 'scores',
     xSize: queries * heads * dim,
-    ySize: (heads / group) * capacity * dim,
+    ySize: base + (heads / group) * capacity * dim,
     size,
     dealtSize,
-    integer: (k, dst, x, y, bits, mode) => k.scores(dst, x, y, queries, heads, group, dim, past, capacity, bits, mode),
+    integer: (k, dst, x, y, bits, mode) => k.scores(dst, x, y + 8 * base, queries, heads, group, dim, past, capacity, bits, mode),
     dealt: {
-      integer: (k, dst, x, y, bits) => k.scores(dst, x, y + prefix * dim * 8, queries, heads, group, dim, past - prefix, capacity, bits, SET),
+      integer: (k, dst, x, y, bits) => k.scores(dst, x, y + 8 * (base + prefix * dim), queries, heads, group, dim, past - prefix, capacity, bits, SET),
       add: (k, dst, src) => k.addTails(dst, src, queries, heads, past, prefix),
     },
     real(dst, x, y) {
@@ -140,7 +144,7 @@ export const scores = (a: AttentionShape): Bilinear => {
         for (let i = 0; i < queries; i++)
           for (let t = 0; t <= past + i; t++) {
             const q = (i * heads + h) * dim,
-              c = (Math.floor(h / group) * capacity + t) * dim;
+              c = base + (Math.floor(h / group) * capacity + t) * dim;
             let sum = 0;
             for (let d = 0; d < dim; d++) sum += x[q + d]! * y[c + d]!;
             dst[at++] = sum;
@@ -151,14 +155,15 @@ export const scores = (a: AttentionShape): Bilinear => {
 
 /** Packed causal rows times values [heads / group, capacity, dim] -> [queries, heads, dim]. */
 export const mix = (a: AttentionShape): Bilinear => {
-  const { queries, heads, group, dim, past, capacity } = a;
+  const { queries, heads, group, dim, past, capacity, firstKv } = a,
+    base = firstKv * capacity * dim;
   return {
     name: 'mix',
     xSize: packedSize(a),
-    ySize: (heads / group) * capacity * dim,
+    ySize: base + (heads / group) * capacity * dim,
     size: queries * heads * dim,
     dealtSize: queries * heads * dim,
-    integer: (k, dst, x, y, _, mode) => k.mix(dst, x, y, queries, heads, group, dim, past, capacity, mode),
+    integer: (k, dst, x, y, _, mode) => k.mix(dst, x, y + 8 * base, queries, heads, group, dim, past, capacity, mode),
     real(dst, x, y) {
       dst.fill(0);
       let at = 0;
@@ -167,7 +172,7 @@ export const mix = (a: AttentionShape): Bilinear => {
           for (let t = 0; t <= past + i; t++) {
             const p = x[at++]!,
               o = (i * heads + h) * dim,
-              c = (Math.floor(h / group) * capacity + t) * dim;
+              c = base + (Math.floor(h / group) * capacity + t) * dim;
             for (let d = 0; d < dim; d++) dst[o + d]! += p * y[c + d]!;
           }
     },

@@ -4,6 +4,7 @@ import { bucket } from './bucket.ts';
 import { expTable } from './expTable.ts';
 import { fourier } from './fourier.ts';
 import { less } from './less.ts';
+import { lookup } from './lookup.ts';
 import { mod } from './mod.ts';
 import { mul } from './mul.ts';
 import { mul3 } from './mul3.ts';
@@ -12,4 +13,4 @@ import { spline } from './spline.ts';
 import { truthTable } from './truthTable.ts';
 import { widen } from './widen.ts';
 
-export const gates = { narrow, maskShares, mod, widen, mul, mul3, expTable, fourier, spline, truthTable, less, bucket, b2a } as const;
+export const gates = { narrow, maskShares, mod, widen, mul, mul3, expTable, fourier, spline, truthTable, lookup, less, bucket, b2a } as const;

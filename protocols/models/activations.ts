@@ -1,6 +1,8 @@
 /** Activations of an MLP, in float64, from their definitions. */
 import type { ModelShape } from './config.ts';
 
+export type Activation = ModelShape['activation'];
+
 /** By the name that ModelShape gives them. */
 export const ACTIVATIONS: Readonly<Record<ModelShape['activation'], (x: number) => number>> = {
   silu: (x) => x / (1 + Math.exp(-x)),

@@ -115,9 +115,9 @@ export function readShards(index: unknown, open: (file: string) => ByteSource): 
   return { names: [...files.keys()], shape: (name) => shardOf(name).shape(name), float32: (name) => shardOf(name).float32(name) };
 }
 
-/** Deterministic: tensors by falling element size, then by name; the data starts at a multiple of 8. */
-export function writeSafetensors(tensors: ReadonlyMap<string, TensorData>, metadata: Readonly<Record<string, string>>): Uint8Array<ArrayBuffer> {
-  const sorted = [...tensors].sort(([a, x], [b, y]) => BYTES[y.dtype]! - BYTES[x.dtype]! || (a < b ? -1 : 1));
+/** Deterministic: groups one after another, in a group tensors by falling element size, then by name; the data starts at a multiple of 8. */
+export function writeSafetensors(groups: readonly ReadonlyMap<string, TensorData>[], metadata: Readonly<Record<string, string>>): Uint8Array<ArrayBuffer> {
+  const sorted = groups.flatMap((tensors) => [...tensors].sort(([a, x], [b, y]) => BYTES[y.dtype]! - BYTES[x.dtype]! || (a < b ? -1 : 1)));
   const header: Record<string, unknown> = { __metadata__: metadata };
   let at = 0;
   for (const [name, t] of sorted) header[name] = { dtype: t.dtype, shape: t.shape, data_offsets: [at, (at += t.data.byteLength)] };

@@ -1,29 +1,23 @@
 /**
- * Causal grouped-query attention over a cache of wires, for `rows` new tokens (a prefill, or one decoded token). 12 rounds with the opening of the new
- * residual stream. Logits exist for key <= query only, packed row by row. A row's softmax is taken relative to a reference near its maximum (rowMax).
+ * Causal grouped-query attention over a cache of wires, for `rows` new tokens (a prefill, or one decoded token). Logits exist for key <= query only, packed row
+ * by row. A row's softmax is taken relative to a public constant (8 rounds in all, before the residual's opening) or to a reference near its own maximum
+ * (10, `rowMax`). Heads go in tiles of bounded size, one after another, so that a long prefill's logits never live all at once.
  */
 import type { Program } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
-import { clearUnused, columns, matmul, repeatFirst, rope, segmentSpread, segmentSum, transpose, type Slots } from '../gates/linear.ts';
+import { clearUnused, columns, repeatFirst, rope, row, segmentSpread, segmentSum, transpose, type Slots } from '../gates/linear.ts';
 import { mix, packedSize, scaleRows, scores, type AttentionShape } from '../gates/mul.ts';
-import { wire, type Constant, type Tensor } from '../tensor.ts';
+import { share, wire, type Tensor } from '../tensor.ts';
 import { norm } from './norm.ts';
-import { BUCKET_SHIFT, RING, SCALE, type LayerPlan, type LlamaPlan } from './plan.ts';
+import { BUCKET_SHIFT, RING, SCALE, type LayerPlan, type ModelPlan } from './plan.ts';
+import { project } from './project.ts';
 import { rowMax } from './rowMax.ts';
 
-/** Keys (rotated, 2^12 in Z_2^32) and values (2^8 in Z_2^64) of one layer: [kvHeads, capacity, headDim]. */
+/** Keys (rotated, 2^12 in Z_2^32) and values (2^8 in Z_2^a) of one layer: [kvHeads, capacity, headDim]. */
 export interface LayerCache {
   readonly keys: Tensor;
   readonly values: Tensor;
   readonly capacity: number;
-}
-
-/** Lengths of the packed rows, one constant per step shape. */
-export interface RowLengths {
-  /** Of each row (head, query). */
-  readonly rows: Constant<Uint32Array>;
-  /** 64 for each row. */
-  readonly buckets: Constant<Uint32Array>;
 }
 
 /** What the caches hold already. A session of several turns has slots that no token fills: what an answer did not need of its allowance. */
@@ -36,12 +30,12 @@ export interface Past {
   readonly unused: Slots | undefined;
 }
 
-export function createCache(e: Engine, plan: LlamaPlan, capacity: number): LayerCache[] {
+export function createCache(e: Engine, plan: ModelPlan, capacity: number): LayerCache[] {
   const { kvHeads, headDim } = plan.shape,
     prefix = plan.prefixIds.length;
-  return plan.layers.map((_, l) => {
+  return plan.layers.map((layer, l) => {
     const keys = e.zeros(wire(kvHeads * capacity * headDim, RING.logits, SCALE.activation));
-    const values = e.zeros(wire(kvHeads * capacity * headDim, 64, SCALE.value));
+    const values = e.zeros(wire(kvHeads * capacity * headDim, layer.attention.bits, SCALE.value));
     for (let h = 0; h < kvHeads; h++)
       for (let t = 0; t < prefix; t++) {
         const from = (t * kvHeads + h) * headDim,
@@ -53,19 +47,25 @@ export function createCache(e: Engine, plan: LlamaPlan, capacity: number): Layer
   });
 }
 
-export function rowLengths(e: Engine, heads: number, queries: number, past: number): RowLengths {
-  const rows = Uint32Array.from({ length: heads * queries }, (_, i) => past + (i % queries) + 1);
-  return { rows: e.constant('tables', rows), buckets: e.constant('tables', new Uint32Array(heads * queries).fill(64)) };
+/** Logits of a tile of heads, about: 320 bytes each live at the peak. */
+export const TILE_LOGITS = 1 << 19;
+
+/** Key/value heads that go together: as many as keep a tile's logits below TILE_LOGITS, at least one. */
+export function tileHeads(shape: { readonly heads: number; readonly kvHeads: number }, queries: number, past: number): number {
+  const each = (shape.heads / shape.kvHeads) * (queries * past + (queries * (queries + 1)) / 2);
+  let tile = Math.max(1, Math.min(shape.kvHeads, Math.floor(TILE_LOGITS / each)));
+  while (shape.kvHeads % tile !== 0) tile--;
+  return tile;
 }
 
 /**
- * x: residual stream, wire [rows, width] 2^24. `queries` of the new tokens, the last ones, attend (all, or 1 where only the last position's output is
+ * x: residual stream, wire [rows, width] 2^R. `queries` of the new tokens, the last ones, attend (all, or 1 where only the last position's output is
  * wanted). Slots that no token fills: their logits are replaced by their row's first one (so they change no reference and leave no domain), their
- * probabilities by 0, both on shares, where the dealer has nothing to do. Returns the attention's output, share [queries, width] 2^24 in Z_2^64.
+ * probabilities by 0, both on shares, where the dealer has nothing to do. Returns the attention's output, share [queries, width] 2^R in Z_2^64.
  */
 export function* attention(
   e: Engine,
-  plan: LlamaPlan,
+  plan: ModelPlan,
   layer: LayerPlan,
   cache: LayerCache,
   x: Tensor,
@@ -76,49 +76,80 @@ export function* attention(
   const { width, heads, kvHeads, headDim } = plan.shape,
     qSize = heads * headDim,
     kSize = kvHeads * headDim,
-    stride = qSize + kSize;
-  const h = yield* norm(e, layer.norm1, x, rows, width, 'squares');
-  const [y] = yield* e.open([yield* e.linearJob(matmul(layer.qkv, rows), h)]);
-  const qk = e.widen(e.linear(columns(rows, stride + kSize, 0, stride), y!), 30);
-  const v = e.widen(e.linear(columns(rows, stride + kSize, stride, kSize), y!), 42 - SCALE.value);
-  e.note('qk', qk);
+    { bits } = layer.attention,
+    h = yield* norm(e, layer.norm1, x, rows, width, 'squares'),
+    hq = queries === rows ? h : e.linear(row(rows - 1, width), h),
+    [yq, yk, yv] = yield* e.open([yield* project(e, layer.q, hq, queries), yield* project(e, layer.k, h, rows), yield* project(e, layer.v, h, rows)]);
+  const [q, k] = [yq!, yk!].map((y) => e.widen(y, y.scale - SCALE.activation)),
+    v = e.widen(yv!, yv!.scale - SCALE.value);
+  e.note('q', q!);
+  e.note('k', k!);
   e.note('v', v);
-  const last = queries === rows ? qk : e.linear(columns(queries, stride, (rows - queries) * stride, stride), qk);
-  const q = e.linear(rope(plan.rope, queries, stride, 0, heads, headDim, past.position + rows - queries), last);
-  const k = e.linear(rope(plan.rope, rows, stride, qSize, kvHeads, headDim, past.position), qk);
-  const [qw, kw, vw] = yield* e.open([{ x: q, bits: 44 }, { x: k, bits: 44 }, v]);
-
-  const key = e.withHalves(e.narrow(kw!, SCALE.activation));
+  const turned = (y: Tensor, count: number, n: number, position: number): { x: Tensor; bits: number } =>
+    plan.rope ? { x: e.linear(rope(plan.rope, count, n * headDim, 0, n, headDim, position), y), bits: 44 } : { x: y, bits: RING.logits };
+  const [qw, kw, vw] = yield* e.open([turned(q!, queries, heads, past.position + rows - queries), turned(k!, rows, kvHeads, past.position), { x: v, bits }]);
+  const key = e.withHalves(e.narrow(kw!, kw!.scale - SCALE.activation)),
+    query = e.withHalves(e.narrow(qw!, qw!.scale - SCALE.activation));
   for (let g = 0; g < kvHeads; g++) {
     e.store(cache.keys, (g * cache.capacity + past.slots) * headDim, headDim, key, g * headDim, kSize, rows, headDim);
     e.store(cache.values, (g * cache.capacity + past.slots) * headDim, headDim, vw!, g * headDim, kSize, rows, headDim);
   }
-  const shape: AttentionShape = {
-    queries,
-    heads,
-    group: heads / kvHeads,
-    dim: headDim,
-    past: past.slots + rows - queries,
-    capacity: cache.capacity,
-    prefix: plan.prefixIds.length,
-  };
-  const mark = rowLengths(e, heads, queries, shape.past),
-    products = e.mul(scores(shape), e.narrow(qw!, SCALE.activation), cache.keys),
-    z = past.unused ? e.linear(repeatFirst(mark.rows, packedSize(shape), past.unused), products) : products;
-  e.note('logits', z);
-  const [zw] = yield* e.open([z]);
+  const group = heads / kvHeads,
+    before = past.slots + rows - queries,
+    tile = tileHeads(plan.shape, queries, before),
+    tiled = tile < kvHeads,
+    outputScale = plan.residualScale - layer.o.fraction;
+  const all = tiled ? e.zeros(share(queries * qSize, 64, outputScale)) : undefined;
+  for (let first = 0; first < kvHeads; first += tile) {
+    const mark = e.mark(),
+      shape: AttentionShape = {
+        queries,
+        heads: tile * group,
+        group,
+        dim: headDim,
+        past: before,
+        capacity: cache.capacity,
+        firstKv: first,
+        prefix: plan.prefixIds.length,
+      },
+      part = tiled ? e.linear(columns(queries, qSize, first * group * headDim, tile * group * headDim), query) : query,
+      on = yield* softmax(e, plan, layer, cache, part, shape, past),
+      output = e.widen(on, on.scale - outputScale);
+    if (!all) return yield* project(e, layer.o, output, queries);
+    e.store(all, first * group * headDim, qSize, output, 0, tile * group * headDim, queries, tile * group * headDim);
+    e.release(mark);
+  }
+  return yield* project(e, layer.o, all!, queries);
+}
 
-  const top = yield* rowMax(e, zw!, mark.rows, mark.buckets, layer.lowBucket, plan.nonzero);
-  // The reference alone is opened, one small value a row; the logits' wire is shifted by it without another opening.
-  const [reference] = yield* e.open([top]);
-  const fine = e.narrow(e.sub(zw!, e.linear(segmentSpread(mark.rows, packedSize(shape), BUCKET_SHIFT, RING.logits, z.scale), reference!)), 12);
+/** softmax(q k^T) v of some heads: wire [queries, heads, dim] at the attention's output scale. */
+function* softmax(e: Engine, plan: ModelPlan, layer: LayerPlan, cache: LayerCache, query: Tensor, shape: AttentionShape, past: Past): Program<Tensor> {
+  const { heads, queries, dim } = shape,
+    { reference, exp: table, reciprocal, bits } = layer.attention,
+    size = packedSize(shape),
+    rows = e.constant(
+      'tables',
+      Uint32Array.from({ length: heads * queries }, (_, i) => shape.past + (i % queries) + 1),
+    ),
+    products = e.mul(scores(shape), query, cache.keys),
+    z = past.unused ? e.linear(repeatFirst(rows, size, past.unused), products) : products;
+  e.note('logits', z);
+  let [zw] = yield* e.open([z]);
+  if (reference.kind === 'buckets') {
+    const groups = e.constant('tables', new Uint32Array(heads * queries).fill(reference.count)),
+      top = yield* rowMax(e, zw!, rows, groups, reference, plan.nonzero);
+    // The reference alone is opened, one small value a row; the logits' wire is shifted by it without another opening.
+    const [shift] = yield* e.open([top]);
+    zw = e.sub(zw!, e.linear(segmentSpread(rows, size, BUCKET_SHIFT, RING.logits, z.scale), shift!));
+  }
+  const fine = e.narrow(zw!, z.scale - table.inputScale);
   e.note('relative', fine);
-  const [exp] = e.expTable(layer.exp, fine),
-    [p] = yield* e.open([past.unused ? e.linear(clearUnused(mark.rows, packedSize(shape), past.unused), exp!) : exp!]);
-  const sums = e.linear(segmentSum(mark.rows), p!);
+  const [exp] = e.expTable(table, fine),
+    [p] = yield* e.open([{ x: past.unused ? e.linear(clearUnused(rows, size, past.unused), exp!) : exp!, bits }]);
+  const sums = e.linear(segmentSum(rows), p!);
   e.note('sums', sums);
-  const [o, r] = yield* e.open([e.mul(mix(shape), p!, cache.values), e.linear(transpose(heads, queries), e.windows(layer.reciprocal, sums))]);
-  const [on] = yield* e.open([e.mul(scaleRows(queries * heads, headDim), o!, r!)]);
+  const [o, r] = yield* e.open([e.mul(mix(shape), p!, cache.values), { x: e.linear(transpose(heads, queries), e.windows(reciprocal, sums)), bits }]);
+  const [on] = yield* e.open([e.mul(scaleRows(queries * heads, dim), o!, r!)]);
   e.note('attention', on!);
-  return yield* e.linearJob(matmul(layer.o, queries), e.widen(on!, SCALE.probability + SCALE.value + SCALE.reciprocal - SCALE.activation));
+  return on!;
 }

@@ -1,57 +1,85 @@
 /**
- * The public plan of a Llama: shapes, the scale budget and per-layer tables, as programs use them. `bindPlan` of artefact.ts places an artefact's
- * constants into an engine and gives this.
+ * The public plan of a model: shapes, the scale budget and per-layer tables, as programs use them. `bindPlan` of artefact.ts places an artefact's
+ * constants into an engine and gives this; `prepare` chooses every number from calibrated ranges.
  *
- * Scale budget (scales + integer bits of the result + sign <= ring; narrowing lowers ring and scale alike):
- *   residual stream       2^24 in Z_2^64
- *   norm                  x at 2^12 in Z_2^52 times rsqrt 2^18 -> 2^30, weights 2^12 -> 2^42 in Z_2^52, widened to 2^12 (|y| < 2^8)
- *   q, k                  RoPE tables 2^12 -> 2^24, opened over Z_2^44, narrowed to 2^12 in Z_2^32; logits 2^24 in Z_2^32 (|z| < 128)
- *   probabilities         2^22 in Z_2^64; values 2^8; 1 / sum 2^27: attention output 2^57 in Z_2^64 (|o| < 2^5 for the widening)
- *   MLP                   gate 2^12 in Z_2^22, SiLU 2^32 in Z_2^56 times up 2^12 -> 2^44 in Z_2^56 (|silu up| < 2^10 for the widening)
+ * Scale budget (scales + integer bits of the result + sign <= ring; narrowing lowers ring and scale alike). R: scale of the residual stream.
+ *   norm                  x opened over n bits at 2^R, narrowed to 2^xs in Z_2^(n - R + xs), times rsqrt 2^rs -> 2^(xs + rs); weights 2^f
+ *                         -> 2^(xs + rs + f), widened: R + rs + f + integer bits + 2 <= n
+ *   q, k                  widened to 2^12; RoPE tables 2^12 -> 2^24, opened, narrowed to 2^12 in Z_2^32; logits 2^24 in Z_2^32 (|z| < 128)
+ *   probabilities         2^sp in Z_2^a; values 2^8 in Z_2^a; 1 / sum 2^sr: attention output 2^(sp + 8 + sr) in Z_2^a, two bits spare for the widening
+ *   gated MLP             gate 2^12, SiLU 2^32 in Z_2^56 times up 2^12 -> 2^44 in Z_2^56 (|silu up| < 2^10 for the widening)
+ *   plain MLP             activation 2^(R - f) in Z_2^64 without an opening, weights 2^f: it joins the residual stream as it is
  */
 import type { ExpParams } from '../gates/expTable.ts';
 import type { FourierParams } from '../gates/fourier.ts';
 import type { RopeTables } from '../gates/linear.ts';
-import type { TruthTable } from '../gates/truthTable.ts';
+import type { LookupTable } from '../gates/lookup.ts';
 import type { WindowsParams } from '../gates/windows.ts';
 import type { ModelShape } from '../models/config.ts';
-import type { Matrix } from '../tensor.ts';
+import type { Constant, Matrix } from '../tensor.ts';
 
-export const SCALE = { residual: 24, activation: 12, value: 8, rsqrt: 18, probability: 22, reciprocal: 27, silu: 32 } as const;
-export const RING = { residual: 64, logits: 32, silu: 56, mlp: 56 } as const;
+export const SCALE = { activation: 12, value: 8, silu: 32 } as const;
+export const RING = { residual: 64, logits: 32, mlp: 56 } as const;
 
 /** Logits are referred to buckets of 2 nats (2^25 at scale 24); 64 of them cover the cyclic range of 128 nats. */
 export const BUCKET_SHIFT = 25;
 
 export interface NormPlan {
-  /** Scale at which the squares' operand is taken. */
-  readonly squareScale: number;
-  /** Ring over which the sum of squares is opened. */
+  /** Ring over which the residual stream is opened. */
   readonly openBits: number;
+  /** Scale xs to which it is narrowed, for the squares and for the product. */
+  readonly scale: number;
+  /** Ring over which the sum of squares is opened. */
+  readonly sumBits: number;
+  /** Its output scale is rs. */
   readonly rsqrt: WindowsParams;
 }
+
+/** A linear layer: weights, and a bias at the result's scale. */
+export interface Projection extends Matrix {
+  readonly bias: Constant<BigInt64Array> | undefined;
+}
+
+/**
+ * What a row's softmax is taken relative to. public: a constant near all rows' maxima, where those are close together. buckets: a share near each row's own
+ * maximum, in buckets of 2 nats: `count` of them from `first` on are looked at, `low` is the lowest bucket of any logit.
+ */
+export type Reference = { readonly kind: 'public' } | { readonly kind: 'buckets'; readonly low: number; readonly first: number; readonly count: number };
+
+export interface AttentionPlan {
+  readonly reference: Reference;
+  readonly exp: ExpParams;
+  readonly reciprocal: WindowsParams;
+  /** Ring a of probabilities, values and output. */
+  readonly bits: number;
+}
+
+export type MlpPlan =
+  | { readonly kind: 'gated'; readonly gate: Projection; readonly up: Projection; readonly activation: FourierParams; readonly down: Projection }
+  | { readonly kind: 'plain'; readonly up: Projection; readonly activation: FourierParams; readonly down: Projection };
 
 export interface LayerPlan {
   readonly norm1: NormPlan;
   readonly norm2: NormPlan;
-  /** Lowest logit bucket, in buckets of 2 nats. */
-  readonly lowBucket: number;
-  readonly exp: ExpParams;
-  readonly reciprocal: WindowsParams;
-  readonly silu: FourierParams;
-  readonly qkv: Matrix;
-  readonly o: Matrix;
-  readonly gateUp: Matrix;
-  readonly down: Matrix;
+  readonly attention: AttentionPlan;
+  readonly q: Projection;
+  readonly k: Projection;
+  readonly v: Projection;
+  readonly o: Projection;
+  readonly mlp: MlpPlan;
 }
 
-export interface LlamaPlan {
+export interface ModelPlan {
   readonly shape: ModelShape;
+  /** Scale R of the residual stream. */
+  readonly residualScale: number;
   /** Public tokens before every prompt; their keys and values are constants: per layer [prefix, kvHeads, headDim] integers. */
   readonly prefixIds: readonly number[];
   readonly prefixKeys: readonly BigInt64Array[];
   readonly prefixValues: readonly BigInt64Array[];
-  readonly rope: RopeTables;
-  readonly nonzero: TruthTable;
+  /** Undefined where positions are learned: they are in the embedding. */
+  readonly rope: RopeTables | undefined;
+  /** [word of TAU parities is not 0], for `rowMax`. */
+  readonly nonzero: LookupTable;
   readonly layers: readonly LayerPlan[];
 }

@@ -1,6 +1,7 @@
 /** The embedded model for tests: artefact, golden cases, embeddings and logits as the client computes them. */
 import { readFileSync } from 'node:fs';
-import { readArtefact, type Artefact } from '../../protocols/artefact.ts';
+import { clientTensors, readArtefact, type Artefact } from '../../protocols/artefact.ts';
+import { embedTokens } from '../../protocols/models/embedding.ts';
 
 export interface GoldenCase {
   readonly prompt: string;
@@ -17,9 +18,4 @@ export const tinyNotes = (): Artefact => (artefact ??= readArtefact(new Uint8Arr
 
 export const golden = (): GoldenCase[] => (JSON.parse(file('golden.json').toString()) as { cases: GoldenCase[] }).cases;
 
-export function embedding(a: Artefact, ids: readonly number[]): Float64Array {
-  const w = a.shape.width,
-    out = new Float64Array(ids.length * w);
-  ids.forEach((id, i) => out.set(a.embed.subarray(id * w, (id + 1) * w), i * w));
-  return out;
-}
+export const embedding = (a: Artefact, ids: readonly number[]): Float64Array => embedTokens({ shape: a.shape, ...clientTensors(a) }, ids, a.prefixIds.length);

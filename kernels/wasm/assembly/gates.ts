@@ -53,47 +53,74 @@ export function expEvaluate(dst: usize, m: usize, lo: usize, hi: usize, party: i
 
 // ---- fourier ------------------------------------------------------------------------------------------------------------------
 
+// `tables` as kernels.ts lays them out; `highs` bytes of each high table.
 // @ts-ignore: decorator
 @inline
-function cosine(tables: usize, angle: u64): i64 {
-  const h = tables + (<usize>(angle >> 8) << 3), l = tables + (<usize>(angle & 255) << 3);
-  return load<i64>(h) * load<i64>(l, 8192) - load<i64>(h, 4096) * load<i64>(l, 10240);
+function cosine(tables: usize, highs: usize, angle: u64): i64 {
+  const h = tables + (<usize>(angle >> 8) << 3), l = tables + 2 * highs + (<usize>(angle & 255) << 3);
+  return load<i64>(h) * load<i64>(l) - load<i64>(h + highs) * load<i64>(l, 2048);
 }
 // @ts-ignore: decorator
 @inline
-function sine(tables: usize, angle: u64): i64 {
-  const h = tables + (<usize>(angle >> 8) << 3), l = tables + (<usize>(angle & 255) << 3);
-  return load<i64>(h, 4096) * load<i64>(l, 8192) + load<i64>(h) * load<i64>(l, 10240);
+function sine(tables: usize, highs: usize, angle: u64): i64 {
+  const h = tables + (<usize>(angle >> 8) << 3), l = tables + 2 * highs + (<usize>(angle & 255) << 3);
+  return load<i64>(h + highs) * load<i64>(l) + load<i64>(h) * load<i64>(l, 2048);
 }
 
 export function fourierDeal(dst: usize, r: usize, periodBits: i32, terms: i32, tables: usize, n: i32): void {
-  const mask = maskOf(periodBits), half = <usize>terms << 3;
+  const mask = maskOf(periodBits), half = <usize>terms << 3, highs = <usize>8 << (periodBits - 8);
   for (let i = 0; i < n; i++, dst += half) {
     const R = load<u64>(r + (<usize>i << 3));
     for (let k: u64 = 1; k <= <u64>terms; k++, dst += 8) {
       const angle = (R * k) & mask;
-      store<i64>(dst, (cosine(tables, angle) + (<i64>1 << 41)) >> 42);
-      store<i64>(dst + half, (sine(tables, angle) + (<i64>1 << 41)) >> 42);
+      store<i64>(dst, (cosine(tables, highs, angle) + (<i64>1 << 41)) >> 42);
+      store<i64>(dst + half, (sine(tables, highs, angle) + (<i64>1 << 41)) >> 42);
     }
   }
 }
 
 // @ts-ignore: decorator
 @inline
-function factor(coefficient: i64, v: i64): u64 {
-  return <u64>((coefficient * ((v + (<i64>1 << 29)) >> 30) + (<i64>1 << 39)) >> 40);
+function factor(coefficient: i64, v: i64): i64 {
+  return (coefficient * ((v + (<i64>1 << 29)) >> 30) + (<i64>1 << 39)) >> 40;
 }
 
 export function fourierEvaluate(dst: usize, m: usize, corr: usize, periodBits: i32, terms: i32, tables: usize, n: i32): void {
-  const mask = maskOf(periodBits), half = <usize>terms << 3;
+  const mask = maskOf(periodBits), half = <usize>terms << 3, highs = <usize>8 << (periodBits - 8), coefficients = tables + 2 * highs + 4088;
   for (let i = 0; i < n; i++, dst += 8, corr += half) {
     const M = load<u64>(m + (<usize>i << 3));
     let sum = load<u64>(dst);
     for (let k: u64 = 1; k <= <u64>terms; k++, corr += 8) {
-      const angle = (M * k) & mask, a = load<i64>(tables + 12280 + (<usize>k << 3));
-      sum += factor(a, cosine(tables, angle)) * load<u64>(corr) + factor(a, sine(tables, angle)) * load<u64>(corr + half);
+      const angle = (M * k) & mask, a = load<i64>(coefficients + (<usize>k << 3));
+      sum += <u64>factor(a, cosine(tables, highs, angle)) * load<u64>(corr) + <u64>factor(a, sine(tables, highs, angle)) * load<u64>(corr + half);
     }
     store<u64>(dst, sum);
+  }
+}
+
+export function fourierEvaluateWide(dst: usize, m: usize, lo: usize, hi: usize, party: i32, periodBits: i32, terms: i32, tables: usize, drop: i32, n: i32): void {
+  const mask = maskOf(periodBits), half = <usize>terms << 3, highs = <usize>8 << (periodBits - 8), coefficients = tables + 2 * highs + 4088;
+  const low36 = maskOf(36), right = <u64>drop;
+  for (let i = 0; i < n; i++, dst += 8, lo += half, hi += half) {
+    const M = load<u64>(m + (<usize>i << 3));
+    // Elements as two 36-bit digits: factors have at most 20 bits, so both sums stay below 2^63.
+    let s0: i64 = 0, s1: i64 = 0;
+    for (let k: u64 = 1; k <= <u64>terms; k++, lo += 8, hi += 8) {
+      const angle = (M * k) & mask, a = load<i64>(coefficients + (<usize>k << 3));
+      const c = factor(a, cosine(tables, highs, angle)), s = factor(a, sine(tables, highs, angle));
+      const cl = load<u64>(lo), sl = load<u64>(lo + half);
+      s0 += c * <i64>(cl & low36) + s * <i64>(sl & low36);
+      s1 += c * <i64>((cl >> 36) | (load<u64>(hi) << 28)) + s * <i64>((sl >> 36) | (load<u64>(hi + half) << 28));
+    }
+    // y = s0 + 2^36 s1 mod 2^72, as digits.
+    let y0 = <u64>s0 & low36, y1 = <u64>(s1 + (s0 >> 36)) & low36;
+    if (party != 0) {
+      const borrow = u64(y0 != 0);
+      y0 = (0 - y0) & low36;
+      y1 = (0 - y1 - borrow) & low36;
+    }
+    const shifted = (y0 >> right) | (y1 << (36 - right));
+    store<u64>(dst, party == 0 ? load<u64>(dst) + shifted : load<u64>(dst) - shifted);
   }
 }
 
@@ -121,17 +148,17 @@ export function suffix64(dst: usize, m: usize, t: usize, n: i32): void {
   }
 }
 
-export function parities(dst: usize, words: usize, lengths: usize, rows: i32, coinKey: usize, gate: i32, sub: i32): void {
+export function parities(dst: usize, words: usize, lengths: usize, rows: i32, first: i32, count: i32, coinKey: usize, gate: i32, sub: i32): void {
   const coins = BLOCKS + 4096;
   let word: u64 = 0;
-  for (let row = 0; row < rows; row++, dst += 512) {
+  for (let row = 0; row < rows; row++) {
     let a01 = i64x2.splat(0), a23 = i64x2.splat(0), a45 = i64x2.splat(0), a67 = i64x2.splat(0);
     const end = word + load<u32>(lengths + (<usize>row << 2));
     while (word < end) {
       // Thirty-two words' coins at a time.
-      const count = min<u64>(32, end - word);
-      prg(coins, coinKey, gate, sub, <f64>(word << 3), 64, <i32>(count << 3));
-      for (let i: usize = 0; i < <usize>count; i++) {
+      const some = min<u64>(32, end - word);
+      prg(coins, coinKey, gate, sub, <f64>(word << 3), 64, <i32>(some << 3));
+      for (let i: usize = 0; i < <usize>some; i++) {
         const w = v128.load_splat<u64>(words), c = coins + (i << 6);
         words += 8;
         a01 = v128.xor(a01, v128.and(w, v128.load(c)));
@@ -139,13 +166,13 @@ export function parities(dst: usize, words: usize, lengths: usize, rows: i32, co
         a45 = v128.xor(a45, v128.and(w, v128.load(c, 32)));
         a67 = v128.xor(a67, v128.and(w, v128.load(c, 48)));
       }
-      word += count;
+      word += some;
     }
     const p0 = i64x2.extract_lane(a01, 0), p1 = i64x2.extract_lane(a01, 1), p2 = i64x2.extract_lane(a23, 0), p3 = i64x2.extract_lane(a23, 1);
     const p4 = i64x2.extract_lane(a45, 0), p5 = i64x2.extract_lane(a45, 1), p6 = i64x2.extract_lane(a67, 0), p7 = i64x2.extract_lane(a67, 1);
-    for (let b: u64 = 0; b < 64; b++)
+    for (let b = <u64>first; b < <u64>(first + count); b++, dst += 8)
       store<u64>(
-        dst + (<usize>b << 3),
+        dst,
         ((p0 >> b) & 1) | (((p1 >> b) & 1) << 1) | (((p2 >> b) & 1) << 2) | (((p3 >> b) & 1) << 3) | (((p4 >> b) & 1) << 4) | (((p5 >> b) & 1) << 5) | (((p6 >> b) & 1) << 6) | (((p7 >> b) & 1) << 7),
       );
   }
@@ -188,4 +215,16 @@ export function tableLookup(dst: usize, tables: usize, m: usize, bits: i32, n: i
     const M = load<u64>(m + (i << 3)) & maskOf(bits);
     store<u64>(dst + (i << 3), (<u64>load<u8>(tables + <usize>(M >> 3)) >> (M & 7)) & 1);
   }
+}
+
+export function lookupPermute(dst: usize, table: usize, r: usize, bits: i32, xor: i32, n: i32): void {
+  const entries = 1 << bits;
+  for (let i = 0; i < n; i++) {
+    const R = <i32>load<u64>(r + (<usize>i << 3)) & (entries - 1);
+    for (let m = 0; m < entries; m++, dst += 8) store<u64>(dst, <u64>load<u8>(table + <usize>(xor ? m ^ R : (m - R) & (entries - 1))));
+  }
+}
+
+export function lookupPick(dst: usize, tables: usize, m: usize, bits: i32, n: i32): void {
+  for (let i: usize = 0; i < <usize>n; i++) store<u64>(dst + (i << 3), load<u64>(tables + (((i << bits) + <usize>(load<u64>(m + (i << 3)) & maskOf(bits))) << 3)));
 }

@@ -1,61 +1,6 @@
-// Products over Z_2^64: int16 weights times shares, element-wise products, causal attention.
+// Products over Z_2^64 of wires: element-wise, row by row, causal attention.
 import { put, putOne } from './element';
-
-/** Sum of the two lanes. */
-// @ts-ignore: decorator
-@inline
-function sum2(v: v128): u64 {
-  return i64x2.extract_lane(v, 0) + i64x2.extract_lane(v, 1);
-}
-
-/** Four columns at a time, so that a row of x is read from registers four times; weights are widened on the way. */
-export function gemmI16(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32): void {
-  const body = inner & ~7;
-  for (let r = 0; r < rows; r++) {
-    const row = x + ((<usize>r * inner) << 3);
-    let c = 0;
-    for (; c + 4 <= cols; c += 4) {
-      let a0 = i64x2.splat(0), a1 = i64x2.splat(0), a2 = i64x2.splat(0), a3 = i64x2.splat(0);
-      let w0 = w + ((<usize>c * inner) << 1), w1 = w0 + (<usize>inner << 1), w2 = w1 + (<usize>inner << 1), w3 = w2 + (<usize>inner << 1);
-      for (let p = row, end = row + (<usize>body << 3); p < end; p += 64, w0 += 16, w1 += 16, w2 += 16, w3 += 16) {
-        const x0 = v128.load(p), x1 = v128.load(p, 16), x2 = v128.load(p, 32), x3 = v128.load(p, 48);
-        a0 = i64x2.add(a0, dot8(x0, x1, x2, x3, v128.load(w0)));
-        a1 = i64x2.add(a1, dot8(x0, x1, x2, x3, v128.load(w1)));
-        a2 = i64x2.add(a2, dot8(x0, x1, x2, x3, v128.load(w2)));
-        a3 = i64x2.add(a3, dot8(x0, x1, x2, x3, v128.load(w3)));
-      }
-      const out = dst + ((<usize>r * cols + c) << 3);
-      store<u64>(out, sum2(a0) + tail(row, w, c, body, inner));
-      store<u64>(out, sum2(a1) + tail(row, w, c + 1, body, inner), 8);
-      store<u64>(out, sum2(a2) + tail(row, w, c + 2, body, inner), 16);
-      store<u64>(out, sum2(a3) + tail(row, w, c + 3, body, inner), 24);
-    }
-    for (; c < cols; c++) {
-      let a = i64x2.splat(0);
-      let wp = w + ((<usize>c * inner) << 1);
-      for (let p = row, end = row + (<usize>body << 3); p < end; p += 64, wp += 16) a = i64x2.add(a, dot8(v128.load(p), v128.load(p, 16), v128.load(p, 32), v128.load(p, 48), v128.load(wp)));
-      store<u64>(dst + ((<usize>r * cols + c) << 3), sum2(a) + tail(row, w, c, body, inner));
-    }
-  }
-}
-
-// @ts-ignore: decorator
-@inline
-function dot8(x0: v128, x1: v128, x2: v128, x3: v128, w: v128): v128 {
-  const lo = i32x4.extend_low_i16x8_s(w), hi = i32x4.extend_high_i16x8_s(w);
-  return i64x2.add(
-    i64x2.add(i64x2.mul(x0, i64x2.extend_low_i32x4_s(lo)), i64x2.mul(x1, i64x2.extend_high_i32x4_s(lo))),
-    i64x2.add(i64x2.mul(x2, i64x2.extend_low_i32x4_s(hi)), i64x2.mul(x3, i64x2.extend_high_i32x4_s(hi))),
-  );
-}
-
-// @ts-ignore: decorator
-@inline
-function tail(row: usize, w: usize, c: i32, from: i32, inner: i32): u64 {
-  let sum: u64 = 0;
-  for (let i = from; i < inner; i++) sum += load<u64>(row + (<usize>i << 3)) * <u64>(<i64>load<i16>(w + ((<usize>c * inner + i) << 1)));
-  return sum;
-}
+import { sum2 } from './gemm';
 
 export function hadamard(dst: usize, a: usize, b: usize, n: i32, mode: i32): void {
   const end = dst + ((<usize>n & ~1) << 3);

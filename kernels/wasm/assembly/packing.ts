@@ -49,29 +49,39 @@ export function unpack(dst: usize, src: usize, bits: i32, n: i32): void {
   }
 }
 
-export function sub88(lo: usize, hi: usize, lo0: usize, hi0: usize, n: i32): void {
+export function subWide(lo: usize, hi: usize, lo0: usize, hi0: usize, hiBits: i32, n: i32): void {
+  const mask = maskOf(hiBits);
   for (let i = 0; i < n; i++, lo += 8, hi += 8, lo0 += 8, hi0 += 8) {
     const a = load<u64>(lo), b = load<u64>(lo0);
     store<u64>(lo, a - b);
-    store<u64>(hi, (load<u64>(hi) - load<u64>(hi0) - u64(a < b)) & 0xffffff);
+    store<u64>(hi, (load<u64>(hi) - load<u64>(hi0) - u64(a < b)) & mask);
   }
 }
 
-export function pack88(dst: usize, lo: usize, hi: usize, n: i32): i32 {
+export function packWide(dst: usize, lo: usize, hi: usize, hiBits: i32, n: i32): i32 {
+  const mask = maskOf(hiBits), width = <usize>(hiBits >> 3);
   let bad: i32 = 0;
-  for (let i = 0; i < n; i++, lo += 8, hi += 8, dst += 11) {
-    const h = load<u64>(hi), high = i32(h > 0xffffff), keep = <u64>high - 1;
+  for (let i = 0; i < n; i++, lo += 8, hi += 8, dst += 8 + width) {
+    const h = load<u64>(hi), high = i32(h > mask), keep = <u64>high - 1;
     bad += high;
     store<u64>(dst, load<u64>(lo) & keep);
-    store<u16>(dst, <u16>(h & keep), 8);
-    store<u8>(dst, <u8>((h & keep) >> 16), 10);
+    let rest = h & keep;
+    for (let b: usize = 0; b < width; b++, rest >>= 8) store<u8>(dst + b, <u8>rest, 8);
   }
   return bad;
 }
 
-export function unpack88(lo: usize, hi: usize, src: usize, n: i32): void {
-  for (let i = 0; i < n; i++, lo += 8, hi += 8, src += 11) {
+export function unpackWide(lo: usize, hi: usize, src: usize, hiBits: i32, n: i32): void {
+  const width = <usize>(hiBits >> 3);
+  for (let i = 0; i < n; i++, lo += 8, hi += 8, src += 8 + width) {
     store<u64>(lo, load<u64>(src));
-    store<u64>(hi, <u64>load<u16>(src, 8) | (<u64>load<u8>(src, 10) << 16));
+    let h: u64 = 0;
+    for (let b = width; b > 0; b--) h = (h << 8) | <u64>load<u8>(src + b - 1, 8);
+    store<u64>(hi, h);
   }
+}
+
+export function signWords(hi: usize, a: usize, hiBits: i32, n: i32): void {
+  const mask = maskOf(hiBits);
+  for (let i = 0; i < n; i++, hi += 8, a += 8) store<u64>(hi, <u64>(load<i64>(a) >> 63) & mask);
 }

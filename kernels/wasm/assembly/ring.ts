@@ -77,6 +77,15 @@ export function segmentSum(dst: usize, src: usize, lengths: usize, segments: i32
   for (let s = 0; s < segments; s++) {
     let sum: u64 = 0;
     const end = src + (<usize>load<u32>(lengths + (<usize>s << 2)) << 3);
+    if (end - src >= 64) {
+      let s0 = i64x2.splat(0), s1 = i64x2.splat(0), s2 = i64x2.splat(0), s3 = i64x2.splat(0);
+      for (; src + 64 <= end; src += 64) {
+        s0 = i64x2.add(s0, v128.load(src)); s1 = i64x2.add(s1, v128.load(src, 16));
+        s2 = i64x2.add(s2, v128.load(src, 32)); s3 = i64x2.add(s3, v128.load(src, 48));
+      }
+      s0 = i64x2.add(i64x2.add(s0, s1), i64x2.add(s2, s3));
+      sum = i64x2.extract_lane(s0, 0) + i64x2.extract_lane(s0, 1);
+    }
     for (; src < end; src += 8) sum += load<u64>(src);
     store<u64>(dst + (<usize>s << 3), sum);
   }

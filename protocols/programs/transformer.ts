@@ -1,7 +1,7 @@
 /**
- * The Llama family as one program for all engines: for `rows` new tokens (a prefill, or one decoded token) from the client's shares of their
- * embeddings to the hidden state of the last position, which the client alone can rebuild. 18 rounds a layer, the first layer's input opened once more,
- * the last layer's output not opened: 18 layers in all. In the last layer only the last position attends and goes through the MLP.
+ * A transformer as one program for all engines: for `rows` new tokens (a prefill, or one decoded token) from the client's shares of their embeddings to the
+ * hidden state of the last position, which the client alone can rebuild. Rounds a layer: 9 for attention, 11 with references by `rowMax`; 6 for a gated
+ * MLP, 4 for a plain one. In the last layer only the last position attends and goes through the MLP.
  */
 import type { Program, Turn } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
@@ -9,15 +9,15 @@ import { row } from '../gates/linear.ts';
 import { share, type Tensor } from '../tensor.ts';
 import { attention, createCache, type LayerCache, type Past } from './attention.ts';
 import { mlp } from './mlp.ts';
-import { SCALE, type LlamaPlan } from './plan.ts';
+import { RING, type ModelPlan } from './plan.ts';
 
 /**
- * x: share [rows, width] 2^24, tokens at positions past.position .. past.position + rows - 1. Returns the residual stream of the last position before the final
+ * x: share [rows, width] 2^R, tokens at positions past.position .. past.position + rows - 1. Returns the residual stream of the last position before the final
  * norm; with `allPositions` (calibration) that of all positions.
  */
 export function* forward(
   e: Engine,
-  plan: LlamaPlan,
+  plan: ModelPlan,
   caches: readonly LayerCache[],
   x: Tensor,
   rows: number,
@@ -25,7 +25,7 @@ export function* forward(
   allPositions = false,
 ): Program<Tensor> {
   const { width } = plan.shape,
-    stream = e.zeros(share(rows * width, 64, SCALE.residual));
+    stream = e.zeros(share(rows * width, RING.residual, plan.residualScale));
   let current = x,
     result = x;
   for (const [l, layer] of plan.layers.entries()) {
@@ -33,11 +33,12 @@ export function* forward(
       final = l === plan.layers.length - 1,
       queries = final && !allPositions ? 1 : rows;
     e.layer = l;
-    const [xw] = yield* e.open([current]);
+    e.note('input', current);
+    const [xw] = yield* e.open([{ x: current, bits: layer.norm1.openBits }]);
     const kept = queries === rows ? current : e.linear(row(rows - 1, width), current);
     const middle = e.add(kept, yield* attention(e, plan, layer, caches[l]!, xw!, rows, past, queries));
     e.note('stream', middle);
-    const [mw] = yield* e.open([middle]);
+    const [mw] = yield* e.open([{ x: middle, bits: layer.norm2.openBits }]);
     const next = e.add(middle, yield* mlp(e, plan, layer, mw!, queries));
     e.note('stream', next);
     if (final) result = next;
@@ -59,7 +60,7 @@ export const TURN_ROWS = 64;
  * from the client, the program, output to the client. What an answer leaves of its allowance is passed over: dealt, but not run. `context` bounds
  * the slots of all turns together: tokens + answer - 1 each.
  */
-export function* session(e: Engine, plan: LlamaPlan, first: Turn, context: number): Program<void> {
+export function* session(e: Engine, plan: ModelPlan, first: Turn, context: number): Program<void> {
   const { width } = plan.shape,
     caches = createCache(e, plan, plan.prefixIds.length + context),
     unused: [number, number][] = [];
@@ -76,7 +77,7 @@ export function* session(e: Engine, plan: LlamaPlan, first: Turn, context: numbe
     for (let left = turn.tokens; left > 0;) {
       const mark = e.mark(),
         rows = Math.min(left, most);
-      yield* run(yield* e.input(rows * width, SCALE.residual), rows);
+      yield* run(yield* e.input(rows * width, plan.residualScale), rows);
       e.release(mark);
       left -= rows;
       slots += rows;
@@ -85,14 +86,14 @@ export function* session(e: Engine, plan: LlamaPlan, first: Turn, context: numbe
     const end = slots + turn.answer - 1;
     for (let over = false; slots < end; slots++) {
       const mark = e.mark(),
-        x = over ? undefined : yield* e.token(width, SCALE.residual);
+        x = over ? undefined : yield* e.token(width, plan.residualScale);
       if (x) {
         yield* run(x, 1);
         position++;
       } else {
         if (!over) unused.push([slots, end]);
         over = true;
-        yield* e.skip(width, SCALE.residual, function* (nothing) {
+        yield* e.skip(width, plan.residualScale, function* (nothing) {
           yield* forward(e, plan, caches, nothing, 1, { slots, position, unused: past });
         });
       }

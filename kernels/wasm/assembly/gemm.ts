@@ -1,0 +1,222 @@
+// int16 weights times shares, in two forms: 64-bit lanes (i64x2.mul: native on AVX-512DQ, eight instructions elsewhere), and 16-bit limbs (pmaddwd everywhere).
+//
+// Limb form: x mod 2^bits is split once into signed digits, x = sum_(l < L - 2) d_l 2^(b l) + e 2^q + f 2^(q + 16) with q = b (L - 2) >= bits - 32. The digits d
+// have b <= 12 bits: |w d| <= 2^(b + 14), so 2^(16 - b) - 1 products of pairs add up below 2^31 before they are widened to 64 bits. Of e only the sum mod 2^32
+// matters, of f mod 2^16: they use all 16 bits and their 32-bit sums may wrap, so they are widened once, at the end.
+
+/** Sum of the two lanes. */
+// @ts-ignore: decorator
+@inline
+export function sum2(v: v128): u64 {
+  return i64x2.extract_lane(v, 0) + i64x2.extract_lane(v, 1);
+}
+
+// ---- 64-bit lanes -------------------------------------------------------------------------------------------------------
+
+/** Four columns at a time, so that a row of x is read from registers four times; weights are widened on the way. */
+export function gemmI16Lanes(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32, bits: i32): void {
+  const bytes = <usize>inner << 1;
+  for (let r = 0; r < rows; r++) {
+    const row = x + ((<usize>r * inner) << 3), end = row + (<usize>inner << 3);
+    let c = 0;
+    for (; c + 4 <= cols; c += 4) {
+      let a0 = i64x2.splat(0), a1 = i64x2.splat(0), a2 = i64x2.splat(0), a3 = i64x2.splat(0);
+      let w0 = w + <usize>c * bytes, w1 = w0 + bytes, w2 = w1 + bytes, w3 = w2 + bytes;
+      for (let p = row; p < end; p += 64, w0 += 16, w1 += 16, w2 += 16, w3 += 16) {
+        const x0 = v128.load(p), x1 = v128.load(p, 16), x2 = v128.load(p, 32), x3 = v128.load(p, 48);
+        a0 = i64x2.add(a0, dot8(x0, x1, x2, x3, v128.load(w0)));
+        a1 = i64x2.add(a1, dot8(x0, x1, x2, x3, v128.load(w1)));
+        a2 = i64x2.add(a2, dot8(x0, x1, x2, x3, v128.load(w2)));
+        a3 = i64x2.add(a3, dot8(x0, x1, x2, x3, v128.load(w3)));
+      }
+      const out = dst + ((<usize>r * cols + c) << 3);
+      store<u64>(out, sum2(a0));
+      store<u64>(out, sum2(a1), 8);
+      store<u64>(out, sum2(a2), 16);
+      store<u64>(out, sum2(a3), 24);
+    }
+    for (; c < cols; c++) {
+      let a = i64x2.splat(0), wp = w + <usize>c * bytes;
+      for (let p = row; p < end; p += 64, wp += 16) a = i64x2.add(a, dot8(v128.load(p), v128.load(p, 16), v128.load(p, 32), v128.load(p, 48), v128.load(wp)));
+      store<u64>(dst + ((<usize>r * cols + c) << 3), sum2(a));
+    }
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function dot8(x0: v128, x1: v128, x2: v128, x3: v128, w: v128): v128 {
+  const lo = i32x4.extend_low_i16x8_s(w), hi = i32x4.extend_high_i16x8_s(w);
+  return i64x2.add(
+    i64x2.add(i64x2.mul(x0, i64x2.extend_low_i32x4_s(lo)), i64x2.mul(x1, i64x2.extend_high_i32x4_s(lo))),
+    i64x2.add(i64x2.mul(x2, i64x2.extend_low_i32x4_s(hi)), i64x2.mul(x3, i64x2.extend_high_i32x4_s(hi))),
+  );
+}
+
+// ---- 16-bit limbs -------------------------------------------------------------------------------------------------------
+
+/** Limbs of a tile of rows, in the low page: for every eight elements, L vectors of eight digits. */
+const LIMBS: usize = 16384, LIMB_BYTES = 49152;
+
+/** A tile of rows of x (all of them use a pair of columns while it is in L1), `inner` cut into pieces of which the tile holds two rows at least. */
+export function gemmI16Limbs(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32, bits: i32): void {
+  const limbs = bits <= 32 ? 2 : bits <= 44 ? 3 : bits <= 56 ? 4 : 5, digits = limbs - 2;
+  const b = digits ? max(1, (bits - 32 + digits - 1) / digits) : 0, flush = digits ? (1 << min(16 - b, 10)) - 1 : i32.MAX_VALUE;
+  const most = LIMB_BYTES / (2 * limbs * min(rows, 2)) & ~7, pieces = (inner + most - 1) / most, piece = ((inner + pieces - 1) / pieces + 7) & ~7;
+  for (let from = 0; from < inner; from += piece) {
+    const length = min(piece, inner - from), rowBytes = <usize>length * limbs << 1, tile = LIMB_BYTES / <i32>rowBytes;
+    for (let r = 0; r < rows; r += tile) {
+      const count = min(tile, rows - r);
+      for (let i = 0; i < count; i++) split(LIMBS + <usize>i * rowBytes, x + ((<usize>(r + i) * inner + from) << 3), length, digits, b);
+      const out = dst + ((<usize>r * cols) << 3);
+      for (let c = 0; c < cols; c += 2) {
+        const w0 = w + ((<usize>c * inner + from) << 1), last = c + 1 == cols, w1 = last ? w0 : w0 + (<usize>inner << 1);
+        let at = out + (<usize>c << 3), p = LIMBS;
+        for (let i = 0; i < count; i++, at += <usize>cols << 3, p += rowBytes) {
+          let s: v128;
+          if (limbs == 2) s = pair2(p, w0, w1, length);
+          else if (limbs == 3) s = pair3(p, w0, w1, length, b, flush);
+          else if (limbs == 4) s = pair4(p, w0, w1, length, b, flush);
+          else s = pair5(p, w0, w1, length, b, flush);
+          if (last) store<u64>(at, i64x2.extract_lane(s, 0) + (from ? load<u64>(at) : 0));
+          else v128.store(at, from ? i64x2.add(s, v128.load(at)) : s);
+        }
+      }
+    }
+  }
+}
+
+/** Digits of n (a multiple of 8) elements. */
+function split(dst: usize, x: usize, n: i32, digits: i32, b: i32): void {
+  const half = i64x2.splat((<i64>1 << <i64>b) >> 1), mask = i64x2.splat((<i64>1 << <i64>b) - 1);
+  for (let end = x + (<usize>n << 3); x < end; x += 64) {
+    let x0 = v128.load(x), x1 = v128.load(x, 16), x2 = v128.load(x, 32), x3 = v128.load(x, 48);
+    // With y = x + half: digit (y mod 2^b) - half, rest y >> b.
+    for (let l = 0; l < digits; l++, dst += 16) {
+      x0 = i64x2.add(x0, half); x1 = i64x2.add(x1, half); x2 = i64x2.add(x2, half); x3 = i64x2.add(x3, half);
+      v128.store(dst, narrow(i64x2.sub(v128.and(x0, mask), half), i64x2.sub(v128.and(x1, mask), half), i64x2.sub(v128.and(x2, mask), half), i64x2.sub(v128.and(x3, mask), half)));
+      x0 = i64x2.shr_u(x0, b); x1 = i64x2.shr_u(x1, b); x2 = i64x2.shr_u(x2, b); x3 = i64x2.shr_u(x3, b);
+    }
+    v128.store(dst, narrow(x0, x1, x2, x3));
+    const carry = i64x2.splat(0x8000);
+    x0 = i64x2.add(x0, carry); x1 = i64x2.add(x1, carry); x2 = i64x2.add(x2, carry); x3 = i64x2.add(x3, carry);
+    v128.store(dst, narrow(i64x2.shr_u(x0, 16), i64x2.shr_u(x1, 16), i64x2.shr_u(x2, 16), i64x2.shr_u(x3, 16)), 16);
+    dst += 32;
+  }
+}
+
+/** The low 16 bits of eight 64-bit lanes. */
+// @ts-ignore: decorator
+@inline
+function narrow(x0: v128, x1: v128, x2: v128, x3: v128): v128 {
+  const lo = v128.shuffle<i32>(x0, x1, 0, 2, 4, 6), hi = v128.shuffle<i32>(x2, x3, 0, 2, 4, 6);
+  return i16x8.narrow_i32x4_s(i32x4.shr_s(i32x4.shl(lo, 16), 16), i32x4.shr_s(i32x4.shl(hi, 16), 16));
+}
+
+/** The four signed 32-bit lanes, added up in two 64-bit lanes, times 2^shift. */
+// @ts-ignore: decorator
+@inline
+function widen(v: v128, shift: i32): v128 {
+  return i64x2.shl(i64x2.add(i64x2.extend_low_i32x4_s(v), i64x2.extend_high_i32x4_s(v)), shift);
+}
+
+// @ts-ignore: decorator
+@inline
+function both(s: v128, t: v128): v128 {
+  return i64x2.add(v128.shuffle<i64>(s, t, 0, 2), v128.shuffle<i64>(s, t, 1, 3));
+}
+
+// Inner products of one row of limbs with two columns of weights.
+
+function pair2(p: usize, w0: usize, w1: usize, n: i32): v128 {
+  let a0 = i32x4.splat(0), a1 = i32x4.splat(0), b0 = i32x4.splat(0), b1 = i32x4.splat(0);
+  for (const end = w0 + (<usize>n << 1); w0 < end; w0 += 16, w1 += 16, p += 32) {
+    const v0 = v128.load(w0), v1 = v128.load(w1), x0 = v128.load(p), x1 = v128.load(p, 16);
+    a0 = i32x4.add(a0, i32x4.dot_i16x8_s(x0, v0)); b0 = i32x4.add(b0, i32x4.dot_i16x8_s(x0, v1));
+    a1 = i32x4.add(a1, i32x4.dot_i16x8_s(x1, v0)); b1 = i32x4.add(b1, i32x4.dot_i16x8_s(x1, v1));
+  }
+  return both(i64x2.add(widen(a0, 0), widen(a1, 16)), i64x2.add(widen(b0, 0), widen(b1, 16)));
+}
+
+function pair3(p: usize, w0: usize, w1: usize, n: i32, b: i32, flush: i32): v128 {
+  let s = i64x2.splat(0), t = i64x2.splat(0);
+  let a1 = i32x4.splat(0), a2 = i32x4.splat(0), b1 = i32x4.splat(0), b2 = i32x4.splat(0);
+  for (const end = w0 + (<usize>n << 1); w0 < end; ) {
+    let a0 = i32x4.splat(0), b0 = i32x4.splat(0);
+    for (const stop = min(end, w0 + (<usize>flush << 4)); w0 < stop; w0 += 16, w1 += 16, p += 48) {
+      const v0 = v128.load(w0), v1 = v128.load(w1), x0 = v128.load(p), x1 = v128.load(p, 16), x2 = v128.load(p, 32);
+      a0 = i32x4.add(a0, i32x4.dot_i16x8_s(x0, v0)); b0 = i32x4.add(b0, i32x4.dot_i16x8_s(x0, v1));
+      a1 = i32x4.add(a1, i32x4.dot_i16x8_s(x1, v0)); b1 = i32x4.add(b1, i32x4.dot_i16x8_s(x1, v1));
+      a2 = i32x4.add(a2, i32x4.dot_i16x8_s(x2, v0)); b2 = i32x4.add(b2, i32x4.dot_i16x8_s(x2, v1));
+    }
+    s = i64x2.add(s, widen(a0, 0)); t = i64x2.add(t, widen(b0, 0));
+  }
+  return both(i64x2.add(s, i64x2.add(widen(a1, b), widen(a2, b + 16))), i64x2.add(t, i64x2.add(widen(b1, b), widen(b2, b + 16))));
+}
+
+function pair4(p: usize, w0: usize, w1: usize, n: i32, b: i32, flush: i32): v128 {
+  let s = i64x2.splat(0), t = i64x2.splat(0);
+  let a2 = i32x4.splat(0), a3 = i32x4.splat(0), b2 = i32x4.splat(0), b3 = i32x4.splat(0);
+  for (const end = w0 + (<usize>n << 1); w0 < end; ) {
+    let a0 = i32x4.splat(0), a1 = i32x4.splat(0), b0 = i32x4.splat(0), b1 = i32x4.splat(0);
+    for (const stop = min(end, w0 + (<usize>flush << 4)); w0 < stop; w0 += 16, w1 += 16, p += 64) {
+      const v0 = v128.load(w0), v1 = v128.load(w1), x0 = v128.load(p), x1 = v128.load(p, 16), x2 = v128.load(p, 32), x3 = v128.load(p, 48);
+      a0 = i32x4.add(a0, i32x4.dot_i16x8_s(x0, v0)); b0 = i32x4.add(b0, i32x4.dot_i16x8_s(x0, v1));
+      a1 = i32x4.add(a1, i32x4.dot_i16x8_s(x1, v0)); b1 = i32x4.add(b1, i32x4.dot_i16x8_s(x1, v1));
+      a2 = i32x4.add(a2, i32x4.dot_i16x8_s(x2, v0)); b2 = i32x4.add(b2, i32x4.dot_i16x8_s(x2, v1));
+      a3 = i32x4.add(a3, i32x4.dot_i16x8_s(x3, v0)); b3 = i32x4.add(b3, i32x4.dot_i16x8_s(x3, v1));
+    }
+    s = i64x2.add(s, i64x2.add(widen(a0, 0), widen(a1, b))); t = i64x2.add(t, i64x2.add(widen(b0, 0), widen(b1, b)));
+  }
+  return both(i64x2.add(s, i64x2.add(widen(a2, 2 * b), widen(a3, 2 * b + 16))), i64x2.add(t, i64x2.add(widen(b2, 2 * b), widen(b3, 2 * b + 16))));
+}
+
+function pair5(p: usize, w0: usize, w1: usize, n: i32, b: i32, flush: i32): v128 {
+  let s = i64x2.splat(0), t = i64x2.splat(0);
+  let a3 = i32x4.splat(0), a4 = i32x4.splat(0), b3 = i32x4.splat(0), b4 = i32x4.splat(0);
+  for (const end = w0 + (<usize>n << 1); w0 < end; ) {
+    let a0 = i32x4.splat(0), a1 = i32x4.splat(0), a2 = i32x4.splat(0), b0 = i32x4.splat(0), b1 = i32x4.splat(0), b2 = i32x4.splat(0);
+    for (const stop = min(end, w0 + (<usize>flush << 4)); w0 < stop; w0 += 16, w1 += 16, p += 80) {
+      const v0 = v128.load(w0), v1 = v128.load(w1), x0 = v128.load(p), x1 = v128.load(p, 16), x2 = v128.load(p, 32), x3 = v128.load(p, 48), x4 = v128.load(p, 64);
+      a0 = i32x4.add(a0, i32x4.dot_i16x8_s(x0, v0)); b0 = i32x4.add(b0, i32x4.dot_i16x8_s(x0, v1));
+      a1 = i32x4.add(a1, i32x4.dot_i16x8_s(x1, v0)); b1 = i32x4.add(b1, i32x4.dot_i16x8_s(x1, v1));
+      a2 = i32x4.add(a2, i32x4.dot_i16x8_s(x2, v0)); b2 = i32x4.add(b2, i32x4.dot_i16x8_s(x2, v1));
+      a3 = i32x4.add(a3, i32x4.dot_i16x8_s(x3, v0)); b3 = i32x4.add(b3, i32x4.dot_i16x8_s(x3, v1));
+      a4 = i32x4.add(a4, i32x4.dot_i16x8_s(x4, v0)); b4 = i32x4.add(b4, i32x4.dot_i16x8_s(x4, v1));
+    }
+    s = i64x2.add(s, i64x2.add(widen(a0, 0), i64x2.add(widen(a1, b), widen(a2, 2 * b))));
+    t = i64x2.add(t, i64x2.add(widen(b0, 0), i64x2.add(widen(b1, b), widen(b2, 2 * b))));
+  }
+  return both(i64x2.add(s, i64x2.add(widen(a3, 3 * b), widen(a4, 3 * b + 16))), i64x2.add(t, i64x2.add(widen(b3, 3 * b), widen(b4, 3 * b + 16))));
+}
+
+// ---- float32 ------------------------------------------------------------------------------------------------------------
+
+/** Four columns at a time, eight partial sums each. */
+export function gemmF32(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32): void {
+  const bytes = <usize>inner << 2;
+  for (let c = 0; c < cols; c += 4) {
+    const w0 = w + <usize>c * bytes, w1 = w + <usize>min(c + 1, cols - 1) * bytes, w2 = w + <usize>min(c + 2, cols - 1) * bytes, w3 = w + <usize>min(c + 3, cols - 1) * bytes;
+    for (let r = 0; r < rows; r++) {
+      const row = x + <usize>r * bytes, out = dst + ((<usize>r * cols + c) << 2);
+      let a0 = f32x4.splat(0), a1 = f32x4.splat(0), b0 = f32x4.splat(0), b1 = f32x4.splat(0), c0 = f32x4.splat(0), c1 = f32x4.splat(0), d0 = f32x4.splat(0), d1 = f32x4.splat(0);
+      for (let i: usize = 0; i < bytes; i += 32) {
+        const x0 = v128.load(row + i), x1 = v128.load(row + i, 16);
+        a0 = f32x4.add(a0, f32x4.mul(x0, v128.load(w0 + i))); a1 = f32x4.add(a1, f32x4.mul(x1, v128.load(w0 + i, 16)));
+        b0 = f32x4.add(b0, f32x4.mul(x0, v128.load(w1 + i))); b1 = f32x4.add(b1, f32x4.mul(x1, v128.load(w1 + i, 16)));
+        c0 = f32x4.add(c0, f32x4.mul(x0, v128.load(w2 + i))); c1 = f32x4.add(c1, f32x4.mul(x1, v128.load(w2 + i, 16)));
+        d0 = f32x4.add(d0, f32x4.mul(x0, v128.load(w3 + i))); d1 = f32x4.add(d1, f32x4.mul(x1, v128.load(w3 + i, 16)));
+      }
+      store<f32>(out, sum4(f32x4.add(a0, a1)));
+      if (c + 1 < cols) store<f32>(out, sum4(f32x4.add(b0, b1)), 4);
+      if (c + 2 < cols) store<f32>(out, sum4(f32x4.add(c0, c1)), 8);
+      if (c + 3 < cols) store<f32>(out, sum4(f32x4.add(d0, d1)), 12);
+    }
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function sum4(v: v128): f32 {
+  return f32x4.extract_lane(v, 0) + f32x4.extract_lane(v, 1) + (f32x4.extract_lane(v, 2) + f32x4.extract_lane(v, 3));
+}

@@ -1,0 +1,191 @@
+/**
+ * How faithful an artefact is: teacher-forced, the model in float32 against the Fixed engine (which is the protocol bit for bit), and a sample through the
+ * protocol itself in one process. Perplexity, agreement of the most likely token, logit errors, distance of every value to the edge of its domain, worst layer.
+ */
+import { bindPlan, clientTensors, type Artefact } from './artefact.ts';
+import type { Program } from './engines/effects.ts';
+import type { Engine } from './engines/engine.ts';
+import { Fixed } from './engines/fixed.ts';
+import { Float } from './engines/float.ts';
+import { freshKeys, place, runTogether } from './engines/together.ts';
+import { embedTokens } from './models/embedding.ts';
+import { finalNorm } from './models/finalNorm.ts';
+import type { ModelWeights } from './models/weights.ts';
+import { floatPlan } from './prepare.ts';
+import { createCache } from './programs/attention.ts';
+import type { ModelPlan } from './programs/plan.ts';
+import { forward } from './programs/transformer.ts';
+import { realProduct } from './realProduct.ts';
+
+export interface EvaluateOptions {
+  readonly artefact: Artefact;
+  /** Of the same model, unquantised. */
+  readonly weights: ModelWeights;
+  /** Token ids, each list beginning with the artefact's public prefix; the tokens after it are predicted one by one. */
+  readonly windows: readonly (readonly number[])[];
+  /** Private tokens of the first window that also go through the protocol; 0: none. */
+  readonly sample: number;
+  readonly onProgress?: ((done: number, total: number) => void) | undefined;
+}
+
+export interface Evaluation {
+  /** Predicted positions. */
+  readonly positions: number;
+  readonly perplexity: { readonly float: number; readonly fixed: number; readonly change: number };
+  /** Share of positions at which both find the same most likely token. */
+  readonly top1Agreement: number;
+  /** The largest margin (float, best to second logit) at which they differ; 0 if they never do. */
+  readonly largestMissedMargin: number;
+  /** Mean Kullback-Leibler divergence of the fixed from the float distribution, nats. */
+  readonly divergence: number;
+  readonly logitError: { readonly rms: number; readonly max: number };
+  /** Per kind of domain the layer that comes closest to its edge: part of the way from the middle to the edge that values use, 1 is the edge. */
+  readonly domains: readonly { readonly what: string; readonly layer: number; readonly used: number }[];
+  /** Error of the residual stream after a layer against exact functions on the same integer weights, relative to its size. */
+  readonly worstLayer: { readonly layer: number; readonly relativeError: number };
+  readonly protocol: { readonly positions: number; readonly equalsFixed: boolean } | undefined;
+}
+
+/** Keeps the Fixed engine's pages within what wasm32 addresses; untouched ones cost nothing. */
+const FIXED_BYTES = 3_500_000_000;
+
+export function evaluate(o: EvaluateOptions): Evaluation {
+  const { artefact, weights } = o,
+    { shape } = artefact,
+    past = artefact.prefixIds.length,
+    client = { shape, ...clientTensors(artefact) },
+    reference = floatPlan(weights);
+  let next: Float64Array = new Float64Array(0),
+    hidden: Float64Array = new Float64Array(0);
+  const keys = freshKeys(),
+    fixed = new Fixed({ ...place('wasm', FIXED_BYTES), keys: { ...keys.dealer, coins: keys.coins }, next: () => next, emit: (v) => (hidden = v) }),
+    plan = bindPlan(fixed, artefact),
+    domains = new Map<string, { what: string; layer: number; used: number }>(),
+    errors = Array.from({ length: shape.layers }, () => ({ error: 0, size: 0 }));
+  fixed.onRange = (what, layer, min, max, low, high) => {
+    const middle = (low + high) / 2,
+      used = Math.max(max - middle, middle - min) / ((high - low) / 2);
+    if (used > (domains.get(what)?.used ?? -1)) domains.set(what, { what, layer, used });
+  };
+  fixed.watch = (name, x) => {
+    const [layer, what] = name.split('.') as [string, string];
+    if (what !== 'stream') return;
+    const at = errors[Number(layer)]!;
+    fixed.values(x).forEach((v, i) => {
+      at.error += (v - x.real![i]!) ** 2;
+      at.size += x.real![i]! ** 2;
+    });
+  };
+  let positions = 0,
+    agreed = 0,
+    missed = 0,
+    floatLoss = 0,
+    fixedLoss = 0,
+    divergence = 0,
+    squares = 0,
+    largest = 0;
+  o.windows.forEach((ids, w) => {
+    const rows = ids.length - 1 - past,
+      float = runFloat(reference, weights, ids.slice(0, -1)).subarray(past * shape.width),
+      mark = fixed.mark();
+    next = embedTokens(client, ids.slice(past, -1), past);
+    drive(positionsOf(fixed, plan, rows));
+    fixed.release(mark);
+    // One row at a time: a vocabulary of logits for every row would be large.
+    for (let r = 0; r < rows; r++) {
+      const [a, b] = [float, hidden].map((h) => logits(client, h.subarray(r * shape.width, (r + 1) * shape.width))),
+        p = describe(a!),
+        q = describe(b!),
+        target = ids[past + r + 1]!;
+      positions++;
+      if (p.best === q.best) agreed++;
+      else missed = Math.max(missed, p.margin);
+      floatLoss += p.logSum - a![target]!;
+      fixedLoss += q.logSum - b![target]!;
+      for (let i = 0; i < a!.length; i++) {
+        const d = a![i]! - b![i]!;
+        squares += (d * d) / a!.length;
+        if (Math.abs(d) > largest) largest = Math.abs(d);
+        divergence += Math.exp(a![i]! - p.logSum) * (d - p.logSum + q.logSum);
+      }
+    }
+    o.onProgress?.(w + 1, o.windows.length);
+  });
+  const relative = errors.map(({ error, size }, layer) => ({ layer, relativeError: Math.sqrt(error / Math.max(size, 1e-30)) }));
+  const perplexity = { float: Math.exp(floatLoss / positions), fixed: Math.exp(fixedLoss / positions) };
+  return {
+    positions,
+    perplexity: { ...perplexity, change: perplexity.fixed / perplexity.float - 1 },
+    top1Agreement: agreed / positions,
+    largestMissedMargin: missed,
+    divergence: divergence / positions,
+    logitError: { rms: Math.sqrt(squares / positions), max: largest },
+    domains: [...domains.values()].sort((a, b) => b.used - a.used),
+    worstLayer: relative.reduce((a, b) => (b.relativeError > a.relativeError ? b : a)),
+    protocol: o.sample > 0 ? sampleProtocol(o, Math.min(o.sample, o.windows[0]!.length - 1 - past)) : undefined,
+  };
+}
+
+/** Hidden states of all positions as one output. */
+function* positionsOf(e: Engine, plan: ModelPlan, rows: number): Program<void> {
+  const past = plan.prefixIds.length,
+    caches = createCache(e, plan, past + rows),
+    x = yield* e.input(rows * plan.shape.width, plan.residualScale);
+  yield* e.output(yield* forward(e, plan, caches, x, rows, { slots: past, position: past, unused: undefined }, true));
+  e.endStep();
+}
+
+function drive(program: Program<unknown>): void {
+  for (const effect of program) if (effect.kind === 'job') void effect.run();
+}
+
+/** Residual stream [ids.length, width] after the last layer. */
+function runFloat(plan: ModelPlan, w: ModelWeights, ids: readonly number[]): Float64Array {
+  let out: Float64Array = new Float64Array(0);
+  drive(positionsOf(new Float({ next: () => embedTokens(w, ids, 0), emit: (v) => (out = v) }), plan, ids.length));
+  return out;
+}
+
+type Client = Pick<ModelWeights, 'shape' | 'finalNorm' | 'finalNormBias' | 'head'>;
+
+function logits(w: Client, hidden: Float64Array): Float64Array {
+  const out = new Float64Array(w.shape.vocab);
+  realProduct(out, finalNorm(w, hidden), { pointer: 0, array: new Int16Array(0), real: w.head, inner: w.shape.width, cols: w.shape.vocab, fraction: 0 }, 1);
+  return out;
+}
+
+/** Most likely token, its margin, and the logarithm of the sum of exponentials. */
+function describe(z: Float64Array): { best: number; margin: number; logSum: number } {
+  let best = 0,
+    second = -Infinity,
+    sum = 0;
+  for (let i = 1; i < z.length; i++)
+    if (z[i]! > z[best]!) {
+      second = z[best]!;
+      best = i;
+    } else if (z[i]! > second) second = z[i]!;
+  for (const v of z) sum += Math.exp(v - z[best]!);
+  return { best, margin: z[best]! - second, logSum: z[best]! + Math.log(sum) };
+}
+
+function sampleProtocol({ artefact, windows }: EvaluateOptions, rows: number): NonNullable<Evaluation['protocol']> {
+  const past = artefact.prefixIds.length,
+    values = embedTokens({ shape: artefact.shape, ...clientTensors(artefact) }, windows[0]!.slice(past, past + rows), past),
+    keys = freshKeys(),
+    program = (e: Engine): Program<void> => positionsOf(e, bindPlan(e, artefact), rows),
+    memoryBytes = artefact.bytes.length + (512 << 20);
+  let want: Float64Array = new Float64Array(0);
+  drive(program(new Fixed({ ...place('wasm', memoryBytes), keys: { ...keys.dealer, coins: keys.coins }, next: () => values, emit: (v) => (want = v) })));
+  const mask = randomShares(values.length),
+    unit = 2 ** artefact.residualScale,
+    other = BigInt64Array.from(values, (v, i) => BigInt(Math.round(v * unit)) - mask[i]!),
+    run = runTogether(program, keys, [[new Uint8Array(mask.buffer)], [new Uint8Array(other.buffer)]], { memoryBytes }),
+    [a, b] = run.outputs.map((list) => new BigInt64Array(list[0]!.buffer));
+  return { positions: rows, equalsFixed: want.every((v, i) => Number(BigInt.asIntN(64, a![i]! + b![i]!)) / unit === v) };
+}
+
+function randomShares(n: number): BigInt64Array<ArrayBuffer> {
+  const out = new BigInt64Array(n);
+  for (let at = 0; at < out.byteLength; at += 65536) crypto.getRandomValues(new Uint8Array(out.buffer, at, Math.min(65536, out.byteLength - at)));
+  return out;
+}

@@ -1,0 +1,40 @@
+/** Products with weights on real numbers, for the Float engine and Fixed's shadow: float32 kernels, a panel of the matrix at a time. */
+import { createKernels } from '../kernels/registry.ts';
+import type { Kernels } from '../kernels/kernels.ts';
+import { reserveMemory } from '../kernels/memory.ts';
+import type { Matrix } from './tensor.ts';
+
+const START = 1 << 16,
+  PANEL_BYTES = 1 << 20;
+
+let kernels: Kernels | undefined,
+  bytes = 0;
+
+/** Kernels over a memory of at least so many bytes behind START; a larger one replaces it. */
+function space(needed: number): Kernels {
+  if (!kernels || bytes < needed) {
+    bytes = Math.max(needed, 16 << 20);
+    kernels = createKernels('wasm', reserveMemory(START + bytes));
+  }
+  return kernels;
+}
+
+/** dst[rows, cols] = x[rows, inner] W^T: unquantised weights where the matrix has them, in float32 (relative error about 2^-22). */
+export function realProduct(dst: Float64Array, x: Float64Array, w: Matrix, rows: number): void {
+  const { inner, cols } = w,
+    weights = w.real ?? w.array,
+    unit = w.real ? 1 : 2 ** -w.fraction,
+    panel = Math.min(cols, Math.max(4, Math.floor(PANEL_BYTES / (4 * inner)))),
+    at = { x: START, w: START + 4 * rows * inner, out: START + 4 * (rows * inner + panel * inner) },
+    k = space(4 * (rows * inner + panel * inner + rows * panel)),
+    { buffer } = k.memory;
+  new Float32Array(buffer, at.x, rows * inner).set(x.subarray(0, rows * inner));
+  const weightsAt = new Float32Array(buffer, at.w, panel * inner),
+    out = new Float32Array(buffer, at.out, rows * panel);
+  for (let first = 0; first < cols; first += panel) {
+    const n = Math.min(panel, cols - first);
+    weightsAt.set(weights.subarray(first * inner, (first + n) * inner));
+    k.gemmF32(at.out, at.x, at.w, rows, inner, n);
+    for (let r = 0; r < rows; r++) for (let c = 0; c < n; c++) dst[r * cols + first + c] = out[r * n + c]! * unit;
+  }
+}
