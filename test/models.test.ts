@@ -146,7 +146,7 @@ const configOf = (s: ModelShape, biases: Biases): object =>
       };
 
 const safetensors = (tensors: readonly NamedTensor[]): Uint8Array =>
-  writeSafetensors(new Map(tensors.map((t) => [t.name, { dtype: 'F32' as const, shape: t.shape, data: t.data }])), {});
+  writeSafetensors([new Map(tensors.map((t) => [t.name, { dtype: 'F32' as const, shape: t.shape, data: t.data }]))], {});
 
 let folders = 0;
 function folderWith(files: Record<string, Uint8Array | string | object>): string {
