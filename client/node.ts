@@ -58,7 +58,7 @@ export function modelFolder(model: string): string {
 const isGguf = (path: string): boolean => path.toLowerCase().endsWith('.gguf');
 
 /** The GGUF file that a model is, or the only one of its folder; else undefined. @throws CachetError 'model' if there are several to choose from. */
-export function ggufPath(model: string): string | undefined {
+function ggufPath(model: string): string | undefined {
   if (model.startsWith(RANDOM)) return undefined;
   if (isGguf(model)) return model;
   const folder = modelFolder(model);
@@ -71,6 +71,9 @@ export function ggufPath(model: string): string | undefined {
 
 const safetensorsPath = (folder: string): string | undefined => ['model.safetensors', SHARD_INDEX].map((f) => join(folder, f)).find((f) => existsSync(f));
 
+/** The file that a model's weights are in, or the index of those; undefined where there is none. @throws CachetError 'model' if there are several GGUF files. */
+export const weightsPath = (model: string): string | undefined => ggufPath(model) ?? safetensorsPath(modelFolder(model));
+
 const cannotRead = (path: string, code: 'config' | 'artefact' | 'model' | 'usage', cause: unknown, hint?: string): CachetError =>
   new CachetError({
     code,
@@ -82,7 +85,7 @@ const cannotRead = (path: string, code: 'config' | 'artefact' | 'model' | 'usage
   });
 
 /** A file, read by ranges; it is open only while it is being read. @throws CachetError 'model' naming the file. */
-export function fileSource(path: string): ByteSource {
+function fileSource(path: string): ByteSource {
   const opened = <T>(f: () => T): T => {
     try {
       return f();

@@ -3,13 +3,16 @@ import { existsSync } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Command } from 'commander';
-import { artefactPath, EMBEDDED_MODEL, modelFolder, readJson, readModelArtefact } from '../../client/node.ts';
-import { ARCHITECTURES, readConfig, type ModelShape } from '../../protocols/models/config.ts';
-import { WEIGHT_TYPES } from '../../protocols/models/safetensors.ts';
+import { artefactPath, EMBEDDED_MODEL, modelFolder, openModel, readModelArtefact, weightsPath } from '../../client/node.ts';
+import { ARCHITECTURES, type Architecture } from '../../protocols/models/config.ts';
+import { RANDOM_SHAPES } from '../../protocols/models/random.ts';
+import { FORMATS } from '../../protocols/models/registry.ts';
+import { parameterCount } from '../../protocols/models/weights.ts';
 import { bytes, count, table } from '../terminal.ts';
 
 interface Found {
   readonly model: string;
+  readonly architecture?: Architecture;
   readonly layers?: number;
   readonly width?: number;
   readonly parameters?: number;
@@ -20,35 +23,40 @@ interface Found {
   readonly problem?: string;
 }
 
-const parametersOf = (s: ModelShape): number =>
-  s.vocab * s.width * (s.tied ? 1 : 2) + s.layers * (s.width * s.headDim * (2 * s.heads + 2 * s.kvHeads) + 3 * s.width * s.inner + 2 * s.width) + s.width;
-
 async function look(model: string): Promise<Found> {
   try {
-    const prepared = existsSync(artefactPath(model)),
-      shape = readConfig(await readJson(join(modelFolder(model), 'config.json'), 'model')),
-      found = { model, layers: shape.layers, width: shape.width, parameters: parametersOf(shape) };
-    if (!prepared && !existsSync(join(modelFolder(model), 'model.safetensors'))) return { ...found, problem: 'no model.safetensors: nothing to prepare' };
-    if (!prepared) return found;
-    const { digest } = await readModelArtefact(model);
-    return { ...found, digest, artefactBytes: (await stat(artefactPath(model))).size };
+    const prepared = existsSync(artefactPath(model)) ? await readModelArtefact(model) : undefined,
+      { shape } = prepared ?? (await openModel(model)),
+      { architecture, layers, width } = shape,
+      found = { model, architecture, layers, width, parameters: parameterCount(shape) };
+    if (prepared) return { ...found, digest: prepared.digest, artefactBytes: (await stat(artefactPath(model))).size };
+    return weightsPath(model) === undefined ? { ...found, problem: 'neither model.safetensors nor a GGUF file: nothing to prepare' } : found;
   } catch (error) {
     return { model, problem: (error as Error).message };
   }
 }
 
-const isModel = (folder: string): boolean => existsSync(join(folder, 'config.json')) || existsSync(artefactPath(folder));
+/** Models of one folder: itself, and where it has several GGUF files, or artefacts beside them, those. */
+async function modelsOf(folder: string): Promise<string[]> {
+  const names = await readdir(folder),
+    files = names.filter((name) => name.toLowerCase().endsWith('.gguf')).map((name) => join(folder, name)),
+    named = files.length > 1 || files.some((file) => existsSync(artefactPath(file))),
+    whole = ['model.safetensors', 'model.safetensors.index.json', 'model.cachet'].some((name) => names.includes(name));
+  if (whole || (names.includes('config.json') && !named)) return named ? [folder, ...files] : [folder];
+  return named ? files : files.length > 0 ? [folder] : [];
+}
 
-/** The folder itself, or those in it. */
+/** Those of the folder itself, or of the folders in it. */
 async function modelsIn(folder: string): Promise<string[]> {
   if (!existsSync(folder)) return [];
-  if (isModel(folder)) return [folder];
+  const own = await modelsOf(folder);
+  if (own.length > 0) return own;
   const entries = await readdir(folder, { withFileTypes: true });
-  return entries
-    .filter((e) => e.isDirectory() && !e.name.startsWith('.') && e.name !== 'node_modules')
-    .map((e) => join(folder, e.name))
-    .filter(isModel);
+  const inside = entries.filter((e) => e.isDirectory() && !e.name.startsWith('.') && e.name !== 'node_modules');
+  return (await Promise.all(inside.map((e) => modelsOf(join(folder, e.name))))).flat();
 }
+
+const place = (model: string): string => resolve(model === EMBEDDED_MODEL ? modelFolder(model) : model);
 
 export const modelsCommand = new Command('models')
   .description('What models are supported, and which are found here.')
@@ -57,15 +65,19 @@ export const modelsCommand = new Command('models')
   .action(async (o: { dir?: string; json?: boolean }) => {
     const places = o.dir === undefined ? [...(process.env['CACHET_MODELS'] ?? '').split(':').filter(Boolean), '.'] : [o.dir],
       folders = (await Promise.all(places.map((p) => modelsIn(p)))).flat(),
-      names = [...new Map([EMBEDDED_MODEL, ...folders].map((m) => [resolve(modelFolder(m)), m])).values()],
+      names = [...new Map([EMBEDDED_MODEL, ...folders].map((m) => [place(m), m])).values()],
       found = await Promise.all(names.map(look));
-    if (o.json) return void console.log(JSON.stringify({ architectures: ARCHITECTURES, tensorTypes: WEIGHT_TYPES, models: found }));
-    console.log(`supported: ${ARCHITECTURES.join(', ')}; safetensors of ${WEIGHT_TYPES.join(', ')}\n`);
+    const random = Object.keys(RANDOM_SHAPES).map((name) => `random:${name}`);
+    if (o.json) return void console.log(JSON.stringify({ architectures: ARCHITECTURES, formats: FORMATS, random, models: found }));
+    console.log(`architectures: ${ARCHITECTURES.join(', ')}`);
+    for (const f of FORMATS) console.log(`${f.format}: ${f.tensorTypes.join(', ')}`);
+    console.log(`of random weights, for benchmarks: ${random.join(', ')}\n`);
     console.log(
       table([
-        ['model', 'layers', 'width', 'parameters', 'artefact', 'digest'],
+        ['model', 'architecture', 'layers', 'width', 'parameters', 'artefact', 'digest'],
         ...found.map((f) => [
           f.model,
+          f.architecture ?? '',
           f.layers === undefined ? '' : String(f.layers),
           f.width === undefined ? '' : String(f.width),
           f.parameters === undefined ? '' : count(f.parameters),

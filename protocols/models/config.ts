@@ -43,6 +43,13 @@ export interface Biases {
   readonly mlp: boolean;
 }
 
+/** What checkpoints of the architecture have unless their configuration says otherwise. */
+export const usualBiases = (architecture: Architecture): Biases => ({
+  qkv: architecture !== 'llama',
+  o: architecture === 'gpt2',
+  mlp: architecture === 'gpt2',
+});
+
 const count = z.number().int().positive(),
   tokenId = z.number().int().nonnegative();
 const scalingType = z.enum(['default', 'llama3']);
@@ -131,15 +138,7 @@ export function readCheckpointConfig(json: unknown): { readonly shape: ModelShap
   }
   const c = parsed.data,
     shape = checkShape(c.model_type === 'gpt2' ? gpt2Shape(c) : gatedShape(c), 'config.json');
-  const all = c.model_type === 'gpt2';
-  return {
-    shape,
-    biases: {
-      qkv: all || c.model_type === 'qwen2' || c.attention_bias,
-      o: all || (c.model_type === 'llama' && c.attention_bias),
-      mlp: all || (c.model_type === 'llama' && c.mlp_bias),
-    },
-  };
+  return { shape, biases: c.model_type === 'llama' ? { qkv: c.attention_bias, o: c.attention_bias, mlp: c.mlp_bias } : usualBiases(c.model_type) };
 }
 
 /** What all formats must satisfy; `step` names the file. @throws CachetError 'model' naming the dimension. */

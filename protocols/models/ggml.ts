@@ -24,8 +24,9 @@ export const GGML_TYPES: ReadonlyMap<number, GgmlType> = new Map<number, GgmlTyp
   [1, { name: 'F16', block: 1, bytes: 2, decode: (data, at, out, to) => void (out[to] = half(data, at)) }],
   [30, { name: 'BF16', block: 1, bytes: 2, decode: (data, at, out, to) => void (out[to] = bfloat16(word(data, at))) }],
   [8, { name: 'Q8_0', block: 32, bytes: 34, decode: q8_0 }],
-  [2, { name: 'Q4_0', block: 32, bytes: 18, decode: (data, at, out, to) => nibbles(data, at + 2, out, to, half(data, at), -8 * half(data, at)) }],
-  [3, { name: 'Q4_1', block: 32, bytes: 20, decode: (data, at, out, to) => nibbles(data, at + 4, out, to, half(data, at), half(data, at + 2)) }],
+  // Adding -0 changes nothing, not even the sign of a zero.
+  [2, { name: 'Q4_0', block: 32, bytes: 18, decode: (data, at, out, to) => nibbles(data, at + 2, out, to, half(data, at), 8, -0) }],
+  [3, { name: 'Q4_1', block: 32, bytes: 20, decode: (data, at, out, to) => nibbles(data, at + 4, out, to, half(data, at), 0, half(data, at + 2)) }],
   [12, { name: 'Q4_K', block: 256, bytes: 144, decode: q4K }],
   [14, { name: 'Q6_K', block: 256, bytes: 210, decode: q6K }],
 ]);
@@ -79,12 +80,12 @@ function q8_0(data: Uint8Array, at: number, out: Float32Array, to: number): void
   for (let j = 0; j < 32; j++) out[to + j] = d * signed(data[at + 2 + j]!);
 }
 
-/** d q + m of 32 four-bit levels: low nibbles are the first sixteen numbers. */
-function nibbles(data: Uint8Array, at: number, out: Float32Array, to: number, d: number, m: number): void {
+/** d (q - zero) + m of 32 four-bit levels: low nibbles are the first sixteen numbers. */
+function nibbles(data: Uint8Array, at: number, out: Float32Array, to: number, d: number, zero: number, m: number): void {
   for (let j = 0; j < 16; j++) {
     const pair = data[at + j]!;
-    out[to + j] = d * (pair & 15) + m;
-    out[to + 16 + j] = d * (pair >> 4) + m;
+    out[to + j] = d * ((pair & 15) - zero) + m;
+    out[to + 16 + j] = d * ((pair >> 4) - zero) + m;
   }
 }
 

@@ -3,7 +3,7 @@
  * q and k in another order, 2 j + s instead of j + s headDim / 2 within each head (interleaved rotation); they are put back.
  */
 import { CachetError } from '../errors.ts';
-import { ARCHITECTURES, checkShape, type Architecture, type Biases, type ModelShape, type RopeScaling } from './config.ts';
+import { ARCHITECTURES, checkShape, usualBiases, type Architecture, type Biases, type ModelShape, type RopeScaling } from './config.ts';
 import type { Gguf } from './gguf.ts';
 import { ropeFactor, ropeFrequencies } from './rope.ts';
 import { readTensor } from './source.ts';
@@ -107,8 +107,8 @@ export function ggufShape(file: Gguf): ModelShape {
 /** @throws CachetError 'model' naming the tensor that is missing, of another shape or type, or not finite. */
 export function readGgufWeights(shape: ModelShape, file: Gguf): ModelWeights {
   const has = (role: Role): boolean => file.names.includes(`blk.0.${NAMES[role]}`),
-    fusedBias = shape.architecture === 'gpt2';
-  const biases: Biases = { qkv: fusedBias || shape.architecture === 'qwen2' || has('qBias'), o: fusedBias || has('oBias'), mlp: fusedBias || has('downBias') };
+    usual = usualBiases(shape.architecture);
+  const biases: Biases = { qkv: usual.qkv || has('qBias'), o: usual.o || has('oBias'), mlp: usual.mlp || has('downBias') };
   // The fused projection of the layer that is being read.
   let fused: { readonly name: string; readonly data: Float32Array } | undefined;
   return assemble(shape, biases, (role, dimensions, layer) => {

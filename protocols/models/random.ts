@@ -3,7 +3,7 @@
  * tensor. Their sizes keep activations ordinary: residual stream of about 1 to 10, attention logits within about 8, inputs of activations within about 5.
  */
 import { CachetError } from '../errors.ts';
-import { checkShape, type ModelShape } from './config.ts';
+import { checkShape, usualBiases, type ModelShape } from './config.ts';
 import { assemble, type ModelWeights, type Role } from './weights.ts';
 
 const llama = (shape: Omit<ModelShape, 'architecture' | 'norm' | 'activation' | 'tied' | 'bosId' | 'eosIds'>): ModelShape => ({
@@ -101,8 +101,7 @@ export function randomShape(name: string): ModelShape {
 
 /** Weights of the shape; deterministic, about 3 ns a number. */
 export function randomWeights(shape: ModelShape): ModelWeights {
-  const all = shape.architecture === 'gpt2';
-  return assemble(shape, { qkv: all || shape.architecture === 'qwen2', o: all, mlp: all }, (role, dimensions, layer) => {
+  return assemble(shape, usualBiases(shape.architecture), (role, dimensions, layer) => {
     const { mean, deviation } = init(role, dimensions.at(-1)!);
     return fill(
       dimensions.reduce((a, b) => a * b),

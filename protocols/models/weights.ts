@@ -1,5 +1,5 @@
 /** A model's weights in float32, whatever file they came from; matrices are [out, in], row by row. */
-import type { Biases, ModelShape } from './config.ts';
+import { usualBiases, type Biases, type ModelShape } from './config.ts';
 
 export interface LayerWeights {
   /** Gain, and bias where the norm is a LayerNorm, before attention and before the MLP. */
@@ -80,4 +80,15 @@ export function assemble(shape: ModelShape, biases: Biases, read: ReadRole): Mod
     ...(centred && { finalNormBias: read('finalNormBias', [width], undefined) }),
     head: shape.tied ? embed : read('head', [vocab, width], undefined),
   };
+}
+
+/** Numbers in all tensors, with the architecture's usual biases; a tied head is counted once. */
+export function parameterCount(shape: ModelShape): number {
+  let sum = 0;
+  const none = new Float32Array();
+  assemble(shape, usualBiases(shape.architecture), (_, dimensions) => {
+    sum += dimensions.reduce((a, b) => a * b);
+    return none;
+  });
+  return sum;
 }
