@@ -1,7 +1,7 @@
 /** From private text to streamed answers: tokens, the private session, sampling, text; one turn, or several over one KV cache. */
 import { CachetError } from '../protocols/errors.ts';
 import { logitsOf } from './head.ts';
-import { sampler, type Sampling } from './sampling.ts';
+import { sampler, type Logits, type Sampling } from './sampling.ts';
 import { PrivateSession, type SessionOptions } from './session.ts';
 import type { Tokenizer } from './tokenizer.ts';
 
@@ -16,7 +16,7 @@ export interface ConversationOptions extends SessionOptions {
 export class Conversation {
   readonly session: PrivateSession;
   private readonly o: ConversationOptions;
-  private readonly choose: (logits: Float64Array) => number;
+  private readonly choose: (logits: Logits) => number;
   /** The answer's last token, which the evaluators have not seen yet. */
   private pending: number | undefined;
   /** A turn has been asked. */

@@ -12,8 +12,10 @@ export interface Sampling {
   readonly seed?: number;
 }
 
-/** @throws CachetError 'usage' for a parameter outside its range. */
-export function sampler(s: Sampling = {}): (logits: Float64Array) => number {
+export type Logits = Float32Array | Float64Array;
+
+/** A chooser of tokens, which keeps its buffers: one call at a time. @throws CachetError 'usage' for a parameter outside its range. */
+export function sampler(s: Sampling = {}): (logits: Logits) => number {
   const { temperature = 0, topK = 0, topP = 1 } = s;
   const bad = (what: string, expected: string, got: number): CachetError => new CachetError({ code: 'usage', what: `bad ${what}`, expected, got: String(got) });
   if (!(temperature >= 0 && Number.isFinite(temperature))) throw bad('temperature', 'a number from 0', temperature);
@@ -21,21 +23,31 @@ export function sampler(s: Sampling = {}): (logits: Float64Array) => number {
   if (!(topP > 0 && topP <= 1)) throw bad('top-p', 'more than 0, at most 1', topP);
   if (s.seed !== undefined && !Number.isInteger(s.seed)) throw bad('seed', 'an integer', s.seed);
   const next = s.seed === undefined ? cryptographic : seeded(s.seed);
+  let order = new Uint32Array(0),
+    weights = new Float64Array(0);
   return (logits) => {
-    const best = logits.reduce((a, v, i) => (v > logits[a]! ? i : a), 0);
+    const best = argmax(logits);
     if (temperature === 0) return best;
-    const ids = Array.from(logits.keys())
-      .sort((a, b) => logits[b]! - logits[a]!)
-      .slice(0, topK || logits.length);
-    const weights = ids.map((id) => Math.exp((logits[id]! - logits[best]!) / temperature)),
-      total = weights.reduce((a, b) => a + b, 0);
+    if (order.length !== logits.length) [order, weights] = [new Uint32Array(logits.length), new Float64Array(logits.length)];
+    for (let i = 0; i < order.length; i++) order[i] = i;
+    order.sort((a, b) => logits[b]! - logits[a]!);
+    const most = Math.min(topK || order.length, order.length);
+    let total = 0;
+    for (let i = 0; i < most; i++) total += weights[i] = Math.exp((logits[order[i]!]! - logits[best]!) / temperature);
     let kept = 0,
       mass = 0;
-    while (kept < ids.length && mass < topP * total) mass += weights[kept++]!;
+    while (kept < most && mass < topP * total) mass += weights[kept++]!;
     let at = next() * mass;
-    for (let i = 0; i < kept; i++) if ((at -= weights[i]!) < 0) return ids[i]!;
-    return ids[kept - 1]!;
+    for (let i = 0; i < kept; i++) if ((at -= weights[i]!) < 0) return order[i]!;
+    return order[kept - 1]!;
   };
+}
+
+/** Index of the first largest logit. */
+function argmax(logits: Logits): number {
+  let best = 0;
+  for (let i = 1; i < logits.length; i++) if (logits[i]! > logits[best]!) best = i;
+  return best;
 }
 
 /** Uniform in [0, 1) from the cryptographic generator. */

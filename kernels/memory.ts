@@ -7,6 +7,9 @@ export class KernelError extends Error {
 
 const PAGE = 65536;
 
+/** The low end of a memory: the kernels' own working space. */
+export const WORKING_BYTES = PAGE;
+
 /** @throws KernelError if the size exceeds what wasm32 addresses or the system grants. */
 export function reserveMemory(bytes: number): WebAssembly.Memory {
   const pages = Math.ceil(bytes / PAGE);

@@ -94,6 +94,12 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
     ['segmentSpread', (k, n) => (lengths(k, [3, 0, n, 1]), k.segmentSpread(D, A, E, 4, 2 ** 25, mode))],
     ['scores', (k, n) => k.scores(D, A, B, 3, 4, 2, (n % 13) + 1, 5, 11, 64, mode)],
     ['mix', (k, n) => k.mix(D, A, B, 3, 4, 2, (n % 13) + 1, 5, 11, mode)],
+    ['scores', (k, n) => (k.scores(D, A, B, 3, 4, 2, (n % 13) + 1, 5, 11, 32, mode), k.reduce(D, D, 32, 4 * 21))],
+    // More keys than a tile holds, queries that begin within one.
+    ['scores', (k, n) => (k.scores(D, A, B, 16, 4, 2, 64, n, 80, 32, mode), k.reduce(D, D, 32, 4 * (16 * n + 136)))],
+    ['scores', (k, n) => k.scores(D, A, B, 5, 2, 1, 66, n, 70, 64, mode)],
+    ['mix', (k, n) => k.mix(D, A, B, 16, 4, 2, 66, n, 80, mode)],
+    ['mix', (k, n) => k.mix(D, A, B, 1, 2, 1, 64, n, 100, mode)],
   ]),
   ['reduce', (k, n) => (k.reduce(D, A, 13, n), k.reduce(D + 8 * n, A, 64, n), k.reduce(D + 16 * n, A, 1, n))],
   ['shiftRight', (k, n) => (k.shiftRight(D, A, 52, 17, n), k.shiftRight(D + 8 * n, A, 64, 63, n), k.shiftRight(D + 16 * n, A, 20, 0, n))],

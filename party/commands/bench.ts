@@ -1,7 +1,7 @@
 /** `cachet bench`: kernel rates and session latencies on this machine, against the project's goals. */
 import { Command, Option } from 'commander';
 import { EMBEDDED_MODEL, readModelArtefact } from '../../client/node.ts';
-import { benchKernels } from '../bench/kernels.ts';
+import { benchKernels, describeKernel } from '../bench/kernels.ts';
 import { benchSession, type SessionRow } from '../bench/session.ts';
 import { parseNet } from '../shaper.ts';
 import { bytes, describeMachine, onInterrupt } from '../terminal.ts';
@@ -30,18 +30,10 @@ export const benchCommand = new Command('bench')
   .action(async (o: { model: string; only?: string; net: string[]; tokens: number; json?: boolean }) => {
     const abort = new AbortController();
     onInterrupt(() => abort.abort());
-    const say = (line: string): void => void (o.json || console.log(line)),
-      missed = (bad: boolean): string => (bad ? ', MISSED' : '');
+    const say = (line: string): void => void (o.json || console.log(line));
     const machine = describeMachine();
     say(machine);
-    const kernels =
-      o.only === 'session'
-        ? []
-        : benchKernels('wasm', (r) =>
-            say(
-              `${r.name.padEnd(32)} ${r.rate.toFixed(2).padStart(8)} ${r.unit}${r.floor === undefined ? '' : ` (floor ${r.floor}${missed(r.rate < r.floor)})`}`,
-            ),
-          );
+    const kernels = o.only === 'session' ? [] : benchKernels('wasm', (r) => say(describeKernel(r)));
     const session =
       o.only === 'kernels'
         ? []

@@ -1,6 +1,7 @@
 /**
  * mul: any bilinear operation on two wires -> share, local:
- *   x op y = m_x op y - r_x op m_y + r_x op r_y, with [y] = m_y - [r_y]; H deals r_x op r_y, whose size is the output's size.
+ *   x op y = m_x op m_y - r_x op m_y - m_x op r_y + r_x op r_y; H deals r_x op r_y, whose size is the output's size. P0 and P1 take their halves of the
+ *   masks; P0 has m_x op m_y as well, as (r_x - m_x) in the place of r_x.
  *
  * Source: Beaver 1991 in masked-wire form (ABY2.0, Turbospeedz; Cachet DESIGN 2). Exact over Z_2^n, n the smaller of the operands' rings; the value
  * must satisfy |x op y| < 2^(n-1) at scale s_x + s_y. Dealt: ceil(n / 8) bytes an output to P1 (keys with public mask 0: none). Leakage: none.
@@ -52,16 +53,24 @@ export const mul: Gate<Bilinear> = {
     deal(product, z!.bits, op.dealtSize);
   },
   evaluate({ kernels: k, scratch, receive, party }, op, [x, y], [z]) {
-    // P0: (m_x - r_x0) op m_y - m_x op r_y0; P1: (-r_x1) op m_y - m_x op r_y1. Only x is prepared: y may be a whole cache.
-    const half = scratch(x!.size),
-      dealt = scratch(op.dealtSize);
-    if (party === 0) k.sub(half, x!.lane, x!.mask, x!.size);
-    else k.mulScalar(half, x!.mask, -1, x!.size, SET);
-    op.integer(k, z!.lane, half, y!.lane, z!.bits, SET);
-    op.integer(k, z!.lane, x!.lane, y!.mask, z!.bits, SUB);
-    receive(dealt, z!.bits, op.dealtSize);
-    if (op.dealt) op.dealt.add(k, z!.lane, dealt);
-    else k.add(z!.lane, z!.lane, dealt, op.size);
+    if (op.dealt) {
+      const dealt = scratch(op.dealtSize);
+      receive(dealt, z!.bits, op.dealtSize);
+      k.fill(z!.lane, 0, op.size);
+      op.dealt.add(k, z!.lane, dealt);
+    } else receive(z!.lane, z!.bits, op.size);
+    // P0's m_x op m_y goes with one of the other two products, in the operand that is smaller: a cache of keys is only read.
+    const onX = op.xSize <= op.ySize;
+    let [a, b] = [x!.mask, y!.mask];
+    if (party === 0) {
+      const half = scratch(onX ? op.xSize : op.ySize);
+      if (onX) k.sub(half, a, x!.lane, op.xSize);
+      else k.sub(half, b, y!.lane, op.ySize);
+      if (onX) a = half;
+      else b = half;
+    }
+    op.integer(k, z!.lane, a, y!.lane, z!.bits, SUB);
+    op.integer(k, z!.lane, x!.lane, b, z!.bits, SUB);
   },
 };
 

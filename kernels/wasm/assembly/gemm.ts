@@ -192,25 +192,18 @@ function pair5(p: usize, w0: usize, w1: usize, n: i32, b: i32, flush: i32): v128
 
 // ---- float32 ------------------------------------------------------------------------------------------------------------
 
-/** Four columns at a time, eight partial sums each. */
+/** Column by column, so that the weights are one stream, read in order; all rows use a column while it is in the first-level cache. */
 export function gemmF32(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32): void {
   const bytes = <usize>inner << 2;
-  for (let c = 0; c < cols; c += 4) {
-    const w0 = w + <usize>c * bytes, w1 = w + <usize>min(c + 1, cols - 1) * bytes, w2 = w + <usize>min(c + 2, cols - 1) * bytes, w3 = w + <usize>min(c + 3, cols - 1) * bytes;
-    for (let r = 0; r < rows; r++) {
-      const row = x + <usize>r * bytes, out = dst + ((<usize>r * cols + c) << 2);
-      let a0 = f32x4.splat(0), a1 = f32x4.splat(0), b0 = f32x4.splat(0), b1 = f32x4.splat(0), c0 = f32x4.splat(0), c1 = f32x4.splat(0), d0 = f32x4.splat(0), d1 = f32x4.splat(0);
-      for (let i: usize = 0; i < bytes; i += 32) {
-        const x0 = v128.load(row + i), x1 = v128.load(row + i, 16);
-        a0 = f32x4.add(a0, f32x4.mul(x0, v128.load(w0 + i))); a1 = f32x4.add(a1, f32x4.mul(x1, v128.load(w0 + i, 16)));
-        b0 = f32x4.add(b0, f32x4.mul(x0, v128.load(w1 + i))); b1 = f32x4.add(b1, f32x4.mul(x1, v128.load(w1 + i, 16)));
-        c0 = f32x4.add(c0, f32x4.mul(x0, v128.load(w2 + i))); c1 = f32x4.add(c1, f32x4.mul(x1, v128.load(w2 + i, 16)));
-        d0 = f32x4.add(d0, f32x4.mul(x0, v128.load(w3 + i))); d1 = f32x4.add(d1, f32x4.mul(x1, v128.load(w3 + i, 16)));
+  for (let c = 0; c < cols; c++, w += bytes, dst += 4) {
+    let p = x, out = dst;
+    for (let r = 0; r < rows; r++, out += <usize>cols << 2) {
+      let a = f32x4.splat(0), b = f32x4.splat(0), v = w;
+      for (const end = p + bytes; p < end; p += 32, v += 32) {
+        a = f32x4.add(a, f32x4.mul(v128.load(p), v128.load(v)));
+        b = f32x4.add(b, f32x4.mul(v128.load(p, 16), v128.load(v, 16)));
       }
-      store<f32>(out, sum4(f32x4.add(a0, a1)));
-      if (c + 1 < cols) store<f32>(out, sum4(f32x4.add(b0, b1)), 4);
-      if (c + 2 < cols) store<f32>(out, sum4(f32x4.add(c0, c1)), 8);
-      if (c + 3 < cols) store<f32>(out, sum4(f32x4.add(d0, d1)), 12);
+      store<f32>(out, sum4(f32x4.add(a, b)));
     }
   }
 }

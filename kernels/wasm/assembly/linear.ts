@@ -39,18 +39,6 @@ function dot(a: usize, b: usize, n: i32): u64 {
   return sum;
 }
 
-/** The same mod 2^32: four products of low halves an instruction. */
-// @ts-ignore: decorator
-@inline
-function dot32(a: usize, b: usize, n: i32): u64 {
-  let s = i32x4.splat(0), i = 0;
-  for (; i + 4 <= n; i += 4, a += 32, b += 32)
-    s = i32x4.add(s, i32x4.mul(v128.shuffle<i32>(v128.load(a), v128.load(a, 16), 0, 2, 4, 6), v128.shuffle<i32>(v128.load(b), v128.load(b, 16), 0, 2, 4, 6)));
-  let sum = <u32>i32x4.extract_lane(s, 0) + <u32>i32x4.extract_lane(s, 1) + <u32>i32x4.extract_lane(s, 2) + <u32>i32x4.extract_lane(s, 3);
-  for (; i < n; i++, a += 8, b += 8) sum += load<u32>(a) * load<u32>(b);
-  return <u64>sum;
-}
-
 export function dotRows(dst: usize, a: usize, b: usize, rows: i32, cols: i32, mode: i32): void {
   for (let r = 0; r < rows; r++) {
     const at = (<usize>r * cols) << 3;
@@ -58,46 +46,98 @@ export function dotRows(dst: usize, a: usize, b: usize, rows: i32, cols: i32, mo
   }
 }
 
+/** Keys or values that stay in the first-level cache while all queries that see them use them. */
+const TILE_BYTES: usize = 16384;
+/** A query's low halves, packed, in the low page. */
+const QUERY: usize = 16384, QUERY_DIM = 8192;
+/** Where what was read ahead is written, so that it is read. */
+const TOUCHED: usize = 15360;
+
+// @ts-ignore: decorator
+@inline
+function tileOf(bytes: usize): i32 {
+  return max(4, <i32>(TILE_BYTES / bytes) & ~3);
+}
+
+/** Packed rows before row i of a head. */
+// @ts-ignore: decorator
+@inline
+function rowOf(i: i32, past: i32): usize {
+  return <usize>i * past + ((<usize>i * (i + 1)) >> 1);
+}
+
 export function scores(dst: usize, q: usize, k: usize, queries: i32, heads: i32, group: i32, dim: i32, past: i32, capacity: i32, bits: i32, mode: i32): void {
-  const bytes = <usize>dim << 3;
-  for (let h = 0; h < heads; h++)
-    for (let i = 0; i < queries; i++) {
-      const query = q + (<usize>i * heads + h) * bytes;
-      let key = k + <usize>(h / group) * capacity * bytes;
-      const end = dst + (<usize>(past + i + 1) << 3);
-      if (bits <= 32) for (; dst < end; dst += 8, key += bytes) putOne(dst, dot32(query, key, dim), mode);
-      else for (; dst < end; dst += 8, key += bytes) putOne(dst, dot(query, key, dim), mode);
-    }
+  const bytes = <usize>dim << 3, tile = tileOf(bytes), all = rowOf(queries, past), narrow = bits <= 32 && dim <= QUERY_DIM;
+  for (let from = 0; from < heads; from += group, k += <usize>capacity * bytes)
+    for (let t0 = 0; t0 < past + queries; t0 += tile)
+      for (let h = from; h < from + group; h++)
+        for (let i = max(0, t0 - past); i < queries; i++) {
+          const query = q + (<usize>i * heads + h) * bytes, out = dst + ((<usize>h * all + rowOf(i, past) + t0) << 3);
+          const keys = k + <usize>t0 * bytes, n = min(tile, past + i + 1 - t0);
+          if (narrow) scoresLow(out, query, keys, n, dim, mode);
+          else for (let t: usize = 0; t < <usize>n; t++) putOne(out + (t << 3), dot(query, keys + t * bytes, dim), mode);
+        }
+}
+
+/** One query against n keys mod 2^32: four products of low halves an instruction; the keys are one stream, read in order. */
+function scoresLow(dst: usize, query: usize, keys: usize, n: i32, dim: i32, mode: i32): void {
+  const body = <usize>(dim & ~3);
+  for (let d: usize = 0; d < body; d += 4) v128.store(QUERY + (d << 2), lows(query + (d << 3)));
+  for (const stop = dst + (<usize>n << 3); dst < stop; dst += 8) {
+    let a = i32x4.splat(0);
+    for (let p = QUERY, end = QUERY + (body << 2); p < end; p += 16, keys += 32) a = i32x4.add(a, i32x4.mul(v128.load(p), lows(keys)));
+    a = i32x4.add(a, v128.shuffle<i32>(a, a, 2, 3, 0, 1));
+    let sum = <u32>i32x4.extract_lane(a, 0) + <u32>i32x4.extract_lane(a, 1);
+    for (let d = body; d < <usize>dim; d++, keys += 8) sum += load<u32>(query + (d << 3)) * load<u32>(keys);
+    putOne(dst, <u64>sum, mode);
+  }
+}
+
+/** Low halves of four elements. */
+// @ts-ignore: decorator
+@inline
+function lows(at: usize): v128 {
+  return v128.shuffle<i32>(v128.load(at), v128.load(at, 16), 0, 2, 4, 6);
 }
 
 export function mix(dst: usize, p: usize, v: usize, queries: i32, heads: i32, group: i32, dim: i32, past: i32, capacity: i32, mode: i32): void {
-  const bytes = <usize>dim << 3;
+  const bytes = <usize>dim << 3, tile = tileOf(bytes), all = rowOf(queries, past), keys = past + queries;
   if (mode == 0) memory.fill(dst, 0, <usize>queries * heads * bytes);
-  for (let h = 0; h < heads; h++)
-    for (let i = 0; i < queries; i++) {
-      const out = dst + (<usize>i * heads + h) * bytes, values = v + <usize>(h / group) * capacity * bytes, n = past + i + 1;
-      // Eight columns at a time stay in registers over the whole row.
-      let d = 0;
-      for (; d + 8 <= dim; d += 8) {
-        let s0 = i64x2.splat(0), s1 = i64x2.splat(0), s2 = i64x2.splat(0), s3 = i64x2.splat(0);
-        let at = values + (<usize>d << 3);
-        for (let t = 0; t < n; t++, at += bytes) {
-          const f = v128.load_splat<u64>(p + (<usize>t << 3));
-          s0 = i64x2.add(s0, i64x2.mul(f, v128.load(at)));
-          s1 = i64x2.add(s1, i64x2.mul(f, v128.load(at, 16)));
-          s2 = i64x2.add(s2, i64x2.mul(f, v128.load(at, 32)));
-          s3 = i64x2.add(s3, i64x2.mul(f, v128.load(at, 48)));
+  const sign = mode < 0 ? -1 : 1;
+  for (let from = 0; from < heads; from += group, v += <usize>capacity * bytes)
+    for (let t0 = 0; t0 < keys; t0 += tile)
+      for (let h = from; h < from + group; h++)
+        for (let i = max(0, t0 - past); i < queries; i++) {
+          const n = min(tile, past + i + 1 - t0), row = p + ((<usize>h * all + rowOf(i, past) + t0) << 3), values = v + <usize>t0 * bytes;
+          // While the tile's first query is at work, the next tile comes from memory, a line an iteration.
+          const ahead = h == from && i == max(0, t0 - past) && t0 + 2 * tile <= keys;
+          mixTile(dst + (<usize>i * heads + h) * bytes, row, values, n, dim, sign, ahead ? values + <usize>tile * bytes : values, ahead ? 64 : 0);
         }
-        const o = out + (<usize>d << 3), m = mode < 0 ? -1 : 1;
-        put(o, s0, m); put(o + 16, s1, m); put(o + 32, s2, m); put(o + 48, s3, m);
-      }
-      for (; d < dim; d++) {
-        let sum: u64 = 0;
-        for (let t = 0; t < n; t++) sum += load<u64>(p + (<usize>t << 3)) * load<u64>(values + <usize>t * bytes + (<usize>d << 3));
-        putOne(out + (<usize>d << 3), sum, mode < 0 ? -1 : 1);
-      }
-      p += <usize>n << 3;
+}
+
+/** dst[d] (sign)= sum_t p[t] v[t, d] over n values: eight columns at a time stay in registers. `next` is read ahead, by `step` bytes an iteration. */
+function mixTile(dst: usize, p: usize, v: usize, n: i32, dim: i32, sign: i32, next: usize, step: usize): void {
+  const bytes = <usize>dim << 3, stop = p + (<usize>n << 3);
+  let d = 0;
+  for (; d + 8 <= dim; d += 8) {
+    let s0 = i64x2.splat(0), s1 = i64x2.splat(0), s2 = i64x2.splat(0), s3 = i64x2.splat(0), at = v + (<usize>d << 3), touched: u32 = 0;
+    for (let f = p; f < stop; f += 8, at += bytes, next += step) {
+      const x = v128.load_splat<u64>(f);
+      touched |= load<u8>(next);
+      s0 = i64x2.add(s0, i64x2.mul(x, v128.load(at)));
+      s1 = i64x2.add(s1, i64x2.mul(x, v128.load(at, 16)));
+      s2 = i64x2.add(s2, i64x2.mul(x, v128.load(at, 32)));
+      s3 = i64x2.add(s3, i64x2.mul(x, v128.load(at, 48)));
     }
+    store<u32>(TOUCHED, touched);
+    const o = dst + (<usize>d << 3);
+    put(o, s0, sign); put(o + 16, s1, sign); put(o + 32, s2, sign); put(o + 48, s3, sign);
+  }
+  for (; d < dim; d++) {
+    let sum: u64 = 0;
+    for (let f = p, at = v + (<usize>d << 3); f < stop; f += 8, at += bytes) sum += load<u64>(f) * load<u64>(at);
+    putOne(dst + (<usize>d << 3), sum, sign);
+  }
 }
 
 export function addTails(dst: usize, src: usize, queries: i32, heads: i32, past: i32, skip: i32): void {
