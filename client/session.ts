@@ -45,6 +45,8 @@ export interface SessionOptions {
   readonly maxTokens: number;
   /** Slots for the tokens of all turns; those of the first turn alone by default. */
   readonly context?: number;
+  /** Slots of random keys and values before these, for benchmarks; the parties must be set up for it. @default 0 */
+  readonly filled?: number;
   /** The client deals; without it the helper does. */
   readonly deal?: Deal;
   /** @default 30000 */
@@ -61,6 +63,8 @@ export interface SessionOptions {
 
 export class PrivateSession {
   readonly reports: StepReport[] = [];
+  /** Of the slots that were filled before the first step. */
+  filling: StepReport | undefined;
   /** Session id, hex of the first 8 bytes. */
   readonly id: string;
   private readonly o: SessionOptions;
@@ -88,6 +92,7 @@ export class PrivateSession {
       promptTokens: o.promptTokens,
       maxTokens: o.maxTokens,
       context: o.context ?? o.promptTokens + o.maxTokens - 1,
+      filled: o.filled ?? 0,
     };
     if (o.promptTokens < 1) throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'at least one private token', got: 'none' });
     checkSpec(o.artefact, spec);
@@ -273,6 +278,10 @@ export class PrivateSession {
         ms: Math.max(a.ms, b.ms),
         waitDealtMs: Math.max(a.waitDealtMs, b.waitDealtMs),
       };
+      if (this.o.filled && !this.filling) {
+        this.filling = report;
+        continue;
+      }
       this.reports.push(report);
       this.o.onReport?.(this.reports.length - 1, report);
     }

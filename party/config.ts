@@ -39,6 +39,7 @@ export const configSchema = z.strictObject({
   memoryMib: z.number().int().min(16).default(8192).describe('memory that sessions may reserve together, MiB'),
   ledger: z.string().optional().describe('file of used tickets: none is good twice, ever'),
   net: z.string().refine(isNet, NET_SYNTAX).default('loopback').describe(`links are made to be ${NET_SYNTAX}`),
+  benchmark: z.boolean().default(false).describe('allow sessions over a cache filled with random keys and values'),
   insecure: z.boolean().default(false).describe('allow other addresses than loopback: no TLS yet'),
 });
 export type Config = z.infer<typeof configSchema>;

@@ -54,7 +54,7 @@ export class EvaluatorSession {
   private steps = 0;
   private rows = 0;
   private sentBefore = 0;
-  private stepStarted = 0;
+  private stepStarted = performance.now();
   private timer: NodeJS.Timeout | undefined;
   /** When the engine last asked for something, or got it. */
   private progressed = performance.now();

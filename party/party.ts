@@ -107,7 +107,7 @@ export class Party {
           got: message.spec.artefact.slice(0, 16),
           hint: 'give all parties and the client the same model',
         });
-      if (message.type !== 'deal') checkSpec(this.artefact, message.spec);
+      if (message.type !== 'deal') this.checkSession(message.spec);
       key = bytesToHex(message.ticket);
       const meeting = this.meeting(key);
       if (meeting.greetings.has(message.role))
@@ -124,6 +124,19 @@ export class Party {
       if (key !== undefined) this.fail(key, error as CachetError);
       this.onEvent({ event: 'refused', error: error as Error });
     }
+  }
+
+  private checkSession(spec: SessionSpec): void {
+    checkSpec(this.artefact, spec);
+    if (spec.filled > 0 && !this.config.benchmark)
+      throw new CachetError({
+        code: 'policy',
+        party: this.role,
+        what: 'session over a filled cache',
+        expected: 'tokens in every slot',
+        got: `${spec.filled} random ones`,
+        hint: '"benchmark": true, or --benchmark, at a party that is only measured',
+      });
   }
 
   private firstMessage(link: Link): Promise<Hello | Join | DealOffer> {

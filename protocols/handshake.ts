@@ -107,8 +107,8 @@ export interface Nonces {
 
 export function sessionId(spec: SessionSpec, ticket: Uint8Array, nonces: Nonces): Uint8Array {
   const hash = sha256.create();
-  const { version, artefact, weights, dealer, promptTokens, maxTokens, context } = spec;
-  hash.update(utf8ToBytes(JSON.stringify(['cachet session', version, artefact, weights, dealer, promptTokens, maxTokens, context])));
+  const { version, artefact, weights, dealer, promptTokens, maxTokens, context, filled } = spec;
+  hash.update(utf8ToBytes(JSON.stringify(['cachet session', version, artefact, weights, dealer, promptTokens, maxTokens, context, filled])));
   for (const part of [ticket, nonces.client, nonces.p0, nonces.p1, nonces.helper]) hash.update(part);
   return hash.digest();
 }

@@ -78,6 +78,7 @@ export function* attention(
     kSize = kvHeads * headDim,
     stride = qSize + kSize;
   const h = yield* norm(e, layer.norm1, x, rows, width, 'squares');
+  e.part = 'attention';
   const [y] = yield* e.open([yield* e.linearJob(matmul(layer.qkv, rows), h)]);
   const qk = e.widen(e.linear(columns(rows, stride + kSize, 0, stride), y!), 30);
   const v = e.widen(e.linear(columns(rows, stride + kSize, stride, kSize), y!), 42 - SCALE.value);
@@ -120,5 +121,7 @@ export function* attention(
   const [o, r] = yield* e.open([e.mul(mix(shape), p!, cache.values), e.linear(transpose(heads, queries), e.windows(layer.reciprocal, sums))]);
   const [on] = yield* e.open([e.mul(scaleRows(queries * heads, headDim), o!, r!)]);
   e.note('attention', on!);
-  return yield* e.linearJob(matmul(layer.o, queries), e.widen(on!, SCALE.probability + SCALE.value + SCALE.reciprocal - SCALE.activation));
+  const mixed = e.widen(on!, SCALE.probability + SCALE.value + SCALE.reciprocal - SCALE.activation);
+  e.part = '';
+  return yield* e.linearJob(matmul(layer.o, queries), mixed);
 }
