@@ -6,7 +6,7 @@ import { CachetError } from '../protocols/errors.ts';
 import type { DesyncHash, Turn } from '../protocols/engines/effects.ts';
 import { FRAME, MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 import type { SessionSpec } from '../protocols/session.ts';
-import { EngineThread } from './engine.ts';
+import { EngineThread, type EngineSpace } from './engine.ts';
 import type { EngineMessage } from './engineMessages.ts';
 import type { TraceRows } from './trace/recorder.ts';
 
@@ -41,6 +41,7 @@ export class HelperSession {
     artefact: Artefact;
     spec: SessionSpec;
     kernels: string;
+    space: EngineSpace;
     keys: DealerKeys;
     links: readonly [Link, Link];
     onTrace: ((rows: TraceRows) => void) | undefined;
@@ -70,6 +71,7 @@ export class HelperSession {
       artefact: o.artefact,
       spec: o.spec,
       kernels: o.kernels,
+      space: o.space,
       onTrace: o.onTrace,
       onMessage: (m) => this.fromEngine(m),
       onError: (e) => this.end(e),

@@ -13,7 +13,7 @@ import { checkSpec, type SessionSpec } from '../protocols/session.ts';
 import { collectSoon } from './collect.ts';
 import { addressOf, type Config, type PartyRole } from './config.ts';
 import { agreeAsDealer, type Joined } from './dealing.ts';
-import { engineBytes } from './engine.ts';
+import { engineSpace, type EngineSpace } from './engine.ts';
 import { EvaluatorSession } from './evaluatorSession.ts';
 import { HelperSession } from './helperSession.ts';
 import { Ledger } from './ledger.ts';
@@ -188,17 +188,17 @@ export class Party {
   private async setUp(meeting: Meeting): Promise<void> {
     const links = new Set([...meeting.greetings.values()].map((g) => g.link));
     const [spec, ...others] = [...meeting.greetings.values()].flatMap(({ message }) => ('spec' in message ? [message.spec] : [])),
-      bytes = engineBytes(this.role === 'helper' ? 'helper' : 'evaluator', this.artefact, spec!);
+      space = engineSpace(this.role === 'helper' ? 'helper' : 'evaluator', this.artefact, spec!, this.config.aheadMib);
     this.sessions++;
-    this.reserved += bytes;
+    this.reserved += space.total;
     try {
       for (const other of others) requireSameSpec(spec!, other);
-      this.checkMemory(bytes);
+      this.checkMemory(space.total);
       this.ledger.use(meeting.ticket, this.role);
-      await (this.role === 'helper' ? this.setUpHelper(meeting, bytes) : this.setUpEvaluator(this.role, meeting, links, bytes));
+      await (this.role === 'helper' ? this.setUpHelper(meeting, space) : this.setUpEvaluator(this.role, meeting, links, space));
     } catch (error) {
       this.sessions--;
-      this.reserved -= bytes;
+      this.reserved -= space.total;
       for (const link of links) link.fail(error as CachetError);
       throw error;
     }
@@ -218,7 +218,7 @@ export class Party {
     });
   }
 
-  private async setUpEvaluator(role: 'p0' | 'p1', meeting: Meeting, links: Set<Link>, bytes: number): Promise<void> {
+  private async setUpEvaluator(role: 'p0' | 'p1', meeting: Meeting, links: Set<Link>, space: EngineSpace): Promise<void> {
     const { timeoutMs } = this.config,
       { signal } = this.closing,
       client = meeting.greetings.get('client') as { link: Link; message: Hello },
@@ -263,7 +263,7 @@ export class Party {
     this.run(
       session,
       spec,
-      bytes,
+      space,
       [...links],
       (onEnd) =>
         new EvaluatorSession({
@@ -271,6 +271,7 @@ export class Party {
           artefact: this.artefact,
           spec,
           kernels: this.config.kernels,
+          space,
           keys,
           links: { client: client.link, peer: peer.link, helper: helper.link },
           clientTimeoutMs: this.config.clientTimeoutMs,
@@ -281,23 +282,24 @@ export class Party {
     );
   }
 
-  private async setUpHelper(meeting: Meeting, bytes: number): Promise<void> {
+  private async setUpHelper(meeting: Meeting, space: EngineSpace): Promise<void> {
     const [p0, p1] = (['p0', 'p1'] as const).map((role) => meeting.greetings.get(role) as Joined),
       { session, spec, keys } = agreeAsDealer('helper', p0!, p1!),
       links = [p0!.link, p1!.link] as const;
     this.run(
       session,
       spec,
-      bytes,
+      space,
       links,
-      (onEnd) => new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, keys, links, onTrace: this.traced(session, spec), onEnd }),
+      (onEnd) =>
+        new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, space, keys, links, onTrace: this.traced(session, spec), onEnd }),
     );
   }
 
   private run(
     session: Uint8Array,
     spec: SessionSpec,
-    bytes: number,
+    space: EngineSpace,
     links: readonly Link[],
     begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void },
   ): void {
@@ -307,7 +309,7 @@ export class Party {
     const running = begin((error) => {
       this.active.delete(running);
       this.sessions--;
-      this.reserved -= bytes;
+      this.reserved -= space.total;
       if (this.sessions === 0) collectSoon();
       this.onEvent({
         event: 'end',

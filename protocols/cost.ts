@@ -18,6 +18,9 @@ export interface SessionCost {
   readonly relayedBytes: number;
 }
 
+/** What one token costs with `cached` slots before it, the public prefix not counted. */
+export const tokenCost = (artefact: Artefact, cached: number): StepCost => meterSession(artefact, { promptTokens: 1, maxTokens: 1, filled: cached }).steps[0]!;
+
 /** `turns`: those after the first. */
 export function meterSession(
   artefact: Artefact,
