@@ -72,6 +72,7 @@ export class PrivateSession {
   private readonly partial: [Report[], Report[]] = [[], []];
   private readonly received: [Uint8Array[], Uint8Array[]] = [[], []];
   private waiting: { resolve: () => void; reject: (error: CachetError) => void } | undefined;
+  private stepDealt: ((evaluator: number) => void) | undefined;
   private failure: CachetError | undefined;
   private steps = 0;
   /** Batches of the present turn's tokens that are still to be sent, and tokens of its answer that may still be asked for. */
@@ -139,6 +140,7 @@ export class PrivateSession {
         this.settle();
       };
       link.onControl = (m) => {
+        if (m.type === 'stepDealt') return this.stepDealt?.(i);
         if (m.type !== 'report') throw new CachetError({ code: 'frame', what: 'unexpected message', expected: 'report', got: m.type });
         this.partial[i]!.push(m);
         this.report();
@@ -217,6 +219,36 @@ export class PrivateSession {
     return Float64Array.from({ length: artefact.shape.width }, (_, i) => Number(BigInt.asIntN(64, x[i]! + y[i]!)) / 2 ** SCALE.residual);
   }
 
+  /**
+   * Waits until both evaluators have everything that is dealt for the next step: for measurements with the preprocessing ready. A step that deals more than
+   * an evaluator may hold ahead never is. @throws CachetError 'timeout', and what ends the session.
+   */
+  dealtAhead(): Promise<void> {
+    const ms = this.o.stepTimeoutMs ?? 600_000,
+      open = new Set([0, 1]);
+    for (const link of this.links) link.control({ type: 'awaitDealt' });
+    return new Promise((resolve, reject) => {
+      const finish = (error?: CachetError): void => {
+        clearTimeout(timer);
+        this.stepDealt = undefined;
+        this.waiting = undefined;
+        if (error) reject(error);
+        else resolve();
+      };
+      const timer = setTimeout(
+        () =>
+          finish(new CachetError({ code: 'timeout', what: 'step not dealt', expected: `within ${ms / 1000} s`, got: 'nothing', hint: 'a larger aheadMib' })),
+        ms,
+      );
+      this.waiting = { resolve: () => undefined, reject: finish };
+      this.stepDealt = (evaluator) => {
+        open.delete(evaluator);
+        if (open.size === 0) finish();
+      };
+      if (this.failure) finish(this.failure);
+    });
+  }
+
   /** Bytes to and from both evaluators. */
   get clientBytes(): { readonly sent: number; readonly received: number } {
     return {
@@ -259,7 +291,7 @@ export class PrivateSession {
   }
 
   private settle(): void {
-    if (!this.waiting || Math.min(...this.outputs) < this.steps) return;
+    if (!this.waiting || this.stepDealt || Math.min(...this.outputs) < this.steps) return;
     const { resolve } = this.waiting;
     this.waiting = undefined;
     resolve();

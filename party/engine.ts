@@ -4,7 +4,7 @@ import { Worker } from 'node:worker_threads';
 import { packageRoot } from '../client/node.ts';
 import { reserveMemory } from '../kernels/memory.ts';
 import type { Artefact } from '../protocols/artefact.ts';
-import { tokenCost } from '../protocols/cost.ts';
+import { meterSession, tokenCost } from '../protocols/cost.ts';
 import { CachetError, type ErrorCode } from '../protocols/errors.ts';
 import type { Turn } from '../protocols/engines/effects.ts';
 import { arenaBytes, type SessionSpec } from '../protocols/session.ts';
@@ -31,9 +31,10 @@ export interface EngineSpace {
   readonly total: number;
 }
 
-/** Rings for a few tokens' dealt material within `aheadMib` (the next lower power of two), and the arena. */
-export function engineSpace(role: 'evaluator' | 'helper', artefact: Artefact, spec: SessionSpec, aheadMib: number): EngineSpace {
-  const wanted = TOKENS_AHEAD * tokenCost(artefact, spec.filled + spec.context).dealtBytes,
+/** Rings for a few tokens' dealt material within `aheadMib` (the next lower power of two), `whole`: for the prompt's as well; and the arena. */
+export function engineSpace(role: 'evaluator' | 'helper', artefact: Artefact, spec: SessionSpec, aheadMib: number, whole = false): EngineSpace {
+  const prompt = whole ? meterSession(artefact, { ...spec, maxTokens: 1 }).dealtBytes : 0,
+    wanted = Math.max(prompt, TOKENS_AHEAD * tokenCost(artefact, spec.filled + spec.context).dealtBytes),
     ring = Math.max(MIN_RING_BYTES, Math.min(2 ** Math.ceil(Math.log2(wanted)), 2 ** (20 + Math.floor(Math.log2(aheadMib))))),
     // An evaluator's second one is for what is relayed.
     rings: RingSizes = [ring, role === 'helper' || spec.dealer === 'client' ? ring : 0],

@@ -59,7 +59,10 @@ export type EngineMessage =
       readonly hash: DesyncHash;
       readonly dealt: readonly number[];
       readonly rounds: number;
+      /** Waiting for dealt material; at the dealer: for room. */
       readonly waitDealtMs: number;
+      /** The step without that, waits for others included at an evaluator. */
+      readonly busyMs: number;
       readonly highWater: number;
     }
   /** What was recorded since the last one. */

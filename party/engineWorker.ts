@@ -42,6 +42,7 @@ class Run implements DealtSource, DealtSink {
   private readonly reported: [number, number] = [0, 0];
   private readonly bothStream: 0 | 1;
   private waitedMs = 0;
+  private stepStarted = performance.now();
   // Helper: dealt in all, told to the main thread, for both evaluators.
   private readonly dealt = [0, 0];
   private readonly told = [0, 0];
@@ -181,9 +182,10 @@ class Run implements DealtSource, DealtSink {
         post({ type: 'dealt', party, total: this.dealt[party]! });
       }
       if (at < n) {
-        const since = this.trace?.now();
+        const since = performance.now();
         ring.waitFree();
-        if (since !== undefined) this.trace!.waited('credit', since, n - at);
+        this.waitedMs += performance.now() - since;
+        this.trace?.waited('credit', since, n - at);
       }
     }
   }
@@ -195,10 +197,13 @@ class Run implements DealtSource, DealtSink {
   // ---- both ------------------------------------------------------------------------------------------------------------------------------
   endStep(hash: DesyncHash, skipped = false): void {
     if (this.start.role === 'evaluator') this.release();
-    const dealt = this.start.role === 'evaluator' ? [...this.taken] : [...this.dealt];
-    post({ type: 'step', skipped, hash, dealt, rounds: this.rounds, waitDealtMs: this.waitedMs, highWater: this.arena.highWater });
+    const dealt = this.start.role === 'evaluator' ? [...this.taken] : [...this.dealt],
+      now = performance.now(),
+      busyMs = now - this.stepStarted - this.waitedMs;
+    post({ type: 'step', skipped, hash, dealt, rounds: this.rounds, waitDealtMs: this.waitedMs, busyMs, highWater: this.arena.highWater });
     this.rounds = 0;
     this.waitedMs = 0;
+    this.stepStarted = now;
   }
 }
 

@@ -62,6 +62,8 @@ export class EvaluatorSession {
   /** What the engine waits for from the client. */
   private asked: Ask | undefined;
   private nextTurn: Turn | undefined;
+  /** The client wants to know when the next step's material is there. */
+  private dealtAsked = false;
   /** Slots that the turns so far take; turns announced to the dealer, and dealt. */
   private slots: number;
   private turns = 1;
@@ -100,6 +102,10 @@ export class EvaluatorSession {
     client.onControl = this.controls(client, {
       stop: () => this.drain(),
       turn: ({ tokens, answer }) => this.takeTurn({ tokens, answer }),
+      awaitDealt: () => {
+        this.dealtAsked = true;
+        this.answerDealt();
+      },
     });
     helper.onControl = this.controls(helper, {
       turnDealt: () => {
@@ -191,6 +197,7 @@ export class EvaluatorSession {
           this.stepStarted = performance.now();
           this.engine.complete();
         });
+        this.answerDealt();
         this.offerTurn();
         break;
       case 'turn':
@@ -287,7 +294,16 @@ export class EvaluatorSession {
     const draining = this.state === 'draining';
     this.streams[stream]!.push(header, payload, !draining);
     if (draining && stream === 0) this.o.links.helper.control({ type: 'credit', limit: this.streams[0]!.total + this.engine.rings[0].size });
-    if (header.last) this.settleSteps();
+    if (!header.last) return;
+    this.settleSteps();
+    this.answerDealt();
+  }
+
+  /** While the engine waits for a step's input, an announced end that it has not reached is that step's. */
+  private answerDealt(): void {
+    if (!this.dealtAsked || !this.asked || this.streams.some((s) => s.ends.length <= this.reached.length)) return;
+    this.dealtAsked = false;
+    this.o.links.client.control({ type: 'stepDealt' });
   }
 
   /** Compares the dealer's step ends with the engine's, and reports the step to the client. */

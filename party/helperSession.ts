@@ -13,6 +13,8 @@ import type { TraceRows } from './trace/recorder.ts';
 /** Bytes that may wait in a socket before the helper pauses. */
 const MAX_WAITING = 4 << 20;
 const RETRY_MS = 2;
+/** Steps whose times are kept. */
+const MAX_STEPS = 256;
 
 interface Stream {
   readonly link: Link;
@@ -32,6 +34,8 @@ export class HelperSession {
   private readonly engine: EngineThread;
   private readonly streams: readonly [Stream, Stream];
   private readonly onEnd: (error: CachetError | undefined) => void;
+  /** The engine's time for each of the latest steps, ms. */
+  readonly stepMs: number[] = [];
   private dealtAll = false;
   private closed = 0;
   private ended = false;
@@ -94,6 +98,10 @@ export class HelperSession {
         this.pump(party as 0 | 1);
       });
       return this.nextTurn();
+    }
+    if (m.type === 'step') {
+      this.stepMs.push(m.busyMs);
+      if (this.stepMs.length > MAX_STEPS) this.stepMs.shift();
     }
     this.streams.forEach((s, party) => {
       if (m.type === 'step' || m.type === 'cut') {

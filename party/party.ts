@@ -19,6 +19,7 @@ import { HelperSession } from './helperSession.ts';
 import { Ledger } from './ledger.ts';
 import type { PartyEvent, Peer } from './log.ts';
 import { connect, lineOf, listen, type Line, type Listener } from './sockets.ts';
+import { median, peakResident } from './terminal.ts';
 import type { TraceFile } from './trace/file.ts';
 import type { TraceRows } from './trace/recorder.ts';
 
@@ -188,7 +189,7 @@ export class Party {
   private async setUp(meeting: Meeting): Promise<void> {
     const links = new Set([...meeting.greetings.values()].map((g) => g.link));
     const [spec, ...others] = [...meeting.greetings.values()].flatMap(({ message }) => ('spec' in message ? [message.spec] : [])),
-      space = engineSpace(this.role === 'helper' ? 'helper' : 'evaluator', this.artefact, spec!, this.config.aheadMib);
+      space = engineSpace(this.role === 'helper' ? 'helper' : 'evaluator', this.artefact, spec!, this.config.aheadMib, this.config.benchmark);
     this.sessions++;
     this.reserved += space.total;
     try {
@@ -301,7 +302,7 @@ export class Party {
     spec: SessionSpec,
     space: EngineSpace,
     links: readonly Link[],
-    begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void },
+    begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void; readonly stepMs?: readonly number[] },
   ): void {
     const id = shortId(session),
       started = performance.now();
@@ -316,6 +317,8 @@ export class Party {
         session: id,
         seconds: (performance.now() - started) / 1e3,
         traffic: links.map(trafficOf),
+        memory: peakResident(),
+        ...(running.stepMs?.length ? { stepMs: median(running.stepMs) } : {}),
         ...(error ? { error } : {}),
       });
     });

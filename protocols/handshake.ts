@@ -59,6 +59,9 @@ export const controlSchema = z.discriminatedUnion('type', [
     ms: z.number(),
     waitDealtMs: z.number(),
   }),
+  /** Client to evaluators, and their answer once all that is dealt for the next step is there: for measurements. */
+  z.strictObject({ type: z.literal('awaitDealt') }),
+  z.strictObject({ type: z.literal('stepDealt') }),
   /** Client to evaluators: no further token. */
   z.strictObject({ type: z.literal('stop') }),
   /** `origin`: who found it, if not the sender. */
