@@ -44,6 +44,8 @@ export interface SessionOptions {
   readonly maxTokens: number;
   /** Slots for the tokens of all turns; those of the first turn alone by default. */
   readonly context?: number;
+  /** Slots of random keys and values before these, for benchmarks; the parties must be set up for it. @default 0 */
+  readonly filled?: number;
   /** The client deals; without it the helper does. */
   readonly deal?: Deal;
   /** @default 30000 */
@@ -60,6 +62,8 @@ export interface SessionOptions {
 
 export class PrivateSession {
   readonly reports: StepReport[] = [];
+  /** Of the slots that were filled before the first step. */
+  filling: StepReport | undefined;
   /** Session id, hex of the first 8 bytes. */
   readonly id: string;
   private readonly o: SessionOptions;
@@ -69,6 +73,7 @@ export class PrivateSession {
   private waiting: { resolve: () => void; reject: (error: CachetError) => void } | undefined;
   /** Of the next token: positions count tokens, the public prefix included. */
   private position: number;
+  private stepDealt: ((evaluator: number) => void) | undefined;
   private failure: CachetError | undefined;
   private steps = 0;
   /** Batches of the present turn's tokens that are still to be sent, and tokens of its answer that may still be asked for. */
@@ -89,6 +94,7 @@ export class PrivateSession {
       promptTokens: o.promptTokens,
       maxTokens: o.maxTokens,
       context: o.context ?? o.promptTokens + o.maxTokens - 1,
+      filled: o.filled ?? 0,
     };
     if (o.promptTokens < 1) throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'at least one private token', got: 'none' });
     checkSpec(o.artefact, spec);
@@ -136,6 +142,7 @@ export class PrivateSession {
         this.settle();
       };
       link.onControl = (m) => {
+        if (m.type === 'stepDealt') return this.stepDealt?.(i);
         if (m.type !== 'report') throw new CachetError({ code: 'frame', what: 'unexpected message', expected: 'report', got: m.type });
         this.partial[i]!.push(m);
         this.report();
@@ -215,6 +222,36 @@ export class PrivateSession {
     return Float64Array.from({ length: artefact.shape.width }, (_, i) => Number(BigInt.asIntN(64, x[i]! + y[i]!)) / 2 ** artefact.residualScale);
   }
 
+  /**
+   * Waits until both evaluators have everything that is dealt for the next step: for measurements with the preprocessing ready. A step that deals more than
+   * an evaluator may hold ahead never is. @throws CachetError 'timeout', and what ends the session.
+   */
+  dealtAhead(): Promise<void> {
+    const ms = this.o.stepTimeoutMs ?? 600_000,
+      open = new Set([0, 1]);
+    for (const link of this.links) link.control({ type: 'awaitDealt' });
+    return new Promise((resolve, reject) => {
+      const finish = (error?: CachetError): void => {
+        clearTimeout(timer);
+        this.stepDealt = undefined;
+        this.waiting = undefined;
+        if (error) reject(error);
+        else resolve();
+      };
+      const timer = setTimeout(
+        () =>
+          finish(new CachetError({ code: 'timeout', what: 'step not dealt', expected: `within ${ms / 1000} s`, got: 'nothing', hint: 'a larger aheadMib' })),
+        ms,
+      );
+      this.waiting = { resolve: () => undefined, reject: finish };
+      this.stepDealt = (evaluator) => {
+        open.delete(evaluator);
+        if (open.size === 0) finish();
+      };
+      if (this.failure) finish(this.failure);
+    });
+  }
+
   /** Bytes to and from both evaluators. */
   get clientBytes(): { readonly sent: number; readonly received: number } {
     return {
@@ -257,7 +294,7 @@ export class PrivateSession {
   }
 
   private settle(): void {
-    if (!this.waiting || Math.min(...this.outputs) < this.steps) return;
+    if (!this.waiting || this.stepDealt || Math.min(...this.outputs) < this.steps) return;
     const { resolve } = this.waiting;
     this.waiting = undefined;
     resolve();
@@ -276,6 +313,10 @@ export class PrivateSession {
         ms: Math.max(a.ms, b.ms),
         waitDealtMs: Math.max(a.waitDealtMs, b.waitDealtMs),
       };
+      if (this.o.filled && !this.filling) {
+        this.filling = report;
+        continue;
+      }
       this.reports.push(report);
       this.o.onReport?.(this.reports.length - 1, report);
     }

@@ -32,12 +32,14 @@ const commands = [
 ];
 
 const program = new Command('cachet')
+  // A subcommand's options are its own, whatever its parent's are called.
+  .enablePositionalOptions()
   .description('Private transformer inference: a prompt that nobody else may see.')
   .version(packageVersion())
   .showHelpAfterError('(add --help for the options)');
 for (const command of commands) program.addCommand(command);
 const json = process.argv.includes('--json');
-for (const command of [program, ...commands]) {
+for (const command of [program, ...commands.flatMap((c) => [c, ...c.commands])]) {
   command.exitOverride().configureHelp({ helpWidth: 80 });
   // A program that reads JSON gets its errors as JSON too, below.
   if (json) command.showHelpAfterError(false).configureOutput({ writeErr: () => undefined });

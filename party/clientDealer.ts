@@ -9,7 +9,11 @@ import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { requireSameSpec } from '../protocols/handshake.ts';
 import { agreeAsDealer } from './dealing.ts';
+import { engineSpace } from './engine.ts';
 import { HelperSession } from './helperSession.ts';
+
+/** What a client's engine may deal ahead of the evaluators, whose own rings bound it as well. */
+const AHEAD_MIB = 16;
 
 /** `connect` opens a further link to an evaluator. */
 export function clientDealer(o: { artefact: Artefact; kernels: string; timeoutMs: number; connect: Connect }): Deal {
@@ -35,6 +39,7 @@ export function clientDealer(o: { artefact: Artefact; kernels: string; timeoutMs
           artefact: o.artefact,
           spec,
           kernels: o.kernels,
+          space: engineSpace('helper', o.artefact, spec, AHEAD_MIB),
           keys,
           onTrace: undefined,
           links: [p0!.link, p1!.link],

@@ -37,8 +37,10 @@ export const configSchema = z.strictObject({
   progressMs: z.number().int().min(100).default(120_000).describe('longest wait within a step, for a round or dealt material, ms'),
   maxSessions: z.number().int().min(1).default(32).describe('sessions at a time, at each party'),
   memoryMib: z.number().int().min(16).default(8192).describe('memory that sessions may reserve together, MiB'),
+  aheadMib: z.number().int().min(8).default(64).describe('dealt material that waits at a party for a session at most, MiB'),
   ledger: z.string().optional().describe('file of used tickets: none is good twice, ever'),
   net: z.string().refine(isNet, NET_SYNTAX).default('loopback').describe(`links are made to be ${NET_SYNTAX}`),
+  benchmark: z.boolean().default(false).describe('allow sessions over a cache filled with random keys and values'),
   insecure: z.boolean().default(false).describe('allow other addresses than loopback: no TLS yet'),
 });
 export type Config = z.infer<typeof configSchema>;

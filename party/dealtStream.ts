@@ -2,7 +2,7 @@
 import { CachetError } from '../protocols/errors.ts';
 import type { DesyncHash } from '../protocols/engines/effects.ts';
 import { HEADER_BYTES, type FrameHeader } from '../protocols/frames.ts';
-import { RING_BYTES, type SharedRing } from './sharedRing.ts';
+import type { SharedRing } from './sharedRing.ts';
 
 /** A step's end: dealt bytes in all, the dealer's running hash, the step's bytes on the wire. */
 export interface StepEnd {
@@ -34,7 +34,7 @@ export class DealtStream {
         code: 'frame',
         party: this.peer,
         what: 'more dealt material than the credit allows',
-        expected: `${RING_BYTES} bytes ahead at most`,
+        expected: `${this.ring.size} bytes ahead at most`,
         got: `${payload.length} more`,
       });
     if (!header.last) return;

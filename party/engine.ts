@@ -4,11 +4,12 @@ import { Worker } from 'node:worker_threads';
 import { packageRoot } from '../client/node.ts';
 import { reserveMemory } from '../kernels/memory.ts';
 import { partyPart, type Artefact } from '../protocols/artefact.ts';
+import { meterSession, tokenCost } from '../protocols/cost.ts';
 import { CachetError, type ErrorCode } from '../protocols/errors.ts';
 import type { Turn } from '../protocols/engines/effects.ts';
 import { arenaBytes, type SessionSpec } from '../protocols/session.ts';
 import { ADDRESS, REPLY, type EngineMessage, type EngineStart } from './engineMessages.ts';
-import { RINGS_END, SharedRing } from './sharedRing.ts';
+import { MIN_RING_BYTES, ringsEnd, SharedRing, type RingSizes } from './sharedRing.ts';
 import type { TraceRows } from './trace/recorder.ts';
 
 type Role = Pick<Extract<EngineStart, { role: 'evaluator' }>, 'role' | 'party' | 'keys'> | Pick<Extract<EngineStart, { role: 'helper' }>, 'role' | 'keys'>;
@@ -20,8 +21,26 @@ const MAX_IDLE = 2;
 /** How long a worker may take to notice that its session is over. */
 const STOP_MS = 10_000;
 
-/** Memory that a session's engine reserves, an upper bound of what it will touch. */
-export const engineBytes = (role: 'evaluator' | 'helper', artefact: Artefact, spec: SessionSpec): number => RINGS_END + arenaBytes(role, artefact, spec);
+/** Tokens whose material an engine has room for. */
+const TOKENS_AHEAD = 4;
+
+/** What a session's engine reserves, in bytes: an upper bound of what it will touch. */
+export interface EngineSpace {
+  readonly rings: RingSizes;
+  readonly arena: number;
+  readonly total: number;
+}
+
+/** Rings for a few tokens' dealt material within `aheadMib` (the next lower power of two), `whole`: for the prompt's as well; and the arena. */
+export function engineSpace(role: 'evaluator' | 'helper', artefact: Artefact, spec: SessionSpec, aheadMib: number, whole = false): EngineSpace {
+  const prompt = whole ? meterSession(artefact, { ...spec, maxTokens: 1 }).dealtBytes : 0,
+    wanted = Math.max(prompt, TOKENS_AHEAD * tokenCost(artefact, spec.filled + spec.context).dealtBytes),
+    ring = Math.max(MIN_RING_BYTES, Math.min(2 ** Math.ceil(Math.log2(wanted)), 2 ** (20 + Math.floor(Math.log2(aheadMib))))),
+    // An evaluator's second one is for what is relayed.
+    rings: RingSizes = [ring, role === 'helper' || spec.dealer === 'client' ? ring : 0],
+    arena = arenaBytes(role, artefact, spec);
+  return { rings, arena, total: ringsEnd(rings) + arena };
+}
 
 export class EngineThread {
   readonly memory: WebAssembly.Memory;
@@ -37,18 +56,18 @@ export class EngineThread {
     role: Role;
     artefact: Artefact;
     spec: SessionSpec;
+    space: EngineSpace;
     kernels: string;
     /** Takes what the engine recorded, after every step and at the end; nothing is recorded without. */
     onTrace?: ((rows: TraceRows) => void) | undefined;
     onMessage: (message: EngineMessage) => void;
     onError: (error: CachetError) => void;
   }) {
-    const arena = RINGS_END,
-      size = engineBytes(o.role.role, o.artefact, o.spec) - arena;
-    this.memory = reserveMemory(arena + size);
+    const { rings } = o.space;
+    this.memory = reserveMemory(o.space.total);
     this.completed = new Int32Array(this.memory.buffer, ADDRESS.completed, 1);
     this.reply = new Int32Array(this.memory.buffer, ADDRESS.reply, 3);
-    this.rings = [new SharedRing(this.memory, 0), new SharedRing(this.memory, 1)];
+    this.rings = [new SharedRing(this.memory, 0, rings), new SharedRing(this.memory, 1, rings)];
     const start: EngineStart = {
       ...o.role,
       memory: this.memory,
@@ -56,8 +75,9 @@ export class EngineThread {
       artefact: partyPart(o.artefact),
       spec: o.spec,
       trace: o.onTrace !== undefined,
-      arena,
-      arenaBytes: size,
+      rings,
+      arena: ringsEnd(rings),
+      arenaBytes: o.space.arena,
     };
     this.worker = idle.pop() ?? new Worker(join(packageRoot(), 'dist', 'party', 'engineWorker.js'));
     this.worker.ref();

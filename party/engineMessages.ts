@@ -4,6 +4,7 @@ import type { DealerKeys } from '../protocols/engines/dealer.ts';
 import type { DesyncHash } from '../protocols/engines/effects.ts';
 import type { EvaluatorKeys } from '../protocols/engines/evaluator.ts';
 import type { SessionSpec } from '../protocols/session.ts';
+import type { RingSizes } from './sharedRing.ts';
 import type { TraceRows } from './trace/recorder.ts';
 
 /** Low page: kernels own it from 4096 on; sharedRing.ts has the rings' counters. */
@@ -28,6 +29,7 @@ interface StartCommon {
   readonly spec: SessionSpec;
   /** Whether to record gates and waits. */
   readonly trace: boolean;
+  readonly rings: RingSizes;
   /** Where the arena begins, and its size. */
   readonly arena: number;
   readonly arenaBytes: number;
@@ -56,7 +58,10 @@ export type EngineMessage =
       readonly hash: DesyncHash;
       readonly dealt: readonly number[];
       readonly rounds: number;
+      /** Waiting for dealt material; at the dealer: for room. */
       readonly waitDealtMs: number;
+      /** The step without that, waits for others included at an evaluator. */
+      readonly busyMs: number;
       readonly highWater: number;
     }
   /** What was recorded since the last one. */

@@ -12,10 +12,13 @@ import { MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 import { dealerProgram, evaluatorProgram } from '../protocols/session.ts';
 import { collectSoon } from './collect.ts';
 import { ADDRESS, REPLY, type EngineMessage, type EngineStart } from './engineMessages.ts';
-import { block, RING_BYTES, SharedRing } from './sharedRing.ts';
+import { block, SharedRing } from './sharedRing.ts';
 import { Recorder } from './trace/recorder.ts';
 
 const post = (message: EngineMessage): void => parentPort!.postMessage(message);
+
+/** Consumed bytes after which the dealer is told at the latest: what it may send ahead does not wait for a large ring's quarter. */
+const CREDIT_BYTES = 4 << 20;
 
 /** The artefact of the last session, read once. */
 let artefact: Artefact | undefined;
@@ -39,6 +42,7 @@ class Run implements DealtSource, DealtSink {
   private readonly reported: [number, number] = [0, 0];
   private readonly bothStream: 0 | 1;
   private waitedMs = 0;
+  private stepStarted = performance.now();
   // Helper: dealt in all, told to the main thread, for both evaluators.
   private readonly dealt = [0, 0];
   private readonly told = [0, 0];
@@ -50,7 +54,7 @@ class Run implements DealtSource, DealtSink {
     this.completed = new Int32Array(memory.buffer, ADDRESS.completed, 1);
     this.cancelled = new Int32Array(memory.buffer, ADDRESS.cancelled, 1);
     this.reply = new Int32Array(memory.buffer, ADDRESS.reply, 3);
-    this.rings = [new SharedRing(memory, 0), new SharedRing(memory, 1)];
+    this.rings = [new SharedRing(memory, 0, start.rings), new SharedRing(memory, 1, start.rings)];
     this.arena = new Arena(memory, start.arena, start.arenaBytes);
     this.relay = start.spec.dealer === 'client';
     this.bothStream = start.role === 'evaluator' && start.party === 1 && this.relay ? 1 : 0;
@@ -149,7 +153,8 @@ class Run implements DealtSource, DealtSink {
     for (const stream of [0, 1] as const) {
       if (this.held[stream] > 0) this.rings[stream].consume(this.held[stream]);
       this.held[stream] = 0;
-      if (this.taken[stream] - this.reported[stream] >= RING_BYTES / 4) {
+      const untold = this.taken[stream] - this.reported[stream];
+      if (untold > 0 && untold >= Math.min(this.rings[stream].size / 4, CREDIT_BYTES)) {
         this.reported[stream] = this.taken[stream];
         post({ type: 'consumed', stream, total: this.taken[stream] });
       }
@@ -177,9 +182,10 @@ class Run implements DealtSource, DealtSink {
         post({ type: 'dealt', party, total: this.dealt[party]! });
       }
       if (at < n) {
-        const since = this.trace?.now();
+        const since = performance.now();
         ring.waitFree();
-        if (since !== undefined) this.trace!.waited('credit', since, n - at);
+        this.waitedMs += performance.now() - since;
+        this.trace?.waited('credit', since, n - at);
       }
     }
   }
@@ -191,10 +197,13 @@ class Run implements DealtSource, DealtSink {
   // ---- both ------------------------------------------------------------------------------------------------------------------------------
   endStep(hash: DesyncHash, skipped = false): void {
     if (this.start.role === 'evaluator') this.release();
-    const dealt = this.start.role === 'evaluator' ? [...this.taken] : [...this.dealt];
-    post({ type: 'step', skipped, hash, dealt, rounds: this.rounds, waitDealtMs: this.waitedMs, highWater: this.arena.highWater });
+    const dealt = this.start.role === 'evaluator' ? [...this.taken] : [...this.dealt],
+      now = performance.now(),
+      busyMs = now - this.stepStarted - this.waitedMs;
+    post({ type: 'step', skipped, hash, dealt, rounds: this.rounds, waitDealtMs: this.waitedMs, busyMs, highWater: this.arena.highWater });
     this.rounds = 0;
     this.waitedMs = 0;
+    this.stepStarted = now;
   }
 }
 

@@ -12,10 +12,9 @@ import { FRAME, type FrameHeader } from '../protocols/frames.ts';
 import type { Control } from '../protocols/handshake.ts';
 import { arenaBytes, noRoom, turnSlots, type SessionSpec } from '../protocols/session.ts';
 import { DealtStream } from './dealtStream.ts';
-import { EngineThread } from './engine.ts';
+import { EngineThread, type EngineSpace } from './engine.ts';
 import { REPLY, type EngineMessage } from './engineMessages.ts';
 import { Inbox } from './inbox.ts';
-import { RING_BYTES } from './sharedRing.ts';
 import type { TraceRows } from './trace/recorder.ts';
 
 export interface EvaluatorSessionOptions {
@@ -23,6 +22,7 @@ export interface EvaluatorSessionOptions {
   readonly artefact: Artefact;
   readonly spec: SessionSpec;
   readonly kernels: string;
+  readonly space: EngineSpace;
   readonly keys: EvaluatorKeys;
   /** Bound to the session. */
   readonly links: { readonly client: Link; readonly peer: Link; readonly helper: Link };
@@ -54,7 +54,7 @@ export class EvaluatorSession {
   private steps = 0;
   private rows = 0;
   private sentBefore = 0;
-  private stepStarted = 0;
+  private stepStarted = performance.now();
   private timer: NodeJS.Timeout | undefined;
   /** When the engine last asked for something, or got it. */
   private progressed = performance.now();
@@ -62,6 +62,8 @@ export class EvaluatorSession {
   /** What the engine waits for from the client. */
   private asked: Ask | undefined;
   private nextTurn: Turn | undefined;
+  /** The client wants to know when the next step's material is there. */
+  private dealtAsked = false;
   /** Slots that the turns so far take; turns announced to the dealer, and dealt. */
   private slots: number;
   private turns = 1;
@@ -82,6 +84,7 @@ export class EvaluatorSession {
       artefact: o.artefact,
       spec: o.spec,
       kernels: o.kernels,
+      space: o.space,
       onTrace: o.onTrace,
       onMessage: (m) => this.guard(() => this.fromEngine(m)),
       onError: (e) => this.end(e),
@@ -99,6 +102,10 @@ export class EvaluatorSession {
     client.onControl = this.controls(client, {
       stop: () => this.drain(),
       turn: ({ tokens, answer }) => this.takeTurn({ tokens, answer }),
+      awaitDealt: () => {
+        this.dealtAsked = true;
+        this.answerDealt();
+      },
     });
     helper.onControl = this.controls(helper, {
       turnDealt: () => {
@@ -125,7 +132,7 @@ export class EvaluatorSession {
       if (this.state === 'running' && !clean) this.end(e);
       else this.finish();
     };
-    if (this.relay === 'in') peer.control({ type: 'credit', limit: RING_BYTES });
+    if (this.relay === 'in') peer.control({ type: 'credit', limit: second.size });
     this.credit();
     this.watch = setInterval(() => this.checkProgress(), o.progressMs / 4);
   }
@@ -190,6 +197,7 @@ export class EvaluatorSession {
           this.stepStarted = performance.now();
           this.engine.complete();
         });
+        this.answerDealt();
         this.offerTurn();
         break;
       case 'turn':
@@ -203,7 +211,7 @@ export class EvaluatorSession {
         this.engine.complete();
         break;
       case 'consumed':
-        if (m.stream === 1) peer.control({ type: 'credit', limit: m.total + RING_BYTES });
+        if (m.stream === 1) peer.control({ type: 'credit', limit: m.total + this.engine.rings[1].size });
         else {
           this.consumed = m.total;
           this.credit();
@@ -278,15 +286,24 @@ export class EvaluatorSession {
 
   /** What the dealer may send: as far as this evaluator, and the one that it relays to, have room. */
   private credit(): void {
-    const limit = this.consumed + RING_BYTES;
+    const limit = this.consumed + this.engine.rings[0].size;
     this.o.links.helper.control({ type: 'credit', limit: this.relay === 'out' ? Math.min(limit, this.relayLimit) : limit });
   }
 
   private dealt(stream: 0 | 1, header: FrameHeader, payload: Uint8Array): void {
     const draining = this.state === 'draining';
     this.streams[stream]!.push(header, payload, !draining);
-    if (draining && stream === 0) this.o.links.helper.control({ type: 'credit', limit: this.streams[0]!.total + RING_BYTES });
-    if (header.last) this.settleSteps();
+    if (draining && stream === 0) this.o.links.helper.control({ type: 'credit', limit: this.streams[0]!.total + this.engine.rings[0].size });
+    if (!header.last) return;
+    this.settleSteps();
+    this.answerDealt();
+  }
+
+  /** While the engine waits for a step's input, an announced end that it has not reached is that step's. */
+  private answerDealt(): void {
+    if (!this.dealtAsked || !this.asked || this.streams.some((s) => s.ends.length <= this.reached.length)) return;
+    this.dealtAsked = false;
+    this.o.links.client.control({ type: 'stepDealt' });
   }
 
   /** Compares the dealer's step ends with the engine's, and reports the step to the client. */
@@ -334,7 +351,7 @@ export class EvaluatorSession {
     this.state = 'draining';
     clearTimeout(this.timer);
     this.engine.stop();
-    this.o.links.helper.control({ type: 'credit', limit: this.streams[0]!.total + RING_BYTES });
+    this.o.links.helper.control({ type: 'credit', limit: this.streams[0]!.total + this.engine.rings[0].size });
     this.finish();
   }
 

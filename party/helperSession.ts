@@ -6,13 +6,15 @@ import { CachetError } from '../protocols/errors.ts';
 import type { DesyncHash, Turn } from '../protocols/engines/effects.ts';
 import { FRAME, MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 import type { SessionSpec } from '../protocols/session.ts';
-import { EngineThread } from './engine.ts';
+import { EngineThread, type EngineSpace } from './engine.ts';
 import type { EngineMessage } from './engineMessages.ts';
 import type { TraceRows } from './trace/recorder.ts';
 
 /** Bytes that may wait in a socket before the helper pauses. */
 const MAX_WAITING = 4 << 20;
 const RETRY_MS = 2;
+/** Steps whose times are kept. */
+const MAX_STEPS = 256;
 
 interface Stream {
   readonly link: Link;
@@ -32,6 +34,8 @@ export class HelperSession {
   private readonly engine: EngineThread;
   private readonly streams: readonly [Stream, Stream];
   private readonly onEnd: (error: CachetError | undefined) => void;
+  /** The engine's time for each of the latest steps, ms. */
+  readonly stepMs: number[] = [];
   private dealtAll = false;
   private closed = 0;
   private ended = false;
@@ -41,6 +45,7 @@ export class HelperSession {
     artefact: Artefact;
     spec: SessionSpec;
     kernels: string;
+    space: EngineSpace;
     keys: DealerKeys;
     links: readonly [Link, Link];
     onTrace: ((rows: TraceRows) => void) | undefined;
@@ -70,6 +75,7 @@ export class HelperSession {
       artefact: o.artefact,
       spec: o.spec,
       kernels: o.kernels,
+      space: o.space,
       onTrace: o.onTrace,
       onMessage: (m) => this.fromEngine(m),
       onError: (e) => this.end(e),
@@ -92,6 +98,10 @@ export class HelperSession {
         this.pump(party as 0 | 1);
       });
       return this.nextTurn();
+    }
+    if (m.type === 'step') {
+      this.stepMs.push(m.busyMs);
+      if (this.stepMs.length > MAX_STEPS) this.stepMs.shift();
     }
     this.streams.forEach((s, party) => {
       if (m.type === 'step' || m.type === 'cut') {

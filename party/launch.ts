@@ -26,6 +26,9 @@ export interface TrioEvent {
   readonly session?: string;
   readonly error?: string;
   readonly url?: string;
+  /** Bytes resident at most; the helper's time for a step. */
+  readonly memory?: number;
+  readonly stepMs?: number;
   readonly traffic?: Extract<LogLine, { event: 'end' }>['traffic'];
 }
 

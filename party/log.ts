@@ -22,8 +22,19 @@ const eventSchema = z.discriminatedUnion('event', [
   z.strictObject({ event: z.literal('listening'), url: z.string().regex(/^ws:\/\/[A-Za-z0-9.:[\]-]{1,80}$/) }),
   /** `session`: the id's first 8 bytes, hex. */
   z.strictObject({ event: z.literal('session'), session, promptTokens: count, maxTokens: count }),
-  /** Bytes on each link, headers included: with the client, with the others. */
-  z.strictObject({ event: z.literal('end'), session, seconds: z.number().min(0), traffic, error: error.optional() }),
+  /**
+   * Bytes on each link, headers included: with the client, with the others. `memory`: bytes that the process has ever had resident. `stepMs`: the helper's
+   * engine's time for a step, median of the latest ones.
+   */
+  z.strictObject({
+    event: z.literal('end'),
+    session,
+    seconds: z.number().min(0),
+    traffic,
+    memory: count,
+    stepMs: z.number().min(0).optional(),
+    error: error.optional(),
+  }),
   z.strictObject({ event: z.literal('refused'), error }),
   /** The trace ends, the party goes on. */
   z.strictObject({ event: z.literal('trace'), error }),

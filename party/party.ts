@@ -13,12 +13,13 @@ import { checkSpec, type SessionSpec } from '../protocols/session.ts';
 import { collectSoon } from './collect.ts';
 import { addressOf, type Config, type PartyRole } from './config.ts';
 import { agreeAsDealer, type Joined } from './dealing.ts';
-import { engineBytes } from './engine.ts';
+import { engineSpace, type EngineSpace } from './engine.ts';
 import { EvaluatorSession } from './evaluatorSession.ts';
 import { HelperSession } from './helperSession.ts';
 import { Ledger } from './ledger.ts';
 import type { PartyEvent, Peer } from './log.ts';
 import { connect, lineOf, listen, type Line, type Listener } from './sockets.ts';
+import { median, peakResident } from './terminal.ts';
 import type { TraceFile } from './trace/file.ts';
 import type { TraceRows } from './trace/recorder.ts';
 
@@ -104,7 +105,7 @@ export class Party {
           got: message.spec.artefact.slice(0, 16),
           hint: 'give all parties and the client the same model',
         });
-      if (message.type !== 'deal') checkSpec(this.artefact, message.spec);
+      if (message.type !== 'deal') this.checkSession(message.spec);
       key = bytesToHex(message.ticket);
       const meeting = this.meeting(key);
       if (meeting.greetings.has(message.role))
@@ -121,6 +122,19 @@ export class Party {
       if (key !== undefined) this.fail(key, error as CachetError);
       this.onEvent({ event: 'refused', error: error as Error });
     }
+  }
+
+  private checkSession(spec: SessionSpec): void {
+    checkSpec(this.artefact, spec);
+    if (spec.filled > 0 && !this.config.benchmark)
+      throw new CachetError({
+        code: 'policy',
+        party: this.role,
+        what: 'session over a filled cache',
+        expected: 'tokens in every slot',
+        got: `${spec.filled} random ones`,
+        hint: '"benchmark": true, or --benchmark, at a party that is only measured',
+      });
   }
 
   private firstMessage(link: Link): Promise<Hello | Join | DealOffer> {
@@ -172,17 +186,17 @@ export class Party {
   private async setUp(meeting: Meeting): Promise<void> {
     const links = new Set([...meeting.greetings.values()].map((g) => g.link));
     const [spec, ...others] = [...meeting.greetings.values()].flatMap(({ message }) => ('spec' in message ? [message.spec] : [])),
-      bytes = engineBytes(this.role === 'helper' ? 'helper' : 'evaluator', this.artefact, spec!);
+      space = engineSpace(this.role === 'helper' ? 'helper' : 'evaluator', this.artefact, spec!, this.config.aheadMib, this.config.benchmark);
     this.sessions++;
-    this.reserved += bytes;
+    this.reserved += space.total;
     try {
       for (const other of others) requireSameSpec(spec!, other);
-      this.checkMemory(bytes);
+      this.checkMemory(space.total);
       this.ledger.use(meeting.ticket, this.role);
-      await (this.role === 'helper' ? this.setUpHelper(meeting, bytes) : this.setUpEvaluator(this.role, meeting, links, bytes));
+      await (this.role === 'helper' ? this.setUpHelper(meeting, space) : this.setUpEvaluator(this.role, meeting, links, space));
     } catch (error) {
       this.sessions--;
-      this.reserved -= bytes;
+      this.reserved -= space.total;
       for (const link of links) link.fail(error as CachetError);
       throw error;
     }
@@ -202,7 +216,7 @@ export class Party {
     });
   }
 
-  private async setUpEvaluator(role: 'p0' | 'p1', meeting: Meeting, links: Set<Link>, bytes: number): Promise<void> {
+  private async setUpEvaluator(role: 'p0' | 'p1', meeting: Meeting, links: Set<Link>, space: EngineSpace): Promise<void> {
     const { timeoutMs } = this.config,
       { signal } = this.closing,
       client = meeting.greetings.get('client') as { link: Link; message: Hello },
@@ -247,7 +261,7 @@ export class Party {
     this.run(
       session,
       spec,
-      bytes,
+      space,
       [...links],
       (onEnd) =>
         new EvaluatorSession({
@@ -255,6 +269,7 @@ export class Party {
           artefact: this.artefact,
           spec,
           kernels: this.config.kernels,
+          space,
           keys,
           links: { client: client.link, peer: peer.link, helper: helper.link },
           clientTimeoutMs: this.config.clientTimeoutMs,
@@ -265,25 +280,26 @@ export class Party {
     );
   }
 
-  private async setUpHelper(meeting: Meeting, bytes: number): Promise<void> {
+  private async setUpHelper(meeting: Meeting, space: EngineSpace): Promise<void> {
     const [p0, p1] = (['p0', 'p1'] as const).map((role) => meeting.greetings.get(role) as Joined),
       { session, spec, keys } = agreeAsDealer('helper', p0!, p1!),
       links = [p0!.link, p1!.link] as const;
     this.run(
       session,
       spec,
-      bytes,
+      space,
       links,
-      (onEnd) => new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, keys, links, onTrace: this.traced(session, spec), onEnd }),
+      (onEnd) =>
+        new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, space, keys, links, onTrace: this.traced(session, spec), onEnd }),
     );
   }
 
   private run(
     session: Uint8Array,
     spec: SessionSpec,
-    bytes: number,
+    space: EngineSpace,
     links: readonly Link[],
-    begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void },
+    begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void; readonly stepMs?: readonly number[] },
   ): void {
     const id = shortId(session),
       started = performance.now();
@@ -291,13 +307,15 @@ export class Party {
     const running = begin((error) => {
       this.active.delete(running);
       this.sessions--;
-      this.reserved -= bytes;
+      this.reserved -= space.total;
       if (this.sessions === 0) collectSoon();
       this.onEvent({
         event: 'end',
         session: id,
         seconds: (performance.now() - started) / 1e3,
         traffic: links.map(trafficOf),
+        memory: peakResident(),
+        ...(running.stepMs?.length ? { stepMs: median(running.stepMs) } : {}),
         ...(error ? { error } : {}),
       });
     });

@@ -1,20 +1,26 @@
 /**
  * A byte ring in the engine's memory between one writer thread and one reader thread; positions are u32 counters that wrap, the size is a power of two.
+ * A ring's memory is touched as far as it is used.
  * The reader takes contiguous pieces: what wraps is copied behind the ring's end, where MAX_TAKE_BYTES are spare. Waiting is by Atomics on the counters.
  */
 import { ADDRESS } from './engineMessages.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { MAX_TAKE_BYTES } from '../protocols/engines/effects.ts';
 
-export const RING_BYTES = 8 << 20;
-/** With the spare part. */
-const RING_SPACE = RING_BYTES + MAX_TAKE_BYTES;
+/** Bytes of an engine's two rings: powers of two, at least MIN_RING_BYTES, or 0 for one that is not used. */
+export type RingSizes = readonly [number, number];
+
+/** Several times what a dealer holds back of a stream (FLUSH_BYTES, a frame). */
+export const MIN_RING_BYTES = 8 << 20;
 
 /** Where the rings begin: behind the low page. */
 const FIRST_RING = 1 << 16,
   COUNTERS = 1032;
+
+/** With the spare part. */
+const space = (bytes: number): number => (bytes > 0 ? bytes + MAX_TAKE_BYTES : 0);
 /** Bytes of an engine's memory before its arena. */
-export const RINGS_END = FIRST_RING + 2 * RING_SPACE;
+export const ringsEnd = ([a, b]: RingSizes): number => FIRST_RING + space(a) + space(b);
 
 const CHECK_MS = 500;
 
@@ -30,13 +36,16 @@ export class SharedRing {
   private readonly counters: Int32Array;
   private readonly cancelled: Int32Array;
   private readonly base: number;
+  /** Bytes that it holds at most. */
+  readonly size: number;
 
   /** Ring 0 or 1 of an engine's memory; its two u32 counters are bytes written and bytes read. */
-  constructor(memory: WebAssembly.Memory, ring: 0 | 1) {
+  constructor(memory: WebAssembly.Memory, ring: 0 | 1, sizes: RingSizes) {
+    this.size = sizes[ring];
     this.memory = new Uint8Array(memory.buffer);
     this.counters = new Int32Array(memory.buffer, COUNTERS + 8 * ring, 2);
     this.cancelled = new Int32Array(memory.buffer, ADDRESS.cancelled, 1);
-    this.base = FIRST_RING + ring * RING_SPACE;
+    this.base = FIRST_RING + (ring === 0 ? 0 : space(sizes[0]));
   }
 
   get available(): number {
@@ -44,14 +53,14 @@ export class SharedRing {
   }
 
   get free(): number {
-    return RING_BYTES - this.available;
+    return this.size - this.available;
   }
 
   /** Writes as much as fits; returns how much. */
   write(source: Uint8Array): number {
     const n = Math.min(source.length, this.free),
-      at = Atomics.load(this.counters, 0) & (RING_BYTES - 1),
-      first = Math.min(n, RING_BYTES - at);
+      at = Atomics.load(this.counters, 0) & (this.size - 1),
+      first = Math.min(n, this.size - at);
     this.memory.set(source.subarray(0, first), this.base + at);
     this.memory.set(source.subarray(first, n), this.base);
     Atomics.add(this.counters, 0, n);
@@ -61,9 +70,9 @@ export class SharedRing {
 
   /** Address of the next n bytes, which must be available; they stay until `consume`. */
   peek(n: number): number {
-    const at = Atomics.load(this.counters, 1) & (RING_BYTES - 1),
-      over = at + n - RING_BYTES;
-    if (over > 0) this.memory.copyWithin(this.base + RING_BYTES, this.base, this.base + over);
+    const at = Atomics.load(this.counters, 1) & (this.size - 1),
+      over = at + n - this.size;
+    if (over > 0) this.memory.copyWithin(this.base + this.size, this.base, this.base + over);
     return this.base + at;
   }
 
@@ -85,7 +94,7 @@ export class SharedRing {
   waitFree(): void {
     for (;;) {
       const read = Atomics.load(this.counters, 1);
-      if ((Atomics.load(this.counters, 0) - read) >>> 0 < RING_BYTES) return;
+      if ((Atomics.load(this.counters, 0) - read) >>> 0 < this.size) return;
       block(this.counters, 1, read, this.cancelled);
     }
   }

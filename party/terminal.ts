@@ -1,4 +1,5 @@
 /** What commands share towards a person: progress on stderr, results on stdout, numbers with units. */
+import { readFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 
 /** Between plain lines on long work. */
@@ -39,6 +40,18 @@ export class Progress {
 }
 
 export const describeMachine = (): string => `${cpus()[0]?.model.trim() ?? 'unknown CPU'}, ${cpus().length} cores, Node ${process.versions.node}`;
+
+/** Bytes of memory that this process has had resident at most. What the system reports for resource usage may count the process that started this one. */
+export function peakResident(): number {
+  try {
+    return 1024 * Number(/VmHWM:\s*(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1]);
+  } catch {
+    return 1024 * process.resourceUsage().maxRSS;
+  }
+}
+
+/** The middle value; the upper one of two. */
+export const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]!;
 
 export const bytes = (n: number): string =>
   n < 1e3 ? `${n} B` : n < 1e6 ? `${(n / 1e3).toFixed(1)} kB` : n < 1e9 ? `${(n / 1e6).toFixed(2)} MB` : `${(n / 1e9).toFixed(2)} GB`;

@@ -59,6 +59,9 @@ export const controlSchema = z.discriminatedUnion('type', [
     ms: z.number(),
     waitDealtMs: z.number(),
   }),
+  /** Client to evaluators, and their answer once all that is dealt for the next step is there: for measurements. */
+  z.strictObject({ type: z.literal('awaitDealt') }),
+  z.strictObject({ type: z.literal('stepDealt') }),
   /** Client to evaluators: no further token. */
   z.strictObject({ type: z.literal('stop') }),
   /** `origin`: who found it, if not the sender. */
@@ -107,8 +110,8 @@ export interface Nonces {
 
 export function sessionId(spec: SessionSpec, ticket: Uint8Array, nonces: Nonces): Uint8Array {
   const hash = sha256.create();
-  const { version, artefact, weights, dealer, promptTokens, maxTokens, context } = spec;
-  hash.update(utf8ToBytes(JSON.stringify(['cachet session', version, artefact, weights, dealer, promptTokens, maxTokens, context])));
+  const { version, artefact, weights, dealer, promptTokens, maxTokens, context, filled } = spec;
+  hash.update(utf8ToBytes(JSON.stringify(['cachet session', version, artefact, weights, dealer, promptTokens, maxTokens, context, filled])));
   for (const part of [ticket, nonces.client, nonces.p0, nonces.p1, nonces.helper]) hash.update(part);
   return hash.digest();
 }

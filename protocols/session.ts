@@ -12,7 +12,7 @@ import { session, TURN_ROWS } from './programs/transformer.ts';
 
 export type { DealerKeys, EvaluatorKeys };
 
-export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_VERSION = 3;
 
 /** Who deals the correlated randomness: a helper, or the client for itself (two parties; it may know all masks of its own session). */
 export const DEALERS = ['helper', 'client'] as const;
@@ -29,6 +29,8 @@ export const sessionSpecSchema = z.strictObject({
   maxTokens: z.number().int().min(1),
   /** Slots for the tokens of all turns, the public prefix not counted. */
   context: z.number().int().min(1),
+  /** Slots before these with random keys and values instead of tokens: benchmarks alone; parties refuse it unless they are set up for them. */
+  filled: z.number().int().min(0).default(0),
 });
 export type SessionSpec = z.infer<typeof sessionSpecSchema>;
 
@@ -50,17 +52,16 @@ export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
       hint: 'weights "open"; this version has no private weights',
     });
   const prefix = artefact.prefixIds.length,
+    cached = spec.filled > 0 ? `${prefix} public + ${spec.filled} filled` : `${prefix} public`,
     first = spec.promptTokens + spec.maxTokens,
-    needed = prefix + Math.max(first, spec.context);
+    needed = prefix + spec.filled + Math.max(first, spec.context);
   if (needed > artefact.shape.maxPositions)
     throw new CachetError({
       code: 'limit',
       what: spec.context > first ? 'conversation too long for the model' : 'prompt too long for the model',
       expected: `at most ${artefact.shape.maxPositions} positions`,
       got:
-        spec.context > first
-          ? `${prefix} public + ${spec.context} = ${needed}`
-          : `${prefix} public + ${spec.promptTokens} private + ${spec.maxTokens} generated = ${needed}`,
+        spec.context > first ? `${cached} + ${spec.context} = ${needed}` : `${cached} + ${spec.promptTokens} private + ${spec.maxTokens} generated = ${needed}`,
       hint: spec.context > first ? 'lower --context' : 'shorten the prompt or lower --max-tokens',
     });
   if (turnSlots(firstTurn(spec)) > spec.context) throw noRoom(turnSlots(firstTurn(spec)), spec.context);
@@ -89,7 +90,7 @@ export function evaluatorProgram(o: {
   const engine = new Evaluator(o);
   engine.relay = o.spec.dealer === 'client';
   engine.trace = o.trace;
-  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context);
+  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled);
 }
 
 /** The dealer's whole session: emits the material of all steps. Yields jobs and turns. */
@@ -105,7 +106,7 @@ export function dealerProgram(o: {
   const engine = new Dealer(o);
   engine.relay = o.spec.dealer === 'client';
   engine.trace = o.trace;
-  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context);
+  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled);
 }
 
 /** Bytes of arena that a session's engine needs, an upper estimate from the largest live set of a layer. Memory that is not touched is not resident. */
@@ -113,9 +114,10 @@ export function arenaBytes(role: 'evaluator' | 'helper', artefact: Artefact, spe
   const s = artefact.shape,
     prefix = artefact.prefixIds.length,
     first = spec.promptTokens,
-    context = prefix + spec.context,
+    past = prefix + spec.filled,
+    context = past + spec.context,
     later = spec.context > first + spec.maxTokens ? Math.min(TURN_ROWS, spec.context - first) : 1;
-  const logits = s.heads * Math.max(first * prefix + (first * (first + 1)) / 2, later * context),
+  const logits = s.heads * Math.max(first * past + (first * (first + 1)) / 2, later * context),
     activations = Math.max(first, later) * (4 * s.inner + 8 * s.width);
   const cache = 4 * 8 * s.layers * s.kvHeads * s.headDim * context,
     weights = role === 'evaluator' ? partyBytes(artefact) : 0,

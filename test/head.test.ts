@@ -2,21 +2,23 @@
 import { describe, expect, it } from 'vitest';
 import { logitsOf } from '../client/head.ts';
 import { sampler } from '../client/sampling.ts';
-import { product, rmsNorm } from '../protocols/models/llama.ts';
+import { product, rmsNorm } from '../protocols/models/plain.ts';
+import { clientTensors } from '../protocols/artefact.ts';
 import { tinyNotes } from './support/tinyNotes.ts';
 
 const artefact = tinyNotes(),
   { width, eps } = artefact.shape,
-  vocab = artefact.head.length / width;
+  { head, finalNorm } = clientTensors(artefact),
+  vocab = head.length / width;
 const hidden = (seed: number): Float64Array => Float64Array.from({ length: width }, (_, i) => 20 * Math.sin(seed + i * i));
 
 describe('head', () => {
   it('is within its bound of the product in float64, and chooses the same token', () => {
     for (let seed = 1; seed <= 5; seed++) {
-      const x = rmsNorm(hidden(seed), artefact.finalNorm, eps),
-        expected = product(artefact.head, x),
+      const x = rmsNorm(hidden(seed), finalNorm, eps),
+        expected = product(head, x),
         size = product(
-          artefact.head.map((v) => Math.abs(v)),
+          head.map((v) => Math.abs(v)),
           x.map((v) => Math.abs(v)),
         ),
         logits = logitsOf(artefact, hidden(seed));

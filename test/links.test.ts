@@ -3,7 +3,11 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Link, type Socket } from '../client/link.ts';
 import { Inbox } from '../party/inbox.ts';
-import { RING_BYTES, RINGS_END, SharedRing } from '../party/sharedRing.ts';
+import { engineSpace } from '../party/engine.ts';
+import { tokenCost } from '../protocols/cost.ts';
+import { PROTOCOL_VERSION } from '../protocols/session.ts';
+import { tinyNotes } from './support/tinyNotes.ts';
+import { MIN_RING_BYTES, ringsEnd, SharedRing, type RingSizes } from '../party/sharedRing.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { FRAME, framedBytes, HEADER_BYTES, MAX_FRAME_PAYLOAD, readHeader, writeHeader, type FrameHeader } from '../protocols/frames.ts';
 
@@ -179,13 +183,14 @@ describe('inbox', () => {
 });
 
 describe('shared ring', () => {
+  const SIZES: RingSizes = [MIN_RING_BYTES, 0];
   it('gives back the written bytes in order, contiguous, over many turns', () => {
-    const memory = new WebAssembly.Memory({ initial: Math.ceil(RINGS_END / 65536), maximum: 400, shared: true }),
-      ring = new SharedRing(memory, 0),
+    const memory = new WebAssembly.Memory({ initial: Math.ceil(ringsEnd(SIZES) / 65536), maximum: 400, shared: true }),
+      ring = new SharedRing(memory, 0, SIZES),
       all = new Uint8Array(memory.buffer);
     // Just before the end, so that every run wraps.
-    Atomics.store(new Int32Array(memory.buffer, 1032, 2), 0, RING_BYTES - 1000);
-    Atomics.store(new Int32Array(memory.buffer, 1032, 2), 1, RING_BYTES - 1000);
+    Atomics.store(new Int32Array(memory.buffer, 1032, 2), 0, MIN_RING_BYTES - 1000);
+    Atomics.store(new Int32Array(memory.buffer, 1032, 2), 1, MIN_RING_BYTES - 1000);
     let next = 0,
       read = 0;
     fc.assert(
@@ -202,10 +207,41 @@ describe('shared ring', () => {
     expect(read).toBeGreaterThan(1000);
   });
   it('takes no more than is free', () => {
-    const memory = new WebAssembly.Memory({ initial: Math.ceil(RINGS_END / 65536), maximum: 400, shared: true }),
-      ring = new SharedRing(memory, 0);
-    expect(ring.write(new Uint8Array(RING_BYTES + 5))).toBe(RING_BYTES);
+    const memory = new WebAssembly.Memory({ initial: Math.ceil(ringsEnd(SIZES) / 65536), maximum: 400, shared: true }),
+      ring = new SharedRing(memory, 0, SIZES);
+    expect(ring.write(new Uint8Array(MIN_RING_BYTES + 5))).toBe(MIN_RING_BYTES);
     expect(ring.free).toBe(0);
     expect(ring.write(new Uint8Array(1))).toBe(0);
+  });
+});
+
+describe("an engine's space", () => {
+  const artefact = tinyNotes(),
+    spec = {
+      version: PROTOCOL_VERSION,
+      artefact: artefact.digest,
+      weights: 'open',
+      dealer: 'helper',
+      promptTokens: 3,
+      maxTokens: 20,
+      context: 22,
+      filled: 900,
+    } as const,
+    deal = tokenCost(artefact, 922).dealtBytes;
+  it.each([
+    [64, 2 ** Math.ceil(Math.log2(4 * deal))],
+    // The next lower power of two, and never less than what the flow of dealt frames needs.
+    [15, MIN_RING_BYTES],
+    [8, MIN_RING_BYTES],
+  ])('has room for four tokens of dealt material within %i MiB', (aheadMib, ring) => {
+    const evaluator = engineSpace('evaluator', artefact, spec, aheadMib),
+      helper = engineSpace('helper', artefact, spec, aheadMib);
+    expect([evaluator.rings, helper.rings]).toEqual([
+      [ring, 0],
+      [ring, ring],
+    ]);
+    expect(engineSpace('evaluator', artefact, { ...spec, dealer: 'client' }, aheadMib).rings).toEqual([ring, ring]);
+    expect(evaluator.total).toBeGreaterThan(evaluator.arena + ring);
+    expect(evaluator.total).toBeLessThan(helper.total);
   });
 });

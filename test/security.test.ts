@@ -104,7 +104,16 @@ describe('streams', () => {
 });
 
 describe('session keys', () => {
-  const spec = { version: PROTOCOL_VERSION, artefact: 'a'.repeat(64), weights: 'open', dealer: 'helper', promptTokens: 3, maxTokens: 2, context: 4 } as const,
+  const spec = {
+      version: PROTOCOL_VERSION,
+      artefact: 'a'.repeat(64),
+      weights: 'open',
+      dealer: 'helper',
+      promptTokens: 3,
+      maxTokens: 2,
+      context: 4,
+      filled: 0,
+    } as const,
     bytes = (v: number, n = 32) => new Uint8Array(n).fill(v);
   const nonces = { client: bytes(1), p0: bytes(2), p1: bytes(3), helper: bytes(4) },
     id = sessionId(spec, bytes(5, 16), nonces);

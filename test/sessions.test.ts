@@ -56,7 +56,16 @@ describe('two party processes, the client deals', () => {
       role: 'client',
       ticket: new Uint8Array(16),
       nonce: new Uint8Array(32),
-      spec: { version: PROTOCOL_VERSION, artefact: artefact.digest, weights: 'private', dealer: 'client', promptTokens: 3, maxTokens: 1, context: 3 },
+      spec: {
+        version: PROTOCOL_VERSION,
+        artefact: artefact.digest,
+        weights: 'private',
+        dealer: 'client',
+        promptTokens: 3,
+        maxTokens: 1,
+        context: 3,
+        filled: 0,
+      },
     });
     await expect(refused).rejects.toThrow(/private weights with the client as dealer: a dealer knows the weights' masks; expected open weights/);
   });
@@ -125,7 +134,16 @@ describe('three party processes', () => {
 
   it('a ticket is good for one session, across restarts', async () => {
     const ticket = new Uint8Array(16).fill(7),
-      spec = { version: PROTOCOL_VERSION, artefact: artefact.digest, weights: 'open', dealer: 'helper', promptTokens: 3, maxTokens: 1, context: 3 } as const;
+      spec = {
+        version: PROTOCOL_VERSION,
+        artefact: artefact.digest,
+        weights: 'open',
+        dealer: 'helper',
+        promptTokens: 3,
+        maxTokens: 1,
+        context: 3,
+        filled: 0,
+      } as const;
     const hello = async (at: Trio) => {
       const links = await Promise.all((['p0', 'p1'] as const).map((role) => connect(at.config[role], role, 5000)));
       const ready = Promise.all(links.map((link) => expectControl(link, 'ready', 5000)));

@@ -159,7 +159,7 @@ export function benchKernels(backend: string, onRow: (row: KernelRow) => void = 
       length = arena.alloc(4),
       dst = arena.alloc(512);
     new Uint32Array(memory.buffer, length, 1)[0] = n;
-    bench('parities', 'Mwords/s', n * 1e3, () => k.parities(dst, words, length, 1, key, 4, 0), { limit: { rate: (prg * 1e3) / 64, of: 'PRG' } });
+    bench('parities', 'Mwords/s', n * 1e3, () => k.parities(dst, words, length, 1, 0, 64, key, 4, 0), { limit: { rate: (prg * 1e3) / 64, of: 'PRG' } });
   });
   group(() => {
     const [r, c] = [64, 64],

@@ -7,6 +7,7 @@ import type { Artefact } from '../../protocols/artefact.ts';
 import { reach } from '../reach.ts';
 import { Trio } from '../launch.ts';
 import { parseNet } from '../shaper.ts';
+import { median } from '../terminal.ts';
 
 export interface SessionRow {
   /** pp: prefill of that many private tokens; tg: a token at that context. */
@@ -26,8 +27,6 @@ export interface SessionRow {
   readonly explainedMs?: number;
   readonly roundsMs?: number;
 }
-
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]!;
 
 /** Tokens of a session on a slow network. */
 const SLOW_TOKENS = 3;

@@ -5,6 +5,7 @@ import { benchKernels, describeKernel } from '../bench/kernels.ts';
 import { benchSession, type SessionRow } from '../bench/session.ts';
 import { parseNet } from '../shaper.ts';
 import { bytes, describeMachine, onInterrupt } from '../terminal.ts';
+import { decodeCommand, prefillCommand } from './benchSteps.ts';
 import { integer } from './options.ts';
 
 const nets = (text: string): string[] =>
@@ -18,6 +19,9 @@ const GOALS: Readonly<Record<string, number>> = { pp150: 6000, 'tg256, dealing b
 
 export const benchCommand = new Command('bench')
   .description('Measure kernel rates (one core) and private sessions (three processes on loopback).')
+  .enablePositionalOptions()
+  .addCommand(decodeCommand)
+  .addCommand(prefillCommand)
   .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
   .addOption(new Option('--only <part>', 'one part alone').choices(['kernels', 'session']))
   .addOption(

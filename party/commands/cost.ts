@@ -28,9 +28,10 @@ export const costCommand = new Command('cost')
       promptTokens: o.promptTokens,
       maxTokens: o.maxTokens,
       context,
+      filled: 0,
     });
     const cost = meterSession(artefact, { ...o, dealer }, turns),
-      plain = ({ gates, ...s }: StepCost) => ({ ...s, gates: Object.fromEntries(gates) });
+      plain = ({ gates, parts, ...s }: StepCost) => ({ ...s, gates: Object.fromEntries(gates), parts: Object.fromEntries(parts) });
     if (o.json)
       return void console.log(
         JSON.stringify({ model: artefact.name, promptTokens: o.promptTokens, maxTokens: o.maxTokens, dealer, ...cost, steps: cost.steps.map(plain) }),

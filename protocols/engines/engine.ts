@@ -24,7 +24,8 @@ import { FLUSH_BYTES, type DesyncHash, type Program, type Turn, type TurnEffect 
 
 /**
  * Cost of one step (the prefill, or one token), all parties together, headers included; `gates` splits the payload by gate. Dealt: what the dealer
- * sends; relayed: what P0 passes on to P1 of it, where the dealer sends what both need once.
+ * sends; relayed: what P0 passes on to P1 of it, where the dealer sends what both need once. `parts`: payload, online and dealt, of the parts that the
+ * program names.
  */
 export interface StepCost {
   rounds: number;
@@ -32,6 +33,7 @@ export interface StepCost {
   dealtBytes: number;
   relayedBytes: number;
   gates: Map<string, { calls: number; online: number; dealt: number }>;
+  parts: Map<string, number>;
 }
 
 /** Called after every gate, for tests: sees the tensors. */
@@ -68,6 +70,8 @@ export abstract class Engine {
   watch: ((name: string, x: Tensor) => void) | undefined;
   /** Layer that the program is in; for notes and error messages. */
   layer = 0;
+  /** Part of the layer that the program is in, for StepCost.parts; '' where it names none. */
+  part = '';
   readonly steps: StepCost[] = [];
   /** The dealer sends what both evaluators need to P0 alone, who relays it; what P0 and P1 need alone goes to each. */
   relay = false;
@@ -203,6 +207,24 @@ export abstract class Engine {
     this.cutDealt();
   }
   protected cutDealt(): void {}
+
+  /**
+   * A share of public random integers, uniform in [-2^range, 2^range): the coins of P0 and P1, all of it in P0's half. For benchmarks. Float, which has no
+   * coins, takes a fixed sequence in the same range. Nothing is dealt or sent.
+   */
+  uniform(spec: Pick<TensorSpec, 'size' | 'bits' | 'scale'>, range: number): Tensor {
+    const x = this.tensor({ form: 'share', boolean: false, ...spec }),
+      k = this.kernels;
+    this.absorb('uniform', x.size, x.bits, range);
+    if (x.lane && this.constantHalf(x)) {
+      k!.prg(x.lane, this.coins(), this.gateNumber, 0, 0, range + 1, x.size);
+      k!.addScalar(x.lane, x.lane, -(2 ** range), x.size);
+    } else if (x.lane) k!.fill(x.lane, 0, x.size);
+    if (x.real && x.lane) x.real.set(Float64Array.from(new BigInt64Array(k!.memory.buffer, x.lane, x.size), (v) => Number(v) / 2 ** x.scale));
+    else if (x.real) for (let i = 0; i < x.size; i++) x.real[i] = (2 * ((i * GOLDEN_RATIO) % 1) - 1) * 2 ** (range - x.scale);
+    this.finished('uniform', [x], []);
+    return x;
+  }
 
   // ---- gates ------------------------------------------------------------------------------------------------------------------------
   /** Opens shares in one round, each over its own ring or `bits` of it. */
@@ -435,8 +457,11 @@ export abstract class Engine {
     entry.online += online;
     entry.dealt += dealt;
     this.step.gates.set(name, entry);
+    if (this.part !== '') this.step.parts.set(this.part, (this.step.parts.get(this.part) ?? 0) + online + dealt);
   }
 }
 
 const elements = (tensors: readonly Tensor[]): number => tensors.reduce((n, t) => n + t.size, 0);
-const newStep = (): StepCost => ({ rounds: 0, onlineBytes: 0, dealtBytes: 0, relayedBytes: 0, gates: new Map() });
+const newStep = (): StepCost => ({ rounds: 0, onlineBytes: 0, dealtBytes: 0, relayedBytes: 0, gates: new Map(), parts: new Map() });
+/** Its multiples mod 1 are evenly spread. */
+const GOLDEN_RATIO = (Math.sqrt(5) - 1) / 2;

@@ -77,8 +77,9 @@ export function* attention(
     qSize = heads * headDim,
     kSize = kvHeads * headDim,
     { bits } = layer.attention,
-    h = yield* norm(e, layer.norm1, x, rows, width, 'squares'),
-    hq = queries === rows ? h : e.linear(row(rows - 1, width), h),
+    h = yield* norm(e, layer.norm1, x, rows, width, 'squares');
+  e.part = 'attention';
+  const hq = queries === rows ? h : e.linear(row(rows - 1, width), h),
     [yq, yk, yv] = yield* e.open([yield* project(e, layer.q, hq, queries), yield* project(e, layer.k, h, rows), yield* project(e, layer.v, h, rows)]);
   const [q, k] = [yq!, yk!].map((y) => e.widen(y, y.scale - SCALE.activation)),
     v = e.widen(yv!, yv!.scale - SCALE.value);
@@ -115,10 +116,14 @@ export function* attention(
       part = tiled ? e.linear(columns(queries, qSize, first * group * headDim, tile * group * headDim), query) : query,
       on = yield* softmax(e, plan, layer, cache, part, shape, past),
       output = e.widen(on, on.scale - outputScale);
-    if (!all) return yield* project(e, layer.o, output, queries);
+    if (!all) {
+      e.part = '';
+      return yield* project(e, layer.o, output, queries);
+    }
     e.store(all, first * group * headDim, qSize, output, 0, tile * group * headDim, queries, tile * group * headDim);
     e.release(mark);
   }
+  e.part = '';
   return yield* project(e, layer.o, all!, queries);
 }
 

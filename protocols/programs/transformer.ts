@@ -8,6 +8,7 @@ import type { Engine } from '../engines/engine.ts';
 import { row } from '../gates/linear.ts';
 import { share, type Tensor } from '../tensor.ts';
 import { attention, createCache, type LayerCache, type Past } from './attention.ts';
+import { fill } from './filled.ts';
 import { mlp } from './mlp.ts';
 import { RING, type ModelPlan } from './plan.ts';
 
@@ -58,18 +59,22 @@ export const TURN_ROWS = 64;
  * A session: turns of private tokens and an answer, after the public prefix. The first turn's tokens go in one batch, those of later turns in batches of
  * at most TURN_ROWS; then up to `answer - 1` single tokens (the last one's successor is not asked for; it comes with the next turn). One step each: input
  * from the client, the program, output to the client. What an answer leaves of its allowance is passed over: dealt, but not run. `context` bounds
- * the slots of all turns together: tokens + answer - 1 each.
+ * the slots of all turns together: tokens + answer - 1 each. `filled` slots before them get random keys and values, in a step of their own (benchmarks).
  */
-export function* session(e: Engine, plan: ModelPlan, first: Turn, context: number): Program<void> {
+export function* session(e: Engine, plan: ModelPlan, first: Turn, context: number, filled = 0): Program<void> {
   const { width } = plan.shape,
-    caches = createCache(e, plan, plan.prefixIds.length + context),
+    caches = createCache(e, plan, plan.prefixIds.length + filled + context),
     unused: [number, number][] = [];
-  let slots = plan.prefixIds.length,
+  let slots = plan.prefixIds.length + filled,
     position = slots,
     past: Past['unused'];
   function* run(x: Tensor, rows: number): Program<void> {
     const hidden = yield* forward(e, plan, caches, x, rows, { slots, position, unused: past });
     yield* e.output(hidden);
+    e.endStep();
+  }
+  if (filled > 0) {
+    yield* fill(e, plan, caches, plan.prefixIds.length, filled);
     e.endStep();
   }
   for (let turn: Turn | undefined = first; turn; turn = yield* e.turn()) {

@@ -1,0 +1,177 @@
+/**
+ * One kind of step through three real processes and a client: a token at a context whose cache is filled with random wires, or a prefill. Rows have the
+ * time with the preprocessing ready, the time with the dealer working beside, the dealer's own time, costs measured and predicted, memory.
+ */
+import { execFileSync } from 'node:child_process';
+import { packageRoot } from '../../client/node.ts';
+import { logitsOf } from '../../client/head.ts';
+import { sampler } from '../../client/sampling.ts';
+import { PrivateSession, type StepReport } from '../../client/session.ts';
+import type { Artefact } from '../../protocols/artefact.ts';
+import { meterSession } from '../../protocols/cost.ts';
+import type { StepCost } from '../../protocols/engines/engine.ts';
+import { CachetError } from '../../protocols/errors.ts';
+import { checkSpec, PROTOCOL_VERSION, type SessionSpec } from '../../protocols/session.ts';
+import { engineSpace } from '../engine.ts';
+import { Trio, type TrioEvent } from '../launch.ts';
+import { reach } from '../reach.ts';
+import { describeMachine, median, peakResident } from '../terminal.ts';
+
+/** Milliseconds. */
+export interface Spread {
+  readonly median: number;
+  readonly min: number;
+  readonly max: number;
+}
+
+interface Cost {
+  readonly rounds: number;
+  /** All parties together, headers included. */
+  readonly onlineBytes: number;
+  readonly dealtBytes: number;
+}
+
+export interface StepsRow extends Cost {
+  readonly task: 'decode' | 'prefill';
+  readonly model: string;
+  readonly policy: 'full';
+  readonly weights: 'open';
+  /** decode: tokens in the cache, the new one not among them; prefill: the prompt's private tokens. */
+  readonly context: number;
+  readonly parties: 3;
+  readonly net: string;
+  /** Preprocessing ready: from the client's sending to its next token. null: a prefill whose material is more than may wait at an evaluator. */
+  readonly onlineMs: Spread | null;
+  /** The helper's engine alone. */
+  readonly dealMs: number;
+  /** Steps one after another, the helper dealing beside, once what it had dealt ahead (`after` tokens) may be used up. */
+  readonly endToEndMs: Spread;
+  readonly after: number;
+  /** Of it, payload between norm and output projection, online and dealt. */
+  readonly attentionBytes: number;
+  readonly predicted: Cost;
+  readonly peakRssMiB: { readonly p0: number; readonly p1: number; readonly helper: number; readonly client: number };
+  readonly commit: string | null;
+  readonly cpu: string;
+}
+
+export interface StepsOptions {
+  readonly task: 'decode' | 'prefill';
+  readonly model: string;
+  readonly artefact: Artefact;
+  readonly net: string;
+  /** decode: cached tokens, the public prefix among them. */
+  readonly context: number;
+  /** Tokens of a row's session; prefill: of the prompt. */
+  readonly tokens: number;
+  readonly reps: number;
+  /** Dealt material that may wait at a party, MiB. */
+  readonly aheadMib: number;
+  readonly signal: AbortSignal;
+  readonly onProgress: (text: string) => void;
+}
+
+/** Tokens that warm the processes up. */
+const WARM_TOKENS = 3;
+
+/** @throws CachetError 'usage' for a context below the public prefix, 'limit' if the model has no room for it; what a session throws. */
+export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
+  const { artefact, task } = o,
+    filled = task === 'decode' ? o.context - artefact.prefixIds.length : 0,
+    promptTokens = task === 'decode' ? 1 : o.tokens;
+  if (filled < 0)
+    throw new CachetError({ code: 'usage', what: 'context too short', expected: `${artefact.prefixIds.length} cached tokens or more`, got: String(o.context) });
+  const shape = (steps: number): SessionSpec => ({
+    version: PROTOCOL_VERSION,
+    artefact: artefact.digest,
+    weights: 'open',
+    dealer: 'helper',
+    promptTokens,
+    maxTokens: steps,
+    context: promptTokens + steps - 1,
+    filled,
+  });
+  const steps = task === 'decode' ? o.tokens : 1,
+    predicted = meterSession(artefact, shape(steps)).steps[0]!,
+    ring = engineSpace('evaluator', artefact, shape(steps), o.aheadMib, true).rings[0],
+    // Both evaluators' bytes are more than one's.
+    fits = predicted.dealtBytes <= ring,
+    // What may be dealt before it is asked for waits at the evaluators and at the helper.
+    after = task === 'decode' ? Math.ceil((4 * ring) / predicted.dealtBytes) : 0;
+  checkSpec(artefact, shape(after + steps));
+  const trio = await Trio.start(o.model, { net: o.net, aheadMib: o.aheadMib, benchmark: true }),
+    choose = sampler(),
+    prompt = Array.from({ length: promptTokens }, (_, i) => 5 + ((i * 37) % (artefact.shape.vocab - 5))),
+    last: { reports: readonly StepReport[]; ended: readonly TrioEvent[] } = { reports: [], ended: [] };
+  const run = async (n: number, ready: boolean, name: string): Promise<number[]> => {
+    const session = await PrivateSession.open({
+        ...reach(trio.config, artefact, 'server', o.signal),
+        artefact,
+        promptTokens,
+        maxTokens: n,
+        filled,
+      }),
+      times: number[] = [];
+    let ids = prompt;
+    for (let i = 0; i < n; i++) {
+      o.onProgress(`${name}, ${task === 'decode' ? `token ${i + 1} of ${n}` : `${promptTokens} tokens`}`);
+      if (ready) await session.dealtAhead();
+      const start = performance.now(),
+        hidden = await session.step(ids);
+      ids = [choose(logitsOf(artefact, hidden))];
+      times.push(performance.now() - start);
+    }
+    await session.stop();
+    last.reports = session.reports;
+    last.ended = await trio.ended(session.id);
+    return times;
+  };
+  const online: number[] = [],
+    endToEnd: number[] = [];
+  try {
+    await run(Math.min(steps, WARM_TOKENS), false, 'warming up');
+    for (let rep = 1; rep <= o.reps; rep++) {
+      endToEnd.push(...(await run(after + steps, false, `dealing beside, ${rep} of ${o.reps}`)).slice(after));
+      if (fits) online.push(...(await run(steps, true, `dealt ahead, ${rep} of ${o.reps}`)));
+    }
+  } finally {
+    await trio.stop();
+  }
+  const { rounds, onlineBytes, dealtBytes } = last.reports[0]!,
+    of = (role: string): TrioEvent => last.ended.find((e) => e.role === role)!,
+    mib = (bytes: number): number => Math.round(bytes / 2 ** 20);
+  return {
+    task,
+    model: o.model,
+    policy: 'full',
+    weights: 'open',
+    context: task === 'decode' ? o.context : promptTokens,
+    parties: 3,
+    net: o.net,
+    onlineMs: fits ? spread(online) : null,
+    dealMs: of('helper').stepMs!,
+    endToEndMs: spread(endToEnd),
+    after,
+    rounds,
+    onlineBytes,
+    dealtBytes,
+    attentionBytes: predicted.parts.get('attention') ?? 0,
+    predicted: costOf(predicted),
+    peakRssMiB: { p0: mib(of('p0').memory!), p1: mib(of('p1').memory!), helper: mib(of('helper').memory!), client: mib(peakResident()) },
+    commit: commit(),
+    cpu: describeMachine(),
+  };
+}
+
+const spread = (ms: readonly number[]): Spread => ({ median: median(ms), min: Math.min(...ms), max: Math.max(...ms) });
+
+const costOf = ({ rounds, onlineBytes, dealtBytes }: StepCost): Cost => ({ rounds, onlineBytes, dealtBytes });
+
+/** The sources' commit, where they are a git repository. */
+function commit(): string | null {
+  try {
+    return execFileSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: packageRoot(), encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
+  } catch {
+    return null;
+  }
+}

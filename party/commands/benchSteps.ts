@@ -1,0 +1,86 @@
+/** `cachet bench decode` and `cachet bench prefill`: rows of one kind of step (bench/steps.ts). */
+import { Command, Option } from 'commander';
+import { EMBEDDED_MODEL, readModelArtefact } from '../../client/node.ts';
+import { benchSteps, type Spread, type StepsRow } from '../bench/steps.ts';
+import { parseNet } from '../shaper.ts';
+import { bytes, describeMachine, onInterrupt, Progress } from '../terminal.ts';
+import { integer } from './options.ts';
+
+/** Numbers with spaces between. */
+const integers =
+  (low: number) =>
+  (text: string): number[] =>
+    text.trim().split(/\s+/).map(integer(low));
+
+interface Options {
+  readonly model: string;
+  readonly context: number[];
+  readonly tokens: number[];
+  readonly net: string;
+  readonly reps: number;
+  readonly aheadMib: number;
+  readonly json?: boolean;
+}
+
+const command = (task: 'decode' | 'prefill', description: string): Command =>
+  new Command(task)
+    .description(description)
+    .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
+    .addOption(new Option('--policy <name>', 'what the cache keeps').choices(['full']).default('full'))
+    .addOption(new Option('--net <net>', 'loopback, lan, wan or rtt=MS,mbps=N').argParser((net) => parseNet(net).name).default('loopback'))
+    .addOption(new Option('--reps <n>', 'sessions for a row').argParser(integer(1)).default(3))
+    .addOption(new Option('--ahead-mib <n>', 'dealt material that may wait at a party, MiB').argParser(integer(8)).default(64))
+    .option('--json', 'rows as JSON on stdout');
+
+async function rows(task: 'decode' | 'prefill', o: Options): Promise<void> {
+  const abort = new AbortController(),
+    progress = new Progress({ silent: o.json ?? false }),
+    artefact = await readModelArtefact(o.model),
+    machine = describeMachine(),
+    found: StepsRow[] = [];
+  onInterrupt(() => abort.abort());
+  if (!o.json) console.log(machine);
+  for (const n of task === 'decode' ? o.context : o.tokens) {
+    const row = await benchSteps({
+      task,
+      model: o.model,
+      artefact,
+      net: o.net,
+      context: task === 'decode' ? n : 0,
+      tokens: task === 'decode' ? o.tokens[0]! : n,
+      reps: o.reps,
+      aheadMib: o.aheadMib,
+      signal: abort.signal,
+      onProgress: (text) => progress.update(`${task} ${n}: ${text}`),
+    });
+    progress.update('');
+    found.push(row);
+    if (!o.json) console.log(describe(row));
+  }
+  if (o.json) console.log(JSON.stringify({ machine, rows: found }));
+}
+
+export const decodeCommand = command('decode', 'One token at a context whose cache is filled with random wires.')
+  .addOption(new Option('--context <list>', 'cached tokens, with spaces between').argParser(integers(1)).default([512], '512'))
+  .addOption(new Option('--tokens <n>', 'tokens of a session').argParser(integers(1)).default([8], '8'))
+  .action((o: Options) => rows('decode', o));
+
+export const prefillCommand = command('prefill', 'A prompt of private tokens, in one batch.')
+  .addOption(new Option('--tokens <list>', 'private tokens, with spaces between').argParser(integers(1)).default([32], '32'))
+  .action((o: Options) => rows('prefill', o));
+
+const ms = (s: Spread): string => `${s.median.toFixed(1).padStart(9)} ms  (${s.min.toFixed(1)} .. ${s.max.toFixed(1)})`;
+
+const describe = (r: StepsRow): string => {
+  const exact = r.rounds === r.predicted.rounds && r.onlineBytes === r.predicted.onlineBytes && r.dealtBytes === r.predicted.dealtBytes,
+    { p0, p1, helper, client } = r.peakRssMiB;
+  return [
+    '',
+    `${r.model}, ${r.task} ${r.context}, ${r.policy} cache, ${r.weights} weights, ${r.net}`,
+    `  preprocessing ready   ${r.onlineMs ? ms(r.onlineMs) : 'more than --ahead-mib holds'}`,
+    `  dealing beside        ${ms(r.endToEndMs)}`,
+    `  dealer alone          ${r.dealMs.toFixed(1).padStart(9)} ms`,
+    `  ${r.rounds} rounds, ${bytes(r.onlineBytes)} online, ${bytes(r.dealtBytes)} dealt: ${exact ? 'as predicted' : 'NOT as predicted'}`,
+    `  attention ${bytes(r.attentionBytes)}; peak MiB: p0 ${p0}, p1 ${p1}, helper ${helper}, client ${client}`,
+  ].join('\n');
+};

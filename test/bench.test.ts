@@ -1,0 +1,59 @@
+/** `cachet bench decode` and `prefill` through real processes: a row's fields, costs as predicted; filled sessions are refused elsewhere. */
+import { execFile } from 'node:child_process';
+import { describe, expect, it } from 'vitest';
+import { PrivateSession } from '../client/session.ts';
+import type { StepsRow } from '../party/bench/steps.ts';
+import { Trio } from '../party/launch.ts';
+import { connect } from '../party/sockets.ts';
+import { tokenCost } from '../protocols/cost.ts';
+import { tinyNotes } from './support/tinyNotes.ts';
+
+const artefact = tinyNotes();
+
+const bench = (...args: string[]) =>
+  new Promise<{ stdout: string; stderr: string }>((resolve) =>
+    execFile(process.execPath, ['dist/party/cli.js', 'bench', ...args], (_, stdout, stderr) => resolve({ stdout, stderr })),
+  );
+
+const rowsOf = async (...args: string[]): Promise<StepsRow[]> => (JSON.parse((await bench(...args, '--json')).stdout) as { rows: StepsRow[] }).rows;
+
+describe('cachet bench', () => {
+  it('decode: times of a token at the context, costs as the Meter predicts', async () => {
+    const [row] = await rowsOf('decode', '--context', '40', '--tokens', '2', '--reps', '1', '--ahead-mib', '8'),
+      { rounds, onlineBytes, dealtBytes, parts } = tokenCost(artefact, 40 - artefact.prefixIds.length);
+    expect(row).toMatchObject({ task: 'decode', model: 'tiny-notes', policy: 'full', weights: 'open', context: 40, parties: 3, net: 'loopback' });
+    expect(row).toMatchObject({ rounds, onlineBytes, dealtBytes, predicted: { rounds, onlineBytes, dealtBytes }, attentionBytes: parts.get('attention') });
+    for (const { min, median, max } of [row!.onlineMs!, row!.endToEndMs]) {
+      expect(min).toBeGreaterThan(1);
+      expect(median).toBeGreaterThanOrEqual(min);
+      expect(max).toBeGreaterThanOrEqual(median);
+    }
+    expect(row!.dealMs).toBeGreaterThan(1);
+    for (const mib of Object.values(row!.peakRssMiB)) expect(mib).toBeGreaterThan(50);
+  });
+
+  it('prefill: with the preprocessing ready only where it may wait', async () => {
+    const rows = await rowsOf('prefill', '--tokens', '4 60', '--reps', '1', '--ahead-mib', '16');
+    expect(rows.map((r) => [r.context, r.onlineMs !== null, r.rounds])).toEqual([
+      [4, true, 108],
+      [60, false, 108],
+    ]);
+    for (const { rounds, onlineBytes, dealtBytes, predicted } of rows) expect({ rounds, onlineBytes, dealtBytes }).toEqual(predicted);
+  });
+
+  it('says in one line that the model has no such context', async () => {
+    expect((await bench('decode', '--context', '1024')).stderr).toMatch(
+      /^cachet: .*too long for the model; expected at most 1024 positions; got 1 public \+ 1023 filled/,
+    );
+  });
+
+  it('needs parties that are set up for it', async () => {
+    const trio = await Trio.start('tiny-notes');
+    try {
+      const session = PrivateSession.open({ artefact, promptTokens: 1, maxTokens: 1, filled: 8, connect: (role) => connect(trio.config[role], role, 10_000) });
+      await expect(session).rejects.toThrow(/p[01]: session over a filled cache; expected tokens in every slot; got 8 random ones; try: "benchmark": true/);
+    } finally {
+      await trio.stop();
+    }
+  });
+});
