@@ -125,7 +125,10 @@ export async function readBytes(path: string, code: 'config' | 'artefact' | 'mod
 
 /** @throws CachetError naming the file. */
 export async function readJson(path: string, code: 'config' | 'model' | 'usage', hint?: string): Promise<unknown> {
-  const text = new TextDecoder().decode(await readBytes(path, code, hint));
+  return parseJson(new TextDecoder().decode(await readBytes(path, code, hint)), path, code);
+}
+
+function parseJson(text: string, path: string, code: 'config' | 'model' | 'usage'): unknown {
   try {
     return JSON.parse(text);
   } catch (cause) {
@@ -192,20 +195,22 @@ export async function readTokenizer(model: string): Promise<Tokenizer> {
   return new Tokenizer(json, config);
 }
 
-/** Metadata and tensors, with the file's name in errors. */
-function openGguf(path: string): Gguf {
+/** The file's name in errors that say no other place. */
+function inFile<T>(path: string, read: () => T): T {
   try {
-    return readGguf(fileSource(path));
+    return read();
   } catch (error) {
     if (!(error instanceof CachetError) || error.details.step !== undefined) throw error;
     throw new CachetError({ ...error.details, step: path });
   }
 }
 
+const openGguf = (path: string): Gguf => inFile(path, () => readGguf(fileSource(path)));
+
 function openTensors(folder: string): TensorSource {
   const path = safetensorsPath(folder) ?? join(folder, 'model.safetensors');
-  if (!path.endsWith(SHARD_INDEX)) return readSafetensors(fileSource(path));
-  return readShards(JSON.parse(readFileSync(path, 'utf8')), (file) => fileSource(join(folder, file)));
+  if (!path.endsWith(SHARD_INDEX)) return inFile(path, () => readSafetensors(fileSource(path)));
+  return readShards(parseJson(readFileSync(path, 'utf8'), path, 'model'), (file) => fileSource(join(folder, file)));
 }
 
 /** Both files of a folder; a chat template may be in a file of its own. */

@@ -111,6 +111,6 @@ describe('tiny-notes in one process', () => {
     const cost = meterSession(artefact, { promptTokens: privateIds.length, maxTokens: 2 });
     expect(run.rounds).toBe(cost.rounds);
     expect(run.onlineBytes).toBe(cost.onlineBytes);
-    expect(cost.steps[1]!.rounds).toBe(18 * artefact.shape.layers);
+    expect(cost.steps[1]!.rounds).toBe(17 * artefact.shape.layers);
   });
 });

@@ -325,6 +325,7 @@ describe('what is refused', () => {
       ),
       /blk.0.attn_k.weight: corrupt weights; expected finite numbers/,
     ],
+    ['parts', writeGguf({ ...metadata, 'split.count': 3 }, tensors), /split.count.*a file that is not split; got one of 3 parts/],
     ['odd rows', writeGguf(metadata, tensors, (t) => (t.name === 'token_embd.weight' ? 'Q8_0' : 'F32')), /token_embd.weight in whole blocks of 32/],
   ] as [string, Uint8Array, RegExp][])('GGUF: %s', (_, bytes, text) => {
     expect(refusal(() => read(bytes))).toMatch(text);
@@ -369,6 +370,21 @@ describe('what is refused', () => {
       bytes.set(new TextEncoder().encode(header), 8);
       expect(refusal(() => readSafetensors(bytes))).toMatch(/corrupt safetensors file/);
     }
+  });
+  it('safetensors of a type that is not read, by tensor and type; an index that is not JSON', async () => {
+    const header = JSON.stringify({ 'model.norm.weight': { dtype: 'F8_E4M3', shape: [16], data_offsets: [0, 16] } }),
+      bytes = new Uint8Array(8 + header.length + 16);
+    new DataView(bytes.buffer).setBigUint64(0, BigInt(header.length), true);
+    bytes.set(new TextEncoder().encode(header), 8);
+    expect(refusal(() => readSafetensors(bytes).float32('model.norm.weight'))).toMatch(
+      /model.norm.weight: tensor of an unsupported type; expected F32 or F16 or BF16; got F8_E4M3/,
+    );
+    const model = await openModel(folderWith({ 'config.json': configOf(shape, biases), 'model.safetensors.index.json': '{' }));
+    expect(refusal(model.weights)).toMatch(/not JSON; expected JSON in .*model.safetensors.index.json/);
+    const cut = await openModel(
+      folderWith({ 'config.json': configOf(shape, biases), 'model.safetensors': safetensors(huggingFaceTensors(w)).subarray(0, 999) }),
+    );
+    expect(refusal(cut.weights)).toMatch(/model.safetensors: corrupt safetensors file/);
   });
   it('models that are not there, or not one', async () => {
     await expect(openModel(join(folder, 'nowhere'))).rejects.toThrow(/cannot read file.*config.json; got ENOENT/);

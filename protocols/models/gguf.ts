@@ -56,7 +56,7 @@ export function readGguf(source: ByteSource): Gguf {
   }
   const get = (name: string): Entry => {
     const entry = entries.get(name);
-    if (!entry) throw new CachetError({ code: 'model', step: name, what: 'tensor missing', expected: GGUF_TENSOR_TYPES.join(' or '), got: 'none' });
+    if (!entry) throw new CachetError({ code: 'model', step: name, what: 'tensor missing', expected: 'one of this name', got: 'none' });
     return entry;
   };
   return {

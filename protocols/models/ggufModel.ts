@@ -47,6 +47,8 @@ export function ggufShape(file: Gguf): ModelShape {
   const { metadata } = file,
     architecture = ARCHITECTURES.find((a) => a === metadata.get('general.architecture'));
   if (!architecture) throw unsupported('general.architecture', ARCHITECTURES.join(', '), String(metadata.get('general.architecture')));
+  const parts = metadata.get('split.count') ?? 1;
+  if (parts !== 1) throw unsupported('split.count', 'a file that is not split', `one of ${String(parts)} parts`);
   /** A number, or one for each layer that is the same in all. */
   const number = (key: string, otherwise?: number): number => {
     const value = metadata.get(`${architecture}.${key}`) ?? otherwise,

@@ -60,12 +60,17 @@ export function readSafetensors(file: Uint8Array | ByteSource): Safetensors {
   for (const [name, e] of entries) {
     const size = BYTES[e.dtype],
       [from, to] = e.data_offsets;
-    if (size === undefined || to - from !== e.shape.reduce((a, b) => a * b, size) || start + to > source.size)
-      throw corrupt(`tensor ${name} outside the file or of an unknown type`);
+    // Of a type that is not known here the size is not either; it is refused by name when it is read.
+    if (to < from || start + to > source.size || (size !== undefined && to - from !== e.shape.reduce((a, b) => a * b, size)))
+      throw corrupt(`tensor ${name} outside the file, or of another size than its shape's`);
   }
-  const get = (name: string, ...types: readonly string[]) => {
+  const find = (name: string) => {
     const entry = entries.get(name);
-    if (!entry) throw new CachetError({ code: 'model', step: name, what: 'tensor missing', expected: types.join(' or '), got: 'none' });
+    if (!entry) throw new CachetError({ code: 'model', step: name, what: 'tensor missing', expected: 'one of this name', got: 'none' });
+    return entry;
+  };
+  const get = (name: string, ...types: readonly string[]) => {
+    const entry = find(name);
     if (!types.includes(entry.dtype))
       throw new CachetError({ code: 'model', step: name, what: 'tensor of an unsupported type', expected: types.join(' or '), got: entry.dtype });
     return { ...entry, data: (): ArrayBuffer => source.read(start + entry.data_offsets[0], start + entry.data_offsets[1]).buffer };
@@ -73,8 +78,8 @@ export function readSafetensors(file: Uint8Array | ByteSource): Safetensors {
   return {
     metadata,
     names: [...entries.keys()],
-    shape: (name) => get(name, ...Object.keys(BYTES)).shape,
-    offset: (name) => start + get(name, ...Object.keys(BYTES)).data_offsets[0],
+    shape: (name) => find(name).shape,
+    offset: (name) => start + find(name).data_offsets[0],
     float32(name) {
       const { dtype, data } = get(name, ...WEIGHT_TYPES);
       if (dtype === 'F32') return new Float32Array(data());
