@@ -36,6 +36,11 @@ export async function makeArtefact(o: PrepareRequest): Promise<PrepareResult> {
     path = o.out ?? artefactPath(o.model);
   await mkdir(dirname(path), { recursive: true });
   await writeAtomically(path, result.bytes);
+  if (model.tokenizer && !existsSync(join(dirname(path), 'tokenizer.json'))) {
+    // A folder of its own: whoever is given it has all that a party or a client needs.
+    await writeAtomically(join(dirname(path), 'tokenizer.json'), new TextEncoder().encode(JSON.stringify(model.tokenizer)));
+    await writeAtomically(join(dirname(path), 'tokenizer_config.json'), new TextEncoder().encode(JSON.stringify(model.tokenizerConfig)));
+  }
   return { ...result, path, digest: createHash('sha256').update(result.bytes).digest('hex'), documents: documents.length, prefixTokens: prefixIds.length };
 }
 
