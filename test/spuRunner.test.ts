@@ -1,0 +1,100 @@
+/** The benchmark against SPU: what its runner accepts from both sides, ratios, goals that are missed, and its one-line errors; no engine runs here. */
+import { execFile } from 'node:child_process';
+import { expect, it } from 'vitest';
+import { BenchmarkError, compare, goals, median, parseOurs, parsePeer } from './spu/rows.mjs';
+
+const ourRow = (onlineMs: number, more: object = {}) => ({
+    task: 'decode',
+    model: 'random:gpt2',
+    policy: 'full',
+    weights: 'open',
+    context: 512,
+    parties: 3,
+    net: 'loopback',
+    onlineMs: { median: onlineMs, min: onlineMs - 5, max: onlineMs + 5 },
+    dealMs: 80,
+    endToEndMs: { median: 2 * onlineMs, min: 2 * onlineMs, max: 2 * onlineMs },
+    rounds: 180,
+    onlineBytes: 5e6,
+    dealtBytes: 15e6,
+    predicted: { rounds: 180, onlineBytes: 5e6, dealtBytes: 15e6 },
+    ...more,
+  }),
+  peerRow = (...execS: number[]) => ({ system: 'SPU', execS, bytes: 101e6, messages: [5323, 5139, 5226] }),
+  point = { task: 'decode', model: 'random:gpt2', weights: 'public', context: 512, tokens: 1 };
+
+it('reads the rows of both sides and keeps fields that it does not know', () => {
+  expect(parseOurs(JSON.stringify({ rows: [ourRow(200, { commit: 'abc' })] }))).toMatchObject({ commit: 'abc', rounds: 180 });
+  expect(parsePeer(JSON.stringify({ ...peerRow(3.6), cpuS: [6.1] }))).toMatchObject({ cpuS: [6.1], bytes: 101e6 });
+});
+
+it.each([
+  ['no JSON', () => parseOurs('Segmentation fault'), /printed no JSON/],
+  ['two rows', () => parseOurs(JSON.stringify({ rows: [ourRow(1), ourRow(1)] })), /expected one row; got 2/],
+  ['no rows', () => parseOurs('{}'), /expected one row; got none/],
+  ['a row without dealing', () => parseOurs(JSON.stringify({ rows: [{ ...ourRow(1), endToEndMs: undefined }] })), /no number endToEndMs\.median/],
+  ['a negative count', () => parseOurs(JSON.stringify({ rows: [ourRow(1, { dealtBytes: -1 })] })), /no number dealtBytes.*got -1/],
+  ['SPU without a run', () => parsePeer(JSON.stringify(peerRow())), /lacks execS/],
+  ['SPU without bytes', () => parsePeer('{"execS":[1],"messages":[1]}'), /no number bytes/],
+])('refuses %s in one line', (_, parse, message) => {
+  expect(parse).toThrow(BenchmarkError);
+  expect(parse).toThrow(message);
+  expect(() => parse()).not.toThrow(/\n/);
+});
+
+it('takes medians over runs, SPU at its best bytes and us at our worst', () => {
+  expect(median([3, 1, 2])).toBe(2);
+  expect(median([4, 1])).toBe(2.5);
+  const { ours, peer, ratios } = compare({
+    ...point,
+    ours: [ourRow(200), ourRow(300, { onlineBytes: 6e6 }), ourRow(220)],
+    peer: [peerRow(4), { ...peerRow(3), bytes: 100e6 }, peerRow(9)],
+  });
+  expect(peer).toEqual({ s: 4, bytes: 100e6, messages: 5323 });
+  expect(ours).toMatchObject({ onlineMs: 220, endToEndMs: 440, onlineBytes: 6e6, bytes: 21e6, roundsPerLayer: 15, exact: false });
+  expect(ratios!.ready).toBeCloseTo(4000 / 220);
+  expect(ratios!.all).toBeCloseTo(4000 / 440);
+  expect(ratios!.bytes).toBeCloseTo(100 / 21);
+  expect(ratios!.online).toBeCloseTo(100 / 6);
+});
+
+it('says which goals are missed, each in its own direction', () => {
+  const judged = (mine: object[], theirs: object[], at: object = {}) => goals({ ...point, ...at }, compare({ ...point, ...at, ours: mine, peer: theirs })),
+    verdicts = (rows: { measure: string; met: boolean }[]) => Object.fromEntries(rows.map((g) => [g.measure, g.met]));
+  expect(verdicts(judged([ourRow(200)], [peerRow(3.6)]))).toEqual({ ready: true, all: true, bytes: true, online: true, roundsPerLayer: true });
+  expect(verdicts(judged([ourRow(250, { rounds: 181, dealtBytes: 16e6 })], [peerRow(3.6)]))).toEqual({
+    ready: false,
+    all: false,
+    bytes: false,
+    online: true,
+    roundsPerLayer: false,
+  });
+  // 1/6 and 1/22 at 1024; no goal for the latency there with preprocessing ready.
+  expect(verdicts(judged([ourRow(200)], [peerRow(3.6)], { context: 1024 }))).toEqual({ all: true, bytes: false, online: false, roundsPerLayer: true });
+  expect(verdicts(judged([ourRow(2000, { dealtBytes: 0.5e9 })], [peerRow(31)], { task: 'prefill', tokens: 32 }))).toEqual({ ready: true, oursBytes: false });
+  expect(judged([ourRow(200)], [peerRow(3.6)], { weights: 'secret' })).toEqual([]);
+  expect(judged([], [peerRow(3.6)])).toEqual([]);
+});
+
+it.each([
+  ['--weights', 'open', /bad --weights; expected public, secret/],
+  ['--contexts', '512,x', /bad --contexts; expected integers/],
+  ['--reps', '0', /bad --reps; .*got "0"/],
+  ['--only', 'mpc', /bad --only/],
+  ['--nope', '1', /--nope.*try: --help/],
+])('the runner refuses %s %s in one line', async (flag, value, message) => {
+  const { code, stderr } = await new Promise<{ code: unknown; stderr: string }>((resolve) =>
+    execFile(process.execPath, ['test/spu/run.mjs', flag, value], (error, _, err) => resolve({ code: error?.code, stderr: err })),
+  );
+  expect(code).toBe(1);
+  expect(stderr).toMatch(/^bench:spu: [^\n]*\n$/);
+  expect(stderr).toMatch(message);
+});
+
+it('the runner says that Python is missing', async () => {
+  const ends = (env: object, ...args: string[]) =>
+    new Promise<string>((resolve) =>
+      execFile(process.execPath, ['test/spu/run.mjs', ...args], { env: { ...process.env, ...env } }, (_, __, stderr) => resolve(stderr)),
+    );
+  expect(await ends({ PYTHON: 'no-such-python' }, '--only', 'spu')).toMatch(/^bench:spu: no-such-python failed; expected exit status 0; got ENOENT[^\n]*\n$/);
+});
