@@ -76,6 +76,35 @@ it('says which goals are missed, each in its own direction', () => {
   expect(judged([], [peerRow(3.6)])).toEqual([]);
 });
 
+it('the page has both sides, missed goals said plainly, and charts without holes in their figures', async () => {
+  const { render } = (await import('../docs/benchmarks.mjs' as string)) as { render(files: object[]): { page: string; charts: Record<string, string> } };
+  const file = (date: string, points: object[]) => ({
+    name: 'rows.json',
+    date,
+    machine: { cpu: 'Test CPU', cores: 2, memoryGiB: 24 },
+    versions: { node: 'v20.0.0', peer: ['spu==0.9.5'] },
+    points,
+  });
+  const both = { ...point, ours: [ourRow(250)], peer: [peerRow(3.6)] },
+    later = { ...point, ours: [], peer: [peerRow(99)] },
+    large = { ...point, context: 2048, ours: [], peer: [{ ...peerRow(7), bytes: 262e6 }] };
+  // A later run of one side alone does not take the place of a comparison.
+  const { page, charts } = render([file('2026-01-01T00:00:00Z', [both]), file('2026-02-01T00:00:00Z', [later, large])]);
+  expect(page).toContain('| T = 512 | public | 3.60 | 250 | 500 | 14.4x | 7.2x |');
+  expect(page).toContain('| T = 2048 | public | 7.00 | - | - | - | - |');
+  expect(page).toContain('| decode, T = 512 | SPU time / ours, preprocessing ready | at least 15.0x | 20.0x | 14.4x | **missed** |');
+  expect(page).toContain('| decode, T = 512 | rounds a layer | at most 15.0 |  | 15.0 | met |');
+  expect(page).toContain('Test CPU, 2 cores, 24 GiB');
+  expect(Object.keys(charts)).toEqual(['bytes.svg', 'latency.svg']);
+  for (const svg of Object.values(charts)) {
+    expect(svg).toMatch(/^<svg /);
+    expect(svg).not.toMatch(/NaN|undefined|Infinity/);
+    for (const label of ['SPU ABY3', 'Cachet, ', 'attended tokens T', ' per token (log)']) expect(svg).toContain(label);
+  }
+  expect(charts['bytes.svg']).toContain('>262<');
+  expect(render([]).page).toContain('Not judged yet');
+});
+
 it.each([
   ['--weights', 'open', /bad --weights; expected public, secret/],
   ['--contexts', '512,x', /bad --contexts; expected integers/],
