@@ -4,7 +4,7 @@
  *
  *   node docs/benchmarks.mjs [FILE ...]
  */
-import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { init, use } from 'echarts/core';
 import { LineChart } from 'echarts/charts';
 import { GridComponent, LegendComponent, TitleComponent } from 'echarts/components';
@@ -191,7 +191,7 @@ function runs(files) {
       const reps = Math.max(...points.map((p) => Math.max(p.ours.length, p.peer.length))),
         commits = [...new Set(points.flatMap((p) => p.ours.map((r) => r.commit)).filter((c) => c !== undefined))];
       return [
-        `- [\`${name}\`](benchmarks/${name}), ${date.slice(0, 10)}: ${m.cpu}, ${m.cores} cores, ${m.memoryGiB} GiB; Node ${v.node.slice(1)}, ${v.peer[0].replace('==', ' ')};`,
+        `- [\`${name}\`](benchmarks/${name}), ${date.slice(0, 10)}: ${m.cpu}, ${m.cores} cores, ${m.memoryGiB} GiB, load average ${m.loadAtStart.toFixed(1)} at the start; Node ${v.node.slice(1)}, ${v.peer[0].replace('==', ' ')};`,
         `${reps === 1 ? 'one run' : `${reps} runs`} of a side and point${commits.length > 0 ? `; commit ${commits.join(', ')}` : ''}.`,
       ].join(' ');
     })
@@ -250,8 +250,9 @@ export function render(contents) {
   };
 }
 
-/** Writes the page and the charts; `paths` are files of rows, by default all in docs/benchmarks/. */
+/** Writes the page and the charts; `paths` are files of rows, by default all in docs/benchmarks/, where there may be none yet. */
 export function writeBenchmarks(paths) {
+  if (paths.length === 0 && !existsSync(folder)) return;
   const chosen =
       paths.length > 0
         ? paths

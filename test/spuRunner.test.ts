@@ -81,7 +81,7 @@ it('the page has both sides, missed goals said plainly, and charts without holes
   const file = (date: string, points: object[]) => ({
     name: 'rows.json',
     date,
-    machine: { cpu: 'Test CPU', cores: 2, memoryGiB: 24 },
+    machine: { cpu: 'Test CPU', cores: 2, memoryGiB: 24, loadAtStart: 0.25 },
     versions: { node: 'v20.0.0', peer: ['spu==0.9.5'] },
     points,
   });
@@ -94,7 +94,7 @@ it('the page has both sides, missed goals said plainly, and charts without holes
   expect(page).toContain('| T = 2048 | public | 7.00 | - | - | - | - |');
   expect(page).toContain('| decode, T = 512 | SPU time / ours, preprocessing ready | at least 15.0x | 20.0x | 14.4x | **missed** |');
   expect(page).toContain('| decode, T = 512 | rounds a layer | at most 15.0 |  | 15.0 | met |');
-  expect(page).toContain('Test CPU, 2 cores, 24 GiB');
+  expect(page).toContain('Test CPU, 2 cores, 24 GiB, load average 0.3 at the start');
   expect(Object.keys(charts)).toEqual(['bytes.svg', 'latency.svg']);
   for (const svg of Object.values(charts)) {
     expect(svg).toMatch(/^<svg /);
@@ -111,6 +111,7 @@ it.each([
   ['--reps', '0', /bad --reps; .*got "0"/],
   ['--only', 'mpc', /bad --only/],
   ['--nope', '1', /--nope.*try: --help/],
+  ['--only=ours', '--out=package.json/rows.json', /cannot write package.json\/rows.json; .*got (ENOTDIR|EEXIST)/],
 ])('the runner refuses %s %s in one line', async (flag, value, message) => {
   const { code, stderr } = await new Promise<{ code: unknown; stderr: string }>((resolve) =>
     execFile(process.execPath, ['test/spu/run.mjs', flag, value], (error, _, err) => resolve({ code: error?.code, stderr: err })),

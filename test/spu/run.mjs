@@ -9,7 +9,8 @@
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { cpus, totalmem } from 'node:os';
+import { cpus, loadavg, totalmem } from 'node:os';
+import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { BenchmarkError, compare, goals, parseOurs, parsePeer } from './rows.mjs';
@@ -142,12 +143,21 @@ async function measure(point, o, python) {
   return { ...point, ours, peer, figures, goals: goals(point, figures) };
 }
 
+function saved(file, write) {
+  try {
+    write();
+  } catch (error) {
+    throw new BenchmarkError(`cannot write ${file}; expected a file in a folder that can be made; got ${error.code}; try: another --out`);
+  }
+}
+
 async function main() {
   const o = options();
   if (o.help) {
     console.log(/npm run bench:spu.*/.exec(readFileSync(new URL(import.meta.url), 'utf8'))[0]);
     return;
   }
+  if (o.out !== undefined) saved(o.out, () => mkdirSync(dirname(o.out), { recursive: true }));
   if (o.only !== 'spu' && !existsSync(CLI)) throw new BenchmarkError(`no ${CLI}; expected our engine, built; got no file; try: npm run build`);
   const python = o.only === 'ours' ? undefined : await environment(),
     result = {
@@ -159,6 +169,8 @@ async function main() {
         cores: cpus().length,
         memoryGiB: Math.round(totalmem() / 2 ** 30),
         platform: `${process.platform} ${process.arch}`,
+        // What else the machine did: seconds of a loaded machine are worth little, even in turns.
+        loadAtStart: loadavg()[0],
       },
       versions: {
         node: process.version,
@@ -170,7 +182,7 @@ async function main() {
   for (const point of o.points) {
     result.points.push(await measure(point, o, python));
     // After each point: a long run that is cut off keeps what it has.
-    if (o.out !== undefined) writeFileSync(o.out, `${JSON.stringify(result, undefined, 2)}\n`);
+    if (o.out !== undefined) saved(o.out, () => writeFileSync(o.out, `${JSON.stringify(result, undefined, 2)}\n`));
   }
   if (o.json) console.log(JSON.stringify(result));
   else
