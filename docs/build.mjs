@@ -1,11 +1,14 @@
-/** Writes the generated parts of the documentation: the cost table (from `cachet cost`), and with --bench the README's figures (from `cachet bench`). */
+/**
+ * Writes the generated parts of the documentation: the cost table (from `cachet cost`), the benchmark page (from docs/benchmarks/*.json, or the files
+ * after --benchmarks), and with --bench the README's figures (from `cachet bench`).
+ */
 import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { table, writeBenchmarks } from './benchmarks.mjs';
 
 const root = new URL('../', import.meta.url);
 const cachet = (...args) => JSON.parse(execFileSync(process.execPath, ['dist/party/cli.js', ...args, '--json'], { cwd: root, maxBuffer: 1 << 28 }).toString());
 const bytes = (n) => (n < 1e6 ? `${(n / 1e3).toFixed(1)} kB` : `${(n / 1e6).toFixed(2)} MB`);
-const table = (rows) => [rows[0], rows[0].map(() => '---'), ...rows.slice(1)].map((r) => `| ${r.join(' | ')} |`).join('\n');
 
 function put(file, marker, text) {
   const path = new URL(file, root),
@@ -61,6 +64,8 @@ function figures() {
 
 if (process.argv[1] === new URL(import.meta.url).pathname) {
   put('docs/PROTOCOL.md', 'cost', costTable());
+  const at = process.argv.indexOf('--benchmarks');
+  writeBenchmarks(at < 0 ? [] : process.argv.slice(at + 1).filter((argument) => !argument.startsWith('--')));
   if (process.argv.includes('--bench')) put('README.md', 'figures', figures());
   execFileSync('npx', ['prettier', '--write', 'docs', 'README.md'], { cwd: root, stdio: 'inherit' });
 }
