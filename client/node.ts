@@ -85,7 +85,7 @@ const cannotRead = (path: string, code: 'config' | 'artefact' | 'model' | 'usage
   });
 
 /** A file, read by ranges; it is open only while it is being read. @throws CachetError 'model' naming the file. */
-function fileSource(path: string): ByteSource {
+export function fileSource(path: string): ByteSource & { readonly path: string; readonly modifiedMs: number } {
   const opened = <T>(f: () => T): T => {
     try {
       return f();
@@ -93,24 +93,37 @@ function fileSource(path: string): ByteSource {
       throw cause instanceof CachetError ? cause : cannotRead(path, 'model', cause);
     }
   };
-  return {
-    size: opened(() => statSync(path).size),
-    read: (from, to) =>
-      opened(() => {
-        const out = new Uint8Array(to - from),
-          file = openSync(path, 'r');
-        try {
-          for (let at = 0; at < out.length;) {
-            const n = readSync(file, out, at, Math.min(out.length - at, 2 ** 30), from + at);
-            if (n === 0)
-              throw new CachetError({ code: 'model', step: path, what: 'file shrank while it was read', expected: `${to} bytes`, got: String(from + at) });
-            at += n;
-          }
-        } finally {
-          closeSync(file);
+  const readInto = (target: Uint8Array, from: number): void =>
+    opened(() => {
+      const file = openSync(path, 'r');
+      try {
+        for (let at = 0; at < target.length;) {
+          const n = readSync(file, target, at, Math.min(target.length - at, 2 ** 30), from + at);
+          if (n === 0)
+            throw new CachetError({
+              code: 'model',
+              step: path,
+              what: 'file shrank while it was read',
+              expected: `${from + target.length} bytes`,
+              got: String(from + at),
+            });
+          at += n;
         }
-        return out;
-      }),
+      } finally {
+        closeSync(file);
+      }
+    });
+  const { size, mtimeMs } = opened(() => statSync(path));
+  return {
+    path,
+    modifiedMs: mtimeMs,
+    size,
+    readInto,
+    read(from, to) {
+      const out = new Uint8Array(to - from);
+      readInto(out, from);
+      return out;
+    },
   };
 }
 

@@ -3,7 +3,8 @@ import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { packageRoot } from '../client/node.ts';
 import { reserveMemory } from '../kernels/memory.ts';
-import { partyPart, type Artefact } from '../protocols/artefact.ts';
+import type { Artefact } from '../protocols/artefact.ts';
+import { shareArtefact } from './artefactShare.ts';
 import { meterSession, tokenCost } from '../protocols/cost.ts';
 import { CachetError, type ErrorCode } from '../protocols/errors.ts';
 import type { Turn } from '../protocols/engines/effects.ts';
@@ -72,7 +73,7 @@ export class EngineThread {
       ...o.role,
       memory: this.memory,
       kernels: o.kernels,
-      artefact: partyPart(o.artefact),
+      artefact: shareArtefact(o.artefact),
       spec: o.spec,
       trace: o.onTrace !== undefined,
       rings,

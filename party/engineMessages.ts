@@ -1,5 +1,5 @@
 /** What the engine's worker and the main thread say to each other, and where things lie in their shared memory. */
-import type { PartyPart } from '../protocols/artefact.ts';
+import type { SharedArtefact } from './artefactShare.ts';
 import type { DealerKeys } from '../protocols/engines/dealer.ts';
 import type { DesyncHash } from '../protocols/engines/effects.ts';
 import type { EvaluatorKeys } from '../protocols/engines/evaluator.ts';
@@ -25,7 +25,7 @@ export const REPLY = { done: 0, over: 1 } as const;
 interface StartCommon {
   readonly memory: WebAssembly.Memory;
   readonly kernels: string;
-  readonly artefact: PartyPart;
+  readonly artefact: SharedArtefact;
   readonly spec: SessionSpec;
   /** Whether to record gates and waits. */
   readonly trace: boolean;

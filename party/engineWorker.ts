@@ -5,7 +5,8 @@
 import { parentPort } from 'node:worker_threads';
 import { createKernels } from '../kernels/registry.ts';
 import { Arena } from '../kernels/memory.ts';
-import { readPartyPart, type Artefact } from '../protocols/artefact.ts';
+import type { Artefact } from '../protocols/artefact.ts';
+import { openShared } from './artefactShare.ts';
 import { MAX_TAKE_BYTES, type DealtSink, type DealtSource, type DesyncHash, type Program } from '../protocols/engines/effects.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
@@ -64,7 +65,7 @@ class Run implements DealtSource, DealtSink {
   run(): void {
     const { start, arena } = this,
       kernels = createKernels(start.kernels, start.memory);
-    if (artefact?.digest !== start.artefact.digest) artefact = readPartyPart(start.artefact);
+    if (artefact?.digest !== start.artefact.digest) artefact = openShared(start.artefact);
     const common = { artefact, spec: start.spec, kernels, arena, trace: this.trace };
     this.trace?.begin();
     this.drive(

@@ -121,7 +121,7 @@ export type LayerHeader = ArtefactHeader['layers'][number];
 export interface Artefact {
   /** SHA-256 of the file, hex. */
   readonly digest: string;
-  /** The file, or of a party's copy its part of it. */
+  /** The file. */
   readonly source: ByteSource;
   readonly name: string;
   readonly shape: ModelShape;
@@ -141,32 +141,6 @@ function digestOf(source: ByteSource): string {
 
 /** Bytes at the beginning of the file that parties need: all but the client's tensors. */
 export const partyBytes = (a: Artefact): number => a.tensors.offset(FIRST_OF_CLIENT);
-
-/** A party's part of an artefact in memory that threads share; `size` is that of the whole file. */
-export interface PartyPart {
-  readonly bytes: Uint8Array<SharedArrayBuffer>;
-  readonly size: number;
-  readonly digest: string;
-}
-
-const parts = new WeakMap<Artefact, PartyPart>();
-
-/** Read once for an artefact. */
-export function partyPart(a: Artefact): PartyPart {
-  let part = parts.get(a);
-  if (!part) {
-    const n = partyBytes(a),
-      bytes = new Uint8Array(new SharedArrayBuffer(n));
-    for (let at = 0; at < n; at += CHUNK) bytes.set(a.source.read(at, Math.min(n, at + CHUNK)), at);
-    part = { bytes, size: a.source.size, digest: a.digest };
-    parts.set(a, part);
-  }
-  return part;
-}
-
-/** The artefact of a party's part; the client's tensors are not in it. */
-export const readPartyPart = ({ bytes, size, digest }: PartyPart): Artefact =>
-  readArtefact({ size, read: (from, to) => new Uint8Array(bytes.subarray(from, to)) }, digest);
 
 /** The client's tensor that comes first in the file. */
 const FIRST_OF_CLIENT = 'embed';
@@ -278,7 +252,7 @@ export function bindPlan(e: Engine, a: Artefact): ModelPlan {
       got = tensors.shape(file).join(' x ');
     if (got !== `${cols} x ${rows}`) throw new CachetError({ code: 'artefact', step: file, what: 'wrong size', expected: `${cols} x ${rows}`, got });
     return {
-      ...e.weights(() => tensors.int16(file)),
+      ...e.weights({ elements: rows * cols, copy: (target) => tensors.copy(file, target), read: () => tensors.int16(file) }),
       inner: rows,
       cols,
       fraction: plan.fraction,

@@ -100,12 +100,14 @@ export abstract class Engine {
     return { pointer, array };
   }
 
-  /** Public integer weights: read only by engines that use them, and kept in the engine's memory alone, but for the shadow on real numbers. */
-  weights(read: () => Int16Array): Constant<Int16Array> {
-    const { weights, real } = this.has;
-    if (!weights && !real) return { pointer: 0, array: NO_WEIGHTS };
-    const { pointer, array } = this.constant('weights', read());
-    return { pointer, array: real ? array : NO_WEIGHTS };
+  /** Public integer weights: read only by engines that use them, straight into the engine's memory, and once more for a shadow on real numbers. */
+  weights(source: { readonly elements: number; copy(target: Uint8Array): void; read(): Int16Array }): Constant<Int16Array> {
+    const { weights, real } = this.has,
+      array = real ? source.read() : NO_WEIGHTS;
+    if (!weights || !this.kernels) return { pointer: 0, array };
+    const pointer = this.allocate(Math.ceil(source.elements / 4));
+    source.copy(new Uint8Array(this.kernels.memory.buffer, pointer, 2 * source.elements));
+    return { pointer, array };
   }
 
   /** A zero tensor that outlives layers: a cache (wire with halves, mask 0) or a slot for the residual stream (share). */

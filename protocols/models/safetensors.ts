@@ -14,6 +14,8 @@ export interface Safetensors extends TensorSource {
   readonly metadata: Readonly<Record<string, string>>;
   /** Of the tensor's first byte in the file. */
   offset(name: string): number;
+  /** A tensor's bytes as they are stored, into as many of `target`. */
+  copy(name: string, target: Uint8Array): void;
   /** Copies, aligned and with a buffer of their own. @throws CachetError 'model' for a missing tensor or another type. */
   int16(name: string): Int16Array<ArrayBuffer>;
   int32(name: string): Int32Array<ArrayBuffer>;
@@ -80,6 +82,7 @@ export function readSafetensors(file: Uint8Array | ByteSource): Safetensors {
     names: [...entries.keys()],
     shape: (name) => find(name).shape,
     offset: (name) => start + find(name).data_offsets[0],
+    copy: (name, target) => source.readInto(target, start + find(name).data_offsets[0]),
     float32(name) {
       const { dtype, data } = get(name, ...WEIGHT_TYPES);
       if (dtype === 'F32') return new Float32Array(data());

@@ -7,6 +7,8 @@ export interface ByteSource {
   readonly size: number;
   /** Bytes from..to - 1, a copy with a buffer of its own; 0 <= from <= to <= size. */
   read(from: number, to: number): Uint8Array<ArrayBuffer>;
+  /** The same into `target`, as many bytes as it has, without a copy between. */
+  readInto(target: Uint8Array, from: number): void;
 }
 
 /** Named tensors of float32, whatever they are stored as. */
@@ -22,6 +24,7 @@ export interface TensorSource {
 export const bytesSource = (bytes: Uint8Array): ByteSource => ({
   size: bytes.length,
   read: (from, to) => new Uint8Array(bytes.subarray(from, to)),
+  readInto: (target, from) => target.set(bytes.subarray(from, from + target.length)),
 });
 
 /** A tensor of exactly this shape. @throws CachetError 'model' naming the tensor if it is missing, of another shape, or has a number that is not finite. */
