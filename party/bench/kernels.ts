@@ -91,12 +91,12 @@ export function benchKernels(backend: string, onRow: (row: KernelRow) => void = 
     prg = bench('prg', 'GB/s', 8 * n, () => k.prg(dst, key, 1, 0, 0, 64, n), { floor: 1 });
   });
   group(() => {
-    // All in the first-level cache: two limbs an element.
+    // All in the first-level cache; four limbs an element.
     const [r, inner, cols] = [16, 256, 64],
       x = random(r * inner),
       w = random((inner * cols) / 4),
       dst = arena.alloc(8 * r * cols);
-    macs = 2 * bench(`gemmI16 ${r} x ${inner} x ${cols}, 32 bits`, 'GMAC/s', r * inner * cols, () => k.gemmI16(dst, x, w, r, inner, cols, 32));
+    macs = 4 * bench(`gemmI16 ${r} x ${inner} x ${cols}, 52 bits`, 'GMAC/s', r * inner * cols, () => k.gemmI16(dst, x, w, r, inner, cols, 52));
   });
   for (const [r, inner, cols, ring] of [
     [1, 160, 768, [64]],
