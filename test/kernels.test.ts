@@ -157,11 +157,13 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
       [2, 17, 7, 0, 128],
       [3, 17, 7, 120, 8],
       [4, 20, 5, 3, 20],
+      // More nodes than one group of keys may have.
+      [1, 17, 9, 50, 300],
     ] as const
   ).map(([words, domainBits, keyBits, first, cells]): (typeof rows)[number] => [
     'splineEvaluate',
     (k, n) => {
-      const count = Math.min(n, 9);
+      const count = cells < 300 ? Math.min(n, 9) : n === 33 ? 9 : 0;
       k.splinePayload(D, D + 8 * count, A, domainBits, domainBits - keyBits, words, count);
       k.dpfGenerate(C, B, B + 16 * count, D, D + 8 * count, count, keyBits, words, E, 0, 2, 0);
       for (const party of [0, 1])

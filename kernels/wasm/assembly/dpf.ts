@@ -1,12 +1,12 @@
 // Distributed point functions, many keys together: the nodes of a group of keys are expanded level by level, four a pass, whatever key they belong to.
 import { BLOCKS, OUT, permute, setWord, transposeBlocks, transposeWords, wipe } from './chacha';
 
-// A node is 32 bytes: seed 0..15, unwrapped index u64 at 16, key u32 at 24, control bit u32 at 28.
+// A node is 32 bytes: seed 0..15, unwrapped index u64 at 16, key u32 at 24, control bit as a mask u32 at 28.
 const NODE: usize = 32;
-/** Working space in the low page behind chacha.ts's: four seeds of left and of right children; state of key generation; first points of a group. */
-const LEFT: usize = 5376, RIGHT: usize = 5440, GENERATE: usize = 5504, FIRSTS: usize = 8192;
+/** Working space in the low page behind chacha.ts's: four seeds of left and of right children; state of key generation; first points of a group; its keys' first and last node of a level. */
+const LEFT: usize = 5376, RIGHT: usize = 5440, GENERATE: usize = 5504, FIRSTS: usize = 8192, BOUNDS: usize = 12288;
 /** Nodes of a level that a group of keys may have together. */
-const GROUP_NODES = 256;
+const GROUP_NODES = 1024;
 
 // @ts-ignore: decorator
 @inline
@@ -78,12 +78,17 @@ function evaluateGroup(dst: usize, keys: usize, roots: usize, party: i32, from: 
       v128.store(node, v128.load(roots + (<usize>i << 4)));
       store<u64>(node, a, 16);
       store<u32>(node, i, 24);
-      store<u32>(node, party, 28);
+      store<u32>(node, -party, 28);
     }
   }
   for (let level = 0; level < bits - 1; level++) {
     setWord(12, i32x4.splat(level));
     const shift = <u64>(bits - 1 - level), correction = keys + <usize>level * 17;
+    for (let i = 0; i < count; i++) {
+      const first = load<u64>(from + (<usize>i << 3)) & modulus, bounds = BOUNDS + (<usize>i << 4);
+      store<u64>(bounds, first >> shift);
+      store<u64>(bounds, (first + <u64>span - 1) >> shift, 8);
+    }
     let out = other;
     for (let v = 0; v < n; v += 4) {
       const at = nodes + <usize>v * NODE;
@@ -94,19 +99,18 @@ function evaluateGroup(dst: usize, keys: usize, roots: usize, party: i32, from: 
       transposeWords(4, RIGHT, 16, allOnes());
       const lanes = min(4, n - v);
       for (let j = 0; j < lanes; j++) {
-        const node = at + <usize>j * NODE, key = load<u32>(node, 24), t = load<u32>(node, 28), idx = load<u64>(node, 16) << 1;
-        const first = load<u64>(from + (<usize>key << 3)) & modulus, low = first >> shift, high = (first + <u64>span - 1) >> shift;
-        const cw = correction + <usize>key * keyBytes, c = v128.and(v128.load(cw), i32x4.splat(-<i32>t)), controls = <u32>load<u8>(cw, 16);
+        const node = at + (<usize>j << 5), key = load<u32>(node, 24), t = load<u32>(node, 28), idx = load<u64>(node, 16) << 1, bounds = BOUNDS + (<usize>key << 4);
+        const cw = correction + <usize>key * keyBytes, c = v128.and(v128.load(cw), v128.load_splat<u32>(node, 28)), controls = t & load<u8>(cw, 16);
         v128.store(out, v128.xor(v128.load(LEFT + (<usize>j << 4)), c));
         store<u64>(out, idx, 16);
         store<u32>(out, key, 24);
-        store<u32>(out, (load<u32>(OUT + 128 + (<usize>j << 2)) ^ (t & controls)) & 1, 28);
-        out += usize(idx >= low) << 5;
+        store<u32>(out, -((load<u32>(OUT + 128 + (<usize>j << 2)) ^ controls) & 1), 28);
+        out += usize(idx >= load<u64>(bounds)) << 5;
         v128.store(out, v128.xor(v128.load(RIGHT + (<usize>j << 4)), c));
         store<u64>(out, idx + 1, 16);
         store<u32>(out, key, 24);
-        store<u32>(out, (load<u32>(OUT + 144 + (<usize>j << 2)) ^ (t & (controls >> 1))) & 1, 28);
-        out += usize(idx + 1 <= high) << 5;
+        store<u32>(out, -((load<u32>(OUT + 144 + (<usize>j << 2)) ^ (controls >> 1)) & 1), 28);
+        out += usize(idx + 1 <= load<u64>(bounds, 8)) << 5;
       }
     }
     n = <i32>((out - other) / NODE);
@@ -114,7 +118,7 @@ function evaluateGroup(dst: usize, keys: usize, roots: usize, party: i32, from: 
     nodes = other;
     other = swap;
   }
-  const blockCount = blocksOf(words), payload = <usize>words << 3;
+  const blockCount = blocksOf(words), payload = <usize>words << 3, sign = -<u64>party;
   for (let v = 0; v < n; v += 4) {
     const at = nodes + <usize>v * NODE;
     setSeeds(at, NODE);
@@ -126,21 +130,19 @@ function evaluateGroup(dst: usize, keys: usize, roots: usize, party: i32, from: 
       transposeWords(0, to, stride, allOnes());
       transposeWords(4, to + 16, stride, allOnes());
       transposeWords(8, to + 32, stride, allOnes());
-      transposeWords(12, to + 48, stride, allOnes());
+      if (2 * words - 8 * b > 6) transposeWords(12, to + 48, stride, allOnes());
     }
     const lanes = min(4, n - v);
     for (let j = 0; j < lanes; j++) {
-      const node = at + <usize>j * NODE, key = load<u32>(node, 24), t = -<u64>load<u32>(node, 28), idx = load<u64>(node, 16) << 1;
+      const node = at + <usize>j * NODE, key = load<u32>(node, 24), t = <u64>load<i32>(node, 28), idx = load<u64>(node, 16) << 1;
       const first = load<u64>(from + (<usize>key << 3)) & modulus, stream = blocks + <usize>j * (<usize>blockCount << 6), cw = keys + <usize>key * keyBytes + <usize>(bits - 1) * 17;
       const row = dst + <usize>key * span * payload;
       for (let c: u64 = 0; c < 2; c++) {
         const place = idx + c - first;
         if (place >= <u64>span) continue;
+        // A party's sign is a conditional complement: -v = (v ^ -1) + 1.
         const out = row + <usize>place * payload, side = c == 0 ? 0 : payload;
-        for (let e: usize = 0; e < payload; e += 8) {
-          const value = load<u64>(stream + side + e) + (load<u64>(cw + side + e) & t);
-          store<u64>(out + e, party == 0 ? value : 0 - value);
-        }
+        for (let e: usize = 0; e < payload; e += 8) store<u64>(out + e, ((load<u64>(stream + side + e) + (load<u64>(cw + side + e) & t)) ^ sign) - sign);
       }
     }
   }
