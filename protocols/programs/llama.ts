@@ -73,6 +73,7 @@ export function* session(e: Engine, plan: LlamaPlan, first: Turn, context: numbe
     e.endStep();
   }
   if (filled > 0) {
+    e.beginFilling();
     yield* fill(e, plan, caches, plan.prefixIds.length, filled);
     e.endStep();
   }
