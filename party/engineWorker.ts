@@ -13,13 +13,10 @@ import { MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 import { dealerProgram, evaluatorProgram } from '../protocols/session.ts';
 import { collectSoon } from './collect.ts';
 import { ADDRESS, REPLY, type EngineMessage, type EngineStart } from './engineMessages.ts';
-import { block, SharedRing } from './sharedRing.ts';
+import { block, CREDIT_BYTES, SharedRing } from './sharedRing.ts';
 import { Recorder } from './trace/recorder.ts';
 
 const post = (message: EngineMessage): void => parentPort!.postMessage(message);
-
-/** Consumed bytes after which the dealer is told at the latest: what it may send ahead does not wait for a large ring's quarter. */
-const CREDIT_BYTES = 4 << 20;
 
 /** The artefact of the last session, read once. */
 let artefact: Artefact | undefined;

@@ -6,12 +6,14 @@
 import type { Link } from '../client/link.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
-import type { Turn } from '../protocols/engines/effects.ts';
+import { tokenCost } from '../protocols/cost.ts';
+import type { RoundEffect, Turn } from '../protocols/engines/effects.ts';
 import type { EvaluatorKeys } from '../protocols/engines/evaluator.ts';
 import { FRAME, type FrameHeader } from '../protocols/frames.ts';
 import type { Control } from '../protocols/handshake.ts';
 import { arenaBytes, noRoom, turnSlots, type SessionSpec } from '../protocols/session.ts';
 import { DealtStream } from './dealtStream.ts';
+import { DirectEngine } from './directEngine.ts';
 import { EngineThread, type EngineSpace } from './engine.ts';
 import { REPLY, type EngineMessage } from './engineMessages.ts';
 import { Inbox } from './inbox.ts';
@@ -31,11 +33,19 @@ export interface EvaluatorSessionOptions {
   /** Longest wait within a step. */
   readonly progressMs: number;
   readonly onTrace: ((rows: TraceRows) => void) | undefined;
+  /** Whether this is the party's only session: its tokens then run on the main thread. */
+  readonly alone: () => boolean;
   /** Called once; undefined: in good order. */
   readonly onEnd: (error: CachetError | undefined) => void;
 }
 
 type Ask = Extract<EngineMessage, { type: 'input' | 'turn' }>;
+
+/** The end of a step at an engine. */
+interface Reached extends Pick<Extract<EngineMessage, { type: 'step' }>, 'skipped' | 'hash' | 'dealt' | 'rounds' | 'waitDealtMs'> {
+  readonly rows: number;
+  readonly ms: number;
+}
 
 export class EvaluatorSession {
   private readonly o: EvaluatorSessionOptions;
@@ -47,9 +57,16 @@ export class EvaluatorSession {
   /** Where the client deals, it sends what both evaluators need to P0 alone. */
   private readonly relay: 'none' | 'out' | 'in';
   /** Step ends that the engine reached. */
-  private readonly reached: (Extract<EngineMessage, { type: 'step' }> & { readonly rows: number; readonly ms: number })[] = [];
+  private readonly reached: Reached[] = [];
+  /** The engine on this thread, once it runs the tokens; the worker's sleeps from then on. */
+  private direct: DirectEngine | undefined;
+  /** A step whose input is here and whose dealt material is not. */
+  private undealt = false;
+  private waitDealtMs = 0;
   /** P0, relaying: bytes that it consumed in all, and what P1 allows: nothing before it is there. */
   private consumed = 0;
+  /** Dealt bytes of the steps so far. */
+  private taken = 0;
   private relayLimit = 0;
   private steps = 0;
   private rows = 0;
@@ -175,7 +192,12 @@ export class EvaluatorSession {
     try {
       if (this.state !== 'ended') action();
     } catch (error) {
-      this.end(error as CachetError);
+      // Another error's text may quote what it stumbled over.
+      this.end(
+        error instanceof CachetError
+          ? error
+          : new CachetError({ code: 'internal', what: `engine failed: ${(error as Error).name}`, hint: 'report this as a bug', cause: error }),
+      );
     }
   }
 
@@ -190,6 +212,7 @@ export class EvaluatorSession {
         this.rounds.expect(this.engine.view(m.into, m.bytes), m.hash, () => this.engine.complete());
         break;
       case 'input':
+        if (this.directly(m)) return this.drive();
         this.await(m, 'token');
         this.inputs.expect(this.engine.view(m.into, m.bytes), undefined, () => {
           this.answered();
@@ -218,10 +241,96 @@ export class EvaluatorSession {
         }
         break;
       case 'step':
+        this.taken = m.dealt[0]!;
         this.reached.push({ ...m, rows: this.rows, ms: performance.now() - this.stepStarted });
         this.settleSteps();
         break;
     }
+  }
+
+  /**
+   * Whether the tokens are run on this thread from here on: they have hundreds of rounds with little to compute, and each round that another thread runs
+   * waits twice for a thread to wake. Not where other sessions would wait for this one's gates, where a step's material could not lie ready, or for a trace.
+   */
+  private directly(m: Extract<EngineMessage, { type: 'input' }>): boolean {
+    const { o, engine } = this,
+      { spec, artefact, party, keys, kernels, space } = o,
+      [ring] = engine.rings;
+    if (m.bytes !== 8 * artefact.shape.width || this.relay !== 'none' || o.onTrace || !o.alone() || spec.context > this.slots) return false;
+    if (tokenCost(artefact, spec.filled + spec.context).dealtBytes > ring.size) return false;
+    this.direct = new DirectEngine({
+      memory: engine.memory,
+      ring,
+      space,
+      artefact,
+      spec,
+      party,
+      keys,
+      kernels,
+      steps: this.steps + this.reached.length,
+      taken: this.taken,
+      onConsumed: (total) => {
+        this.consumed = total;
+        this.credit();
+      },
+      onStep: (hash, taken, rounds) =>
+        this.reached.push({
+          skipped: false,
+          hash,
+          dealt: [taken],
+          rounds,
+          waitDealtMs: this.waitDealtMs,
+          rows: 1,
+          ms: performance.now() - this.stepStarted,
+        }),
+    });
+    return true;
+  }
+
+  /** Runs the engine on this thread up to where it waits for somebody. */
+  private drive(): void {
+    const { client, peer } = this.o.links;
+    while (this.state === 'running') {
+      const effect = this.direct!.next();
+      this.progressed = performance.now();
+      this.settleSteps();
+      if (effect === undefined || effect.kind === 'turn') return this.drain();
+      if (effect.kind === 'output') client.send(FRAME.output, this.engine.view(effect.out, effect.bytes));
+      else if (effect.kind === 'input') {
+        this.await({ type: 'input', into: effect.into, bytes: effect.bytes, optional: effect.optional }, 'token');
+        this.inputs.expect(this.engine.view(effect.into, effect.bytes), undefined, () => {
+          this.answered();
+          this.stepStarted = performance.now();
+          this.undealt = true;
+          this.beginDirect();
+        });
+        return this.answerDealt();
+      } else {
+        if (this.peerGone) throw this.peerGone;
+        peer.send(FRAME.round, this.engine.view(effect.out, effect.bytes), effect.hash);
+        if (!this.heard(effect)) return;
+      }
+    }
+  }
+
+  /** Whether the peer's half of a round is here already; if not, the engine goes on when it comes. */
+  private heard({ into, bytes, hash }: RoundEffect): boolean {
+    let here = false,
+      waiting = false;
+    this.rounds.expect(this.engine.view(into, bytes), hash, () => {
+      here = true;
+      if (waiting) this.drive();
+    });
+    waiting = !here;
+    return here;
+  }
+
+  /** Runs a token on this thread once all that is dealt for it is there: this thread is the one that takes it in. */
+  private beginDirect(): void {
+    if (!this.undealt || this.streams[0]!.ends.length === 0) return;
+    this.undealt = false;
+    this.waitDealtMs = performance.now() - this.stepStarted;
+    this.drive();
   }
 
   /** A peer that lives but sends nothing, or material that does not come: the links' heartbeats do not see that. */
@@ -297,6 +406,7 @@ export class EvaluatorSession {
     if (!header.last) return;
     this.settleSteps();
     this.answerDealt();
+    this.beginDirect();
   }
 
   /** While the engine waits for a step's input, an announced end that it has not reached is that step's. */

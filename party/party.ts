@@ -275,6 +275,7 @@ export class Party {
           clientTimeoutMs: this.config.clientTimeoutMs,
           progressMs: this.config.progressMs,
           onTrace: this.traced(session, spec),
+          alone: () => this.sessions === 1,
           onEnd,
         }),
     );

@@ -13,6 +13,9 @@ export type RingSizes = readonly [number, number];
 /** Several times what a dealer holds back of a stream (FLUSH_BYTES, a frame). */
 export const MIN_RING_BYTES = 8 << 20;
 
+/** Consumed bytes after which the dealer is told at the latest: what it may send ahead does not wait for a large ring's quarter. */
+export const CREDIT_BYTES = 4 << 20;
+
 /** Where the rings begin: behind the low page. */
 const FIRST_RING = 1 << 16,
   COUNTERS = 1032;

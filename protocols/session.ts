@@ -86,6 +86,8 @@ export function evaluatorProgram(o: {
   arena: Arena;
   dealt: DealtSource;
   trace?: Trace | undefined;
+  /** See Evaluator. */
+  attach?: boolean;
 }): Program<void> {
   const engine = new Evaluator(o);
   engine.relay = o.spec.dealer === 'client';

@@ -21,6 +21,8 @@ export interface InputEffect {
   /** A token of an answer: the client may end the turn instead; the driver then sets `over`. */
   readonly optional: boolean;
   over: boolean;
+  /** Another engine over the same memory runs this step: this one follows (set by the driver of an attached evaluator). */
+  elsewhere: boolean;
 }
 
 /** A turn of a session: tokens that the client sends, then an answer of at most so many. Public. */

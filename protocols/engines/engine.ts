@@ -77,6 +77,10 @@ export abstract class Engine {
   relay = false;
   /** The present step is passed over: gates are numbered, absorbed and counted, nothing is computed, sent or kept. */
   protected skipping = false;
+  /** Of that: another engine over the same memory runs it. */
+  protected following = false;
+  /** Up to the first input, an attached engine finds what another one has placed. */
+  protected attaching = false;
   protected gateNumber = 0;
   private hashLow = 0x9e3779b9 | 0;
   private hashHigh = 0x85ebca6b | 0;
@@ -96,6 +100,7 @@ export abstract class Engine {
   constant<A extends ArrayBufferView>(kind: 'weights' | 'tables', array: A): Constant<A> {
     if (!this.kernels || !(kind === 'weights' ? this.has.weights : this.has.tables)) return { pointer: 0, array };
     const pointer = this.allocate(Math.ceil(array.byteLength / 8));
+    if (this.attaching) return { pointer, array };
     new Uint8Array(this.kernels.memory.buffer, pointer, array.byteLength).set(new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
     return { pointer, array };
   }
@@ -115,6 +120,7 @@ export abstract class Engine {
     const x = this.tensor(spec);
     x.halves = spec.form === 'wire';
     if (x.halves && this.has.mask && !x.mask) x.mask = this.allocate(x.size);
+    if (this.attaching) return x;
     if (x.lane) this.kernels!.fill(x.lane, 0, x.size);
     if (x.mask) this.kernels!.fill(x.mask, 0, x.size);
     return x;
@@ -153,6 +159,7 @@ export abstract class Engine {
   /** Writes public integers into a cache at an element offset (mask 0). */
   storePublic(dst: Tensor, from: number, values: BigInt64Array): void {
     this.absorb('storePublic', from, values.length, 0);
+    if (this.attaching) return;
     if (dst.lane) new BigInt64Array(this.kernels!.memory.buffer, dst.lane + 8 * from, values.length).set(values);
     if (dst.real) values.forEach((v, i) => (dst.real![from + i] = Number(v) / 2 ** dst.scale));
   }
@@ -180,9 +187,22 @@ export abstract class Engine {
     this.steps.push(this.step);
     if (!this.skipping) this.trace?.step(this.step);
     this.step = newStep();
-    this.finishStep(this.skipping);
+    if (!this.following) return this.finishStep(this.skipping);
+    this.skipping = false;
+    this.following = false;
   }
   protected abstract finishStep(skipped: boolean): void;
+
+  /** Begins the step that fills a cache: an attached engine leaves it to the one that it is attached to. */
+  beginFilling(): void {
+    if (this.attaching) this.follow();
+  }
+
+  /** Up to the end of this step, gates are numbered, absorbed and counted alone: another engine over the same memory runs it. */
+  protected follow(): void {
+    this.skipping = true;
+    this.following = true;
+  }
 
   /** Passes over one step; the evaluators know that it does not come, the dealer does not. `program` must yield nothing then. */
   *skip(size: number, scale: number, program: (x: Tensor) => Program<void>): Program<void> {

@@ -32,8 +32,12 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
   private readonly zero: Stream;
   private readonly coinKey: number;
 
-  constructor(o: { party: 0 | 1; kernels: Kernels; arena: Arena; keys: EvaluatorKeys; dealt: DealtSource }) {
-    super(o.kernels, o.arena, o.keys.tweak);
+  /**
+   * `attach`: to a memory in which another evaluator of the same program, party and arena has been set up, and waits. This one allocates the same and
+   * writes nothing up to its first input; of each step its driver says whether it runs it or follows (effects.ts).
+   */
+  constructor(o: { party: 0 | 1; kernels: Kernels; arena: Arena; keys: EvaluatorKeys; dealt: DealtSource; attach?: boolean | undefined }) {
+    super(o.kernels, o.arena, o.keys.tweak, o.attach);
     this.party = o.party;
     this.source = o.dealt;
     this.masks = new Stream(o.kernels, this.place(o.keys.mask));
@@ -54,14 +58,21 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
   private *receiveInput(size: number, scale: number, optional: boolean): Program<Tensor | undefined> {
     const top = this.mark(),
       x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false }),
-      effect: InputEffect = { kind: 'input', into: x.lane, bytes: 8 * size, optional, over: false };
+      effect: InputEffect = { kind: 'input', into: x.lane, bytes: 8 * size, optional, over: false, elsewhere: false };
+    this.attaching = false;
     yield effect;
+    if (effect.elsewhere) {
+      this.release(top);
+      this.follow();
+      return this.tensor({ form: 'share', size, bits: 64, scale, boolean: false });
+    }
     if (!effect.over) return x;
     this.release(top);
     return undefined;
   }
 
   override *output(x: Tensor): Program<void> {
+    if (this.following) return void this.gateNumber++;
     const top = this.mark(),
       out = this.scratch(x.size);
     this.zero.draw(out, this.gateNumber++, 64, x.size);
@@ -104,6 +115,7 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
   }
 
   protected override skipDealt(cost: DealtCost): void {
+    if (this.following) return;
     const both = cost.p0;
     if (this.party === 0) this.source.discard(0, both);
     else this.source.discard(cost.p1 - both, both);
@@ -123,7 +135,7 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
     rows: number,
     cols: number,
   ): void {
-    if (src.root < 0 || dst.form !== 'wire') return;
+    if (this.following || src.root < 0 || dst.form !== 'wire') return;
     const top = this.mark(),
       half = this.scratch(src.size);
     this.masks.first(half, src.root, src.bits, src.size);

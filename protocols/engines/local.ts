@@ -12,8 +12,9 @@ export abstract class LocalEngine extends Engine {
     return this.gateNumber;
   }
 
-  constructor(kernels: Kernels, arena: Arena, tweak: Uint8Array) {
+  constructor(kernels: Kernels, arena: Arena, tweak: Uint8Array, attach = false) {
     super();
+    this.attaching = attach;
     this.kernels = kernels;
     this.arena = arena;
     this.tweak = this.place(tweak);
@@ -29,7 +30,7 @@ export abstract class LocalEngine extends Engine {
 
   protected place(bytes: Uint8Array): number {
     const pointer = this.arena.alloc(bytes.length);
-    new Uint8Array(this.kernels.memory.buffer, pointer, bytes.length).set(bytes);
+    if (!this.attaching) new Uint8Array(this.kernels.memory.buffer, pointer, bytes.length).set(bytes);
     return pointer;
   }
 }

@@ -74,6 +74,7 @@ export function* session(e: Engine, plan: ModelPlan, first: Turn, context: numbe
     e.endStep();
   }
   if (filled > 0) {
+    e.beginFilling();
     yield* fill(e, plan, caches, plan.prefixIds.length, filled);
     e.endStep();
   }
