@@ -10,6 +10,7 @@ import { benchCommand } from './commands/bench.ts';
 import { costCommand } from './commands/cost.ts';
 import { demoCommand } from './commands/demo.ts';
 import { doctorCommand } from './commands/doctor.ts';
+import { evalCommand } from './commands/eval.ts';
 import { initCommand } from './commands/init.ts';
 import { modelsCommand } from './commands/models.ts';
 import { partyCommand } from './commands/party.ts';
@@ -25,6 +26,7 @@ const commands = [
   doctorCommand,
   modelsCommand,
   prepareCommand,
+  evalCommand,
   costCommand,
   benchCommand,
   traceCommand,

@@ -46,6 +46,7 @@ export interface Evaluation {
   readonly protocol: { readonly positions: number; readonly equalsFixed: boolean } | undefined;
 }
 
+const ROWS = 16;
 /** Keeps the Fixed engine's pages within what wasm32 addresses; untouched ones cost nothing. */
 const FIXED_BYTES = 3_500_000_000;
 
@@ -63,8 +64,9 @@ export function evaluate(o: EvaluateOptions): Evaluation {
     domains = new Map<string, { what: string; layer: number; used: number }>(),
     errors = Array.from({ length: shape.layers }, () => ({ error: 0, size: 0 }));
   fixed.onRange = (what, layer, min, max, low, high) => {
-    const middle = (low + high) / 2,
-      used = Math.max(max - middle, middle - min) / ((high - low) / 2);
+    // Of a domain that begins at 0, sums are positive: only the upper edge matters.
+    const middle = low === 0 ? 0 : (low + high) / 2,
+      used = Math.max(max - middle, low === 0 ? 0 : middle - min) / (high - middle);
     if (used > (domains.get(what)?.used ?? -1)) domains.set(what, { what, layer, used });
   };
   fixed.watch = (name, x) => {
@@ -91,22 +93,26 @@ export function evaluate(o: EvaluateOptions): Evaluation {
     next = embedTokens(client, ids.slice(past, -1), past);
     drive(positionsOf(fixed, plan, rows));
     fixed.release(mark);
-    // One row at a time: a vocabulary of logits for every row would be large.
-    for (let r = 0; r < rows; r++) {
-      const [a, b] = [float, hidden].map((h) => logits(client, h.subarray(r * shape.width, (r + 1) * shape.width))),
-        p = describe(a!),
-        q = describe(b!),
-        target = ids[past + r + 1]!;
-      positions++;
-      if (p.best === q.best) agreed++;
-      else missed = Math.max(missed, p.margin);
-      floatLoss += p.logSum - a![target]!;
-      fixedLoss += q.logSum - b![target]!;
-      for (let i = 0; i < a!.length; i++) {
-        const d = a![i]! - b![i]!;
-        squares += (d * d) / a!.length;
-        if (Math.abs(d) > largest) largest = Math.abs(d);
-        divergence += Math.exp(a![i]! - p.logSum) * (d - p.logSum + q.logSum);
+    // A few rows at a time: a vocabulary of logits for all would be large.
+    for (let first = 0; first < rows; first += ROWS) {
+      const n = Math.min(ROWS, rows - first),
+        [exact, mine] = [float, hidden].map((h) => logits(client, h.subarray(first * shape.width, (first + n) * shape.width), n));
+      for (let r = 0; r < n; r++) {
+        const [a, b] = [exact!, mine!].map((z) => z.subarray(r * shape.vocab, (r + 1) * shape.vocab)) as [Float64Array, Float64Array],
+          p = describe(a),
+          q = describe(b),
+          target = ids[past + first + r + 1]!;
+        positions++;
+        if (p.best === q.best) agreed++;
+        else missed = Math.max(missed, p.margin);
+        floatLoss += p.logSum - a[target]!;
+        fixedLoss += q.logSum - b[target]!;
+        for (let i = 0; i < a.length; i++) {
+          const d = a[i]! - b[i]!;
+          squares += (d * d) / a.length;
+          if (Math.abs(d) > largest) largest = Math.abs(d);
+          divergence += Math.exp(a[i]! - p.logSum) * (d - p.logSum + q.logSum);
+        }
       }
     }
     o.onProgress?.(w + 1, o.windows.length);
@@ -148,9 +154,13 @@ function runFloat(plan: ModelPlan, w: ModelWeights, ids: readonly number[]): Flo
 
 type Client = Pick<ModelWeights, 'shape' | 'finalNorm' | 'finalNormBias' | 'head'>;
 
-function logits(w: Client, hidden: Float64Array): Float64Array {
-  const out = new Float64Array(w.shape.vocab);
-  realProduct(out, finalNorm(w, hidden), { pointer: 0, array: new Int16Array(0), real: w.head, inner: w.shape.width, cols: w.shape.vocab, fraction: 0 }, 1);
+/** [rows, vocab] */
+function logits(w: Client, hidden: Float64Array, rows: number): Float64Array {
+  const { width, vocab } = w.shape,
+    x = new Float64Array(rows * width),
+    out = new Float64Array(rows * vocab);
+  for (let r = 0; r < rows; r++) x.set(finalNorm(w, hidden.subarray(r * width, (r + 1) * width)), r * width);
+  realProduct(out, x, { pointer: 0, array: new Int16Array(0), real: w.head, inner: width, cols: vocab, fraction: 0 }, rows);
   return out;
 }
 

@@ -1,0 +1,83 @@
+/** `cachet eval`: how faithful a model's artefact is on a text. */
+import { Command, Option } from 'commander';
+import { openModel, readBytes, readModelArtefact } from '../../client/node.ts';
+import { Tokenizer } from '../../client/tokenizer.ts';
+import { CachetError } from '../../protocols/errors.ts';
+import { evaluate, type Evaluation } from '../../protocols/evaluate.ts';
+import { ensureArtefact } from '../preparing.ts';
+import { Progress, table } from '../terminal.ts';
+import { integer } from './options.ts';
+
+interface Options {
+  model: string;
+  weights?: string;
+  text: string;
+  window: number;
+  positions: number;
+  sample: number;
+  json?: boolean;
+}
+
+export const evalCommand = new Command('eval')
+  .description(
+    'Compare the protocol with the model in float32, token by token on a text: perplexity, most likely tokens, distance of every value to its limit.',
+  )
+  .requiredOption('--model <model>', 'model with an artefact')
+  .option('--weights <model>', "where its unquantised weights are (default: the model's own)")
+  .requiredOption('--text <file>', 'text that was not used to prepare the model; special tokens may be written out')
+  .addOption(new Option('--window <n>', 'tokens in one piece, each after the public prefix').argParser(integer(2)).default(256))
+  .addOption(new Option('--positions <n>', 'tokens predicted at most').argParser(integer(1)).default(1000))
+  .addOption(new Option('--sample <n>', 'tokens of the first window that also go through the protocol').argParser(integer(0)).default(4))
+  .option('--json', 'print the result as JSON on stdout')
+  .action(async (o: Options) => {
+    await ensureArtefact(o.model);
+    const progress = new Progress({ silent: o.json === true }),
+      started = performance.now(),
+      artefact = await readModelArtefact(o.model),
+      model = await openModel(o.weights ?? o.model);
+    if (!model.tokenizer) throw new CachetError({ code: 'model', what: 'no tokenizer', expected: 'one beside the weights', got: 'none' });
+    const ids = new Tokenizer(model.tokenizer, model.tokenizerConfig).encode(new TextDecoder().decode(await readBytes(o.text, 'usage'))),
+      windows = windowsOf(ids, artefact.prefixIds, o.window, o.positions);
+    if (windows.length === 0)
+      throw new CachetError({ code: 'usage', step: o.text, what: 'text too short', expected: 'at least two tokens', got: String(ids.length) });
+    const result = evaluate({
+      artefact,
+      weights: model.weights(),
+      windows,
+      sample: o.sample,
+      onProgress: (done, total) => progress.update(`window ${done} of ${total}`),
+    });
+    const seconds = (performance.now() - started) / 1e3;
+    if (o.json) return void console.log(JSON.stringify({ model: o.model, artefact: artefact.digest, text: o.text, window: o.window, seconds, ...result }));
+    progress.done(`${result.positions} positions in ${windows.length} windows, ${seconds.toFixed(1)} s`);
+    for (const line of describe(artefact.name, result)) console.log(line);
+  });
+
+/** Pieces of a text, each after the public prefix; a token more than is predicted. */
+export function windowsOf(ids: readonly number[], prefix: readonly number[], window: number, positions: number): number[][] {
+  const windows: number[][] = [];
+  for (let at = 0, left = positions; at + 2 <= ids.length && left > 0; at += window) {
+    const piece = ids.slice(at, at + Math.min(window, left + 1));
+    if (piece.length < 2) break;
+    windows.push([...prefix, ...piece]);
+    left -= piece.length - 1;
+  }
+  return windows;
+}
+
+const percent = (v: number): string => `${(100 * v).toFixed(2)} %`;
+
+function describe(name: string, r: Evaluation): string[] {
+  const { perplexity: p, worstLayer, protocol } = r;
+  return [
+    `${name}: perplexity ${p.float.toFixed(3)} in float, ${p.fixed.toFixed(3)} in the protocol (${p.change >= 0 ? '+' : ''}${percent(p.change)})`,
+    `same most likely token at ${percent(r.top1Agreement)}, largest margin missed ${r.largestMissedMargin.toFixed(3)}`,
+    `logits differ by ${r.logitError.rms.toFixed(4)} (rms), ${r.logitError.max.toFixed(3)} at most; divergence ${r.divergence.toExponential(2)}`,
+    `worst layer ${worstLayer.layer}: residual stream off by ${worstLayer.relativeError.toExponential(2)} of its size`,
+    protocol
+      ? `${protocol.positions} positions through the protocol: ${protocol.equalsFixed ? 'equal the Fixed engine bit for bit' : 'DIFFER from the Fixed engine'}`
+      : 'no sample through the protocol',
+    '',
+    table([['closest to a limit', 'layer', 'used'], ...r.domains.slice(0, 8).map((d) => [d.what, String(d.layer), percent(d.used)])]),
+  ];
+}
