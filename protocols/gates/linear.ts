@@ -111,7 +111,7 @@ export const segmentSpread = (lengths: Constant<Uint32Array>, size: number, shif
 });
 
 /** Bits of a word of parities: a bucket that is not empty is missed with probability 2^-WORD_BITS. */
-export const WORD_BITS = 6;
+export const WORD_BITS = 7;
 
 /** Per run of 64-bit words and bit position first .. first + count - 1: public random parities, as one word each. Real numbers: word = its highest set bit. */
 export const parities = (lengths: Constant<Uint32Array>, first: number, count: number): Linear => ({
