@@ -46,6 +46,7 @@ interface Options extends SamplingOptions {
   helper: 'server' | 'client';
   net: string;
   cases?: string;
+  case?: string[];
   maxPrompt?: number;
   json?: boolean;
   trace?: string;
@@ -61,6 +62,7 @@ export const demoCommand = addSampling(
     .option('--net <net>', 'links are made to be loopback, lan, wan or rtt=MS,mbps=N', 'loopback'),
 )
   .option('--cases <file>', 'run the cases of a file instead: JSON { cases: [{ promptIds or prompt, continuationIds }] }')
+  .option('--case <name...>', 'with --cases: those of these names alone')
   .addOption(new Option('--max-prompt <n>', 'with --cases: skip prompts of more tokens').argParser(integer(1)))
   .option('--json', 'result as JSON on stdout')
   .addOption(traceOption())
@@ -70,7 +72,7 @@ export const demoCommand = addSampling(
       tokenizer = await readTokenizer(o.model),
       abort = new AbortController(),
       progress = new Progress({ silent: o.json === true });
-    const cases = o.cases === undefined ? undefined : await readCases(o.cases, artefact, tokenizer, o.maxPrompt);
+    const cases = o.cases === undefined ? undefined : await readCases(o.cases, artefact, tokenizer, o.case, o.maxPrompt);
     onInterrupt(() => abort.abort());
     progress.update('starting three party processes');
     const trace = beginTrace(o.trace),
@@ -193,20 +195,32 @@ async function plainTokens(model: string, artefact: Artefact, prompt: readonly n
 // ---- cases ------------------------------------------------------------------------------------------------------------------------------
 
 interface Case {
+  readonly name: string | undefined;
   readonly promptIds: readonly number[];
   readonly continuationIds: readonly number[];
+  /** Best to second logit at each step, where the file has them. */
+  readonly margins: readonly number[] | undefined;
 }
 
-const casesSchema = z.object({
-  cases: z
-    .array(z.object({ prompt: z.string().optional(), promptIds: z.array(z.number().int()).optional(), continuationIds: z.array(z.number().int()).min(1) }))
-    .min(1),
-});
+const ids = z.array(z.number().int());
+/** Two spellings are in use. */
+const caseSchema = z
+  .object({
+    name: z.string().optional(),
+    prompt: z.string().optional(),
+    promptIds: ids.optional(),
+    prompt_ids: ids.optional(),
+    continuationIds: ids.min(1).optional(),
+    greedy_ids: ids.min(1).optional(),
+    margins: z.array(z.number()).optional(),
+  })
+  .refine((c) => c.continuationIds ?? c.greedy_ids, 'no continuationIds');
+const casesSchema = z.object({ cases: z.array(caseSchema).min(1) });
 
 /** A difference counts from here on: below, the two best tokens are too close for fixed point to tell. */
 const MARGIN = 0.1;
 
-async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer, most = Infinity): Promise<Case[]> {
+async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer, only: readonly string[] | undefined, most = Infinity): Promise<Case[]> {
   const parsed = casesSchema.safeParse(await readJson(path, 'usage'));
   if (!parsed.success)
     throw new CachetError({
@@ -217,30 +231,48 @@ async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer,
       got: parsed.error.issues[0]!.message,
     });
   const cases = parsed.data.cases.map((c, i): Case => {
-    const ids = c.promptIds ?? (c.prompt === undefined ? undefined : promptIds(artefact, tokenizer, c.prompt));
-    if (!ids) throw new CachetError({ code: 'usage', step: `${path}, case ${i + 1}`, what: 'no prompt', expected: 'promptIds or prompt', got: 'neither' });
-    return { promptIds: ids, continuationIds: c.continuationIds };
+    const promptTokens = c.promptIds ?? c.prompt_ids ?? (c.prompt === undefined ? undefined : promptIds(artefact, tokenizer, c.prompt));
+    if (!promptTokens)
+      throw new CachetError({ code: 'usage', step: `${path}, case ${i + 1}`, what: 'no prompt', expected: 'promptIds or prompt', got: 'neither' });
+    return { name: c.name, promptIds: promptTokens, continuationIds: (c.continuationIds ?? c.greedy_ids)!, margins: c.margins };
   });
-  const kept = cases.filter((c) => c.promptIds.length <= most);
+  const missing = only?.find((name) => !cases.some((c) => c.name === name));
+  if (missing !== undefined)
+    throw new CachetError({
+      code: 'usage',
+      step: '--case',
+      what: 'no such case',
+      expected: cases.map((c) => c.name ?? 'without a name').join(', '),
+      got: missing,
+    });
+  const chosen = cases.filter((c) => !only || only.includes(c.name ?? ''));
+  const kept = chosen.filter((c) => c.promptIds.length <= most && artefact.prefixIds.every((id, i) => c.promptIds[i] === id));
   if (kept.length === 0)
     throw new CachetError({
       code: 'usage',
-      what: 'no case is short enough',
-      expected: `prompts of at most ${most} tokens`,
-      got: `${Math.min(...cases.map((c) => c.promptIds.length))} tokens and more`,
+      what: 'no case fits',
+      expected: `prompts that begin with the public prefix, of at most ${most} tokens`,
+      got: `${Math.min(...chosen.map((c) => c.promptIds.length))} tokens and more`,
     });
   return kept;
 }
 
 async function runCases({ o, progress, asked }: Running, cases: readonly Case[]): Promise<void> {
-  const rows: { promptTokens: number; match: boolean; ids: readonly number[]; prefillMs: number; tokenMs: number | null }[] = [];
+  const rows: { name?: string; promptTokens: number; match: boolean; ids: readonly number[]; prefillMs: number; tokenMs: number | null }[] = [];
   for (const [i, c] of cases.entries()) {
     progress.update(`case ${i + 1} of ${cases.length}: ${c.promptIds.length} prompt tokens`);
     const result = await show(asked(c.promptIds, c.continuationIds.length, {}), new Progress({ silent: true }), () => undefined);
     const match = await matches(o.model, c, result.ids);
-    rows.push({ promptTokens: c.promptIds.length, match, ids: result.ids, prefillMs: result.prefillMs, tokenMs: result.tokenMs ?? null });
+    rows.push({
+      ...(c.name === undefined ? {} : { name: c.name }),
+      promptTokens: c.promptIds.length,
+      match,
+      ids: result.ids,
+      prefillMs: result.prefillMs,
+      tokenMs: result.tokenMs ?? null,
+    });
     progress.done(
-      `case ${i + 1} of ${cases.length}: ${c.promptIds.length} prompt tokens, prefill ${(result.prefillMs / 1e3).toFixed(2)} s, ${result.tokenMs === undefined ? '' : `${result.tokenMs.toFixed(0)} ms a token, `}${match ? 'the same tokens' : 'OTHER tokens'}:${result.text}`,
+      `case ${i + 1} of ${cases.length}${c.name === undefined ? '' : `, ${c.name}`}: ${c.promptIds.length} prompt tokens, prefill ${(result.prefillMs / 1e3).toFixed(2)} s, ${result.tokenMs === undefined ? '' : `${result.tokenMs.toFixed(0)} ms a token, `}${match ? 'the same tokens' : 'OTHER tokens'}:${result.text}`,
     );
   }
   const matched = rows.filter((r) => r.match).length;
@@ -252,6 +284,7 @@ async function runCases({ o, progress, asked }: Running, cases: readonly Case[])
 async function matches(model: string, c: Case, got: readonly number[]): Promise<boolean> {
   const at = c.continuationIds.findIndex((id, i) => got[i] !== id);
   if (at < 0) return true;
+  if (c.margins) return c.margins.slice(0, at + 1).some((margin) => margin < MARGIN);
   const plain = new PlainModel((await openModel(model)).weights());
   let logits: Float64Array | undefined;
   for (const id of c.promptIds) logits = plain.next(id);

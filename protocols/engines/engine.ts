@@ -111,7 +111,7 @@ export abstract class Engine {
       array = real ? source.read() : NO_WEIGHTS;
     if (!weights || !this.kernels) return { pointer: 0, array };
     const pointer = this.allocate(Math.ceil(source.elements / 4));
-    source.copy(new Uint8Array(this.kernels.memory.buffer, pointer, 2 * source.elements));
+    if (!this.attaching) source.copy(new Uint8Array(this.kernels.memory.buffer, pointer, 2 * source.elements));
     return { pointer, array };
   }
 
