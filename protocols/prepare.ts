@@ -53,7 +53,7 @@ export interface Prepared {
 }
 
 /** Factors by which calibrated ranges are widened on both sides; `logits` and `relative` in nats. */
-const MARGIN = { squares: 4, gate: 1.15, logits: 8, relative: 10, values: 1.5, sums: 8 };
+const MARGIN = { squares: 4, gate: 1.4, logits: 8, relative: 10, values: 1.5, sums: 8 };
 const ACTIVATION_ERROR = 6e-4;
 /** Rows whose maxima are at most so many nats apart share a public reference. */
 const PUBLIC_SPREAD = 8;
