@@ -11,8 +11,8 @@ export interface KernelRow {
   readonly floor?: number;
 }
 
-/** Best of five runs of about 100 ms each. */
-function rate(work: number, call: () => void): number {
+/** Work a nanosecond: the best of five runs of about 100 ms each. */
+export function rate(work: number, call: () => void): number {
   call();
   let best = 0;
   for (let run = 0; run < 5; run++) {
