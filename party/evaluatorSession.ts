@@ -478,6 +478,7 @@ export class EvaluatorSession {
     this.state = 'ended';
     clearTimeout(this.timer);
     clearInterval(this.watch);
+    this.direct = undefined;
     this.engine.stop();
     for (const link of Object.values(this.o.links)) {
       if (error) link.fail(error);
