@@ -225,7 +225,7 @@ export class EvaluatorSession {
         break;
       case 'turn':
         // Without room for another turn the session is over.
-        if (this.slots >= this.o.spec.context) return this.drain();
+        if (!this.nextTurn && this.slots >= this.o.spec.context) return this.drain();
         this.await(m, 'turn');
         this.offerTurn();
         break;
@@ -256,7 +256,9 @@ export class EvaluatorSession {
     const { o, engine } = this,
       { spec, artefact, party, keys, kernels, space } = o,
       [ring] = engine.rings;
-    if (m.bytes !== 8 * artefact.shape.width || this.relay !== 'none' || o.onTrace || !o.alone() || spec.context > this.slots) return false;
+    if (m.bytes !== 8 * artefact.shape.width || this.relay !== 'none' || o.onTrace || !o.alone()) return false;
+    // A session of one turn: the program waits for nothing but tokens.
+    if (this.turns > 1 || spec.context > this.slots) return false;
     if (tokenCost(artefact, spec.filled + spec.context).dealtBytes > ring.size) return false;
     this.direct = new DirectEngine({
       memory: engine.memory,
@@ -476,6 +478,7 @@ export class EvaluatorSession {
     this.state = 'ended';
     clearTimeout(this.timer);
     clearInterval(this.watch);
+    this.direct = undefined;
     this.engine.stop();
     for (const link of Object.values(this.o.links)) {
       if (error) link.fail(error);

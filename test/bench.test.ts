@@ -6,6 +6,7 @@ import type { StepsRow } from '../party/bench/steps.ts';
 import { Trio } from '../party/launch.ts';
 import { connect } from '../party/sockets.ts';
 import { tokenCost } from '../protocols/cost.ts';
+import { benchGates } from '../party/bench/gates.ts';
 import { tinyNotes } from './support/tinyNotes.ts';
 
 const artefact = tinyNotes();
@@ -39,6 +40,21 @@ describe('cachet bench', () => {
       [60, false, 108],
     ]);
     for (const { rounds, onlineBytes, dealtBytes, predicted } of rows) expect({ rounds, onlineBytes, dealtBytes }).toEqual(predicted);
+  });
+
+  it('ops: the gates of a token, each with the bytes that the Meter says', () => {
+    const rows = benchGates(artefact, 'wasm', 30, { memoryGBs: 10, gmacs: 2, prgGBs: 3 }),
+      // The last of five tokens.
+      { gates } = tokenCost(artefact, 30 - artefact.prefixIds.length + 4);
+    expect(new Map(rows.filter((r) => r.bytes > 0).map((r) => [r.gate, [r.calls, Math.round(r.bytes * r.elements)]]))).toEqual(
+      new Map(
+        rows.flatMap((r) =>
+          gates.has(r.gate) && r.bytes > 0 ? [[r.gate, [gates.get(r.gate)!.calls, gates.get(r.gate)!.online + gates.get(r.gate)!.dealt]]] : [],
+        ),
+      ),
+    );
+    expect(rows.filter((r) => r.bytes > 0)).toHaveLength([...gates.values()].filter((g) => g.online + g.dealt > 0).length);
+    for (const row of rows) for (const ns of [row.dealNs, row.evaluateNs, row.limitNs]) expect(ns).toBeGreaterThan(0);
   });
 
   it('says in one line that the model has no such context', async () => {

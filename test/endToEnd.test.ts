@@ -70,6 +70,25 @@ describe('three processes', () => {
     await trio.ended(session.id);
   });
 
+  it('run the last turn of a session that it fills to its end', async () => {
+    const session = await PrivateSession.open({
+      artefact,
+      promptTokens: 3,
+      maxTokens: 3,
+      context: 8,
+      connect: (role) => connect(trio.config[role], role, 10_000),
+    });
+    await session.prompt([10, 11, 12]);
+    await session.step([13]);
+    session.turn({ tokens: 2, answer: 2 });
+    await session.prompt([14, 15]);
+    expect((await session.step([16])).every(Number.isFinite)).toBe(true);
+    await session.stop();
+    expect((await trio.ended(session.id)).map((e) => e.error)).toEqual([undefined, undefined, undefined]);
+    const steps = meterSession(artefact, { promptTokens: 3, maxTokens: 3 }, [{ tokens: 2, answer: 2 }]).steps;
+    expect(session.reports.map((r) => r.dealtBytes)).toEqual([0, 1, 3, 4].map((i) => steps[i]!.dealtBytes));
+  });
+
   it('deal the same to the end of a session, whenever the answer ends', async () => {
     const received: number[] = [];
     for (const steps of [1, 3]) {

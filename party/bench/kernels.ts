@@ -25,8 +25,8 @@ export function describeKernel({ name, unit, rate, floor, limit }: KernelRow): s
 const RUNS = 120,
   RUN_MS = 2;
 
-/** Best of many short runs, so that other processes do not count. */
-function rate(work: number, call: () => void): number {
+/** Work a nanosecond: the best of many short runs, so that other processes do not count. */
+export function rate(work: number, call: () => void): number {
   call();
   let best = 0;
   for (let run = 0; run < RUNS; run++) {

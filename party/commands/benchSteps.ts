@@ -1,9 +1,11 @@
-/** `cachet bench decode` and `cachet bench prefill`: rows of one kind of step (bench/steps.ts). */
+/** `cachet bench decode`, `prefill` and `ops`: rows of one kind of step (bench/steps.ts), of kernels and of gates. */
 import { Command, Option } from 'commander';
 import { EMBEDDED_MODEL, readModelArtefact } from '../../client/node.ts';
+import { benchGates, machineLimits, type GateRow } from '../bench/gates.ts';
+import { benchKernels } from '../bench/kernels.ts';
 import { benchSteps, type Spread, type StepsRow } from '../bench/steps.ts';
 import { parseNet } from '../shaper.ts';
-import { bytes, describeMachine, onInterrupt, Progress } from '../terminal.ts';
+import { bytes, count, describeMachine, onInterrupt, Progress, table } from '../terminal.ts';
 import { integer } from './options.ts';
 
 /** Numbers with spaces between. */
@@ -68,6 +70,47 @@ export const decodeCommand = command('decode', 'One token at a context whose cac
 export const prefillCommand = command('prefill', 'A prompt of private tokens, in one batch.')
   .addOption(new Option('--tokens <list>', 'private tokens, with spaces between').argParser(integers(1)).default([32], '32'))
   .action((o: Options) => rows('prefill', o));
+
+export const opsCommand = new Command('ops')
+  .description("Kernel rates of one core, and the gates of a token with their distance from the machine's limit.")
+  .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
+  .addOption(new Option('--context <n>', 'cached tokens').argParser(integer(1)).default(512))
+  .addOption(new Option('--kernels <name>', 'kernel backend').choices(['wasm', 'reference']).default('wasm'))
+  .option('--json', 'rows as JSON on stdout')
+  .action(async (o: { model: string; context: number; kernels: string; json?: boolean }) => {
+    const progress = new Progress({ silent: o.json ?? false }),
+      artefact = await readModelArtefact(o.model),
+      machine = describeMachine();
+    const kernels = benchKernels(o.kernels, (r) => progress.update(r.name)),
+      limits = machineLimits(o.kernels);
+    progress.update(`gates of a token at ${o.context} cached tokens`);
+    const gates = benchGates(artefact, o.kernels, o.context, limits);
+    progress.update('');
+    if (o.json) return void console.log(JSON.stringify({ machine, model: o.model, context: o.context, limits, kernels, gates }));
+    console.log(`${machine}\n`);
+    console.log(
+      table([
+        ['kernel, one core', 'rate', 'unit', 'floor'],
+        ...kernels.map((r) => [r.name, r.rate.toFixed(2), r.unit, r.floor === undefined ? '' : String(r.floor)]),
+      ]),
+    );
+    console.log(
+      `\n${o.model}, a token at ${o.context} cached tokens; ns and bytes (all parties) per element.\nlimit: memory ${limits.memoryGBs.toFixed(1)} GB/s, ${limits.gmacs.toFixed(1)} GMAC/s, PRG ${limits.prgGBs.toFixed(1)} GB/s\n`,
+    );
+    console.log(table([['gate', 'calls', 'elements', 'deal', 'evaluate', 'limit', 'times', 'bytes', 'ms'], ...gates.map(cells)]));
+  });
+
+const cells = (g: GateRow): string[] => [
+  g.gate,
+  String(g.calls),
+  count(g.elements),
+  g.dealNs.toFixed(1),
+  g.evaluateNs.toFixed(1),
+  g.limitNs.toFixed(1),
+  (g.evaluateNs / g.limitNs).toFixed(1),
+  g.bytes.toFixed(1),
+  ((g.evaluateNs * g.elements) / 1e6).toFixed(2),
+];
 
 const ms = (s: Spread): string => `${s.median.toFixed(1).padStart(9)} ms  (${s.min.toFixed(1)} .. ${s.max.toFixed(1)})`;
 
