@@ -22,7 +22,7 @@ import { bytesSource, type ByteSource } from './models/source.ts';
 import type { AttentionPlan, LayerPlan, MlpPlan, ModelPlan, NormPlan, Projection } from './programs/plan.ts';
 import type { Constant } from './tensor.ts';
 
-export const ARTEFACT_VERSION = 2;
+export const ARTEFACT_VERSION = 3;
 
 const integer = z.number().int();
 const splineSchema = z.strictObject({
@@ -46,7 +46,7 @@ const windowsSchema = z.strictObject({
   outputScale: integer,
   splines: z.array(splineSchema).min(1),
 });
-const normSchema = z.strictObject({ openBits: integer, scale: integer, sumBits: integer, rsqrt: windowsSchema });
+const normSchema = z.strictObject({ openBits: integer, scale: integer, sumBits: integer, rsqrt: windowsSchema, rsqrtScale: integer });
 const projectionSchema = z.strictObject({ fraction: integer, bias: z.boolean() });
 const layerSchema = z.strictObject({
   norm1: normSchema,
@@ -66,6 +66,7 @@ const layerSchema = z.strictObject({
       tables: z.string(),
     }),
     reciprocal: windowsSchema,
+    reciprocalScale: integer,
     bits: integer,
   }),
   mlp: z.strictObject({
@@ -270,6 +271,7 @@ export function bindPlan(e: Engine, a: Artefact): ModelPlan {
         reference: attention.reference as AttentionPlan['reference'],
         exp: { ...(attention.exp as ExpPlan), tables: table(attention.exp.tables, () => new BigUint64Array(tensors.int64(attention.exp.tables).buffer)) },
         reciprocal: windows(attention.reciprocal),
+        reciprocalScale: attention.reciprocalScale,
         bits: attention.bits,
       },
       q: projection(l, 'q'),

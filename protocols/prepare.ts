@@ -111,7 +111,7 @@ function referencePlan(shape: ModelShape, folded: readonly FoldedLayer[]): Model
   const R = 24,
     SUM_SCALE = 16 + 18 + 12,
     windows = (f: WindowFunction, outputScale: number) => ({ f, low: 0, high: 2 ** 40, outputScale, splines: [{ ...IDLE_SPLINE, outputScale }] });
-  const norm = { openBits: 64, scale: 16, sumBits: 56, rsqrt: windows({ name: 'rsqrt', width: shape.width, eps: shape.eps }, 18) };
+  const norm = { openBits: 64, scale: 16, sumBits: 56, rsqrtScale: 18, rsqrt: windows({ name: 'rsqrt', width: shape.width, eps: shape.eps }, 18) };
   const projection = (m: FoldedMatrix, scale: number): Projection => ({
     pointer: 0,
     array: new Int16Array(0),
@@ -146,7 +146,8 @@ function referencePlan(shape: ModelShape, folded: readonly FoldedLayer[]): Model
         shifts: [0],
         tables: { pointer: 0, array: new BigUint64Array(0) },
       },
-      reciprocal: windows({ name: 'reciprocal' }, 25),
+      reciprocal: windows({ name: 'reciprocal' }, 23),
+      reciprocalScale: 23,
       bits: 56,
     },
     q: projection(f.q, SUM_SCALE),
@@ -398,7 +399,8 @@ function planLayer(
       openBits,
       scale,
       sumBits: 2 * scale + Math.log2(high) + 1,
-      rsqrt: windows({ name: 'rsqrt', width: shape.width, eps: shape.eps }, low, high, rs, 2 * scale),
+      rsqrt: windows({ name: 'rsqrt', width: shape.width, eps: shape.eps }, low, high, rs + 64 - (openBits - R + scale), 2 * scale),
+      rsqrtScale: rs,
     };
   };
   const norm1 = norm(0),
@@ -436,7 +438,7 @@ function planLayer(
       : // The reference may be one bucket above the maximum, or some below it.
         ([Math.exp(-2.5), growing * Math.exp(2)] as const),
     valueBits = bitsFor(largest('v') * MARGIN.values),
-    enough = Math.ceil(Math.log2(sums[1])) + 10,
+    enough = Math.ceil(Math.log2(sums[1])) + 8,
     bits = 54 - probabilityScale - SCALE.value - valueBits >= enough ? 56 : 64,
     reciprocalScale = Math.min(30, bits - 2 - probabilityScale - SCALE.value - valueBits);
   refuse('values', 2 ** (bits - 2 - probabilityScale - SCALE.value - 12), largest('v') * MARGIN.values);
@@ -460,7 +462,14 @@ function planLayer(
       attention: {
         reference,
         exp: { ...exp, shifts: [...exp.shifts], tables: store(new BigInt64Array(expTables(exp).buffer)) },
-        reciprocal: windows({ name: 'reciprocal' }, 2 ** Math.floor(Math.log2(sums[0])), 2 ** Math.ceil(Math.log2(sums[1])), reciprocalScale, probabilityScale),
+        reciprocal: windows(
+          { name: 'reciprocal' },
+          2 ** Math.floor(Math.log2(sums[0])),
+          2 ** Math.ceil(Math.log2(sums[1])),
+          reciprocalScale + 64 - bits,
+          probabilityScale,
+        ),
+        reciprocalScale,
         bits,
       },
       mlp: { kind: f.gate ? 'gated' : 'plain', activation: { ...activation.plan, tables: store(activation.tables) } },

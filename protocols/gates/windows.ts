@@ -1,9 +1,10 @@
 /**
- * windows: <x> -> [f(x)] for 1/x and 1/sqrt at a bounded relative error over many powers of two: one narrow `spline` per factor of 16, each on a view
+ * windows: <x> -> [f(x)] for 1/x and 1/sqrt at a bounded relative error over many powers of two: one narrow `spline` per factor of 4, each on a view
  * of the wire that is just fine enough, blended by a smooth partition of unity, so that reading one cell late at a seam does no harm. f is constant
  * below lo. A composition of `narrow` and `spline`, hence no gate of its own: rounds 0, dealt and leakage are theirs, summed.
  *
- * Source: Cachet DESIGN 2 and its executable form. Relative error about 4e-3 at most, typically 1e-3. Domain [0, hi), cyclic beyond.
+ * Source: Cachet DESIGN 2 and its executable form, whose windows of a factor of 16 with steps of 1 / 512 err by 2e-3: here about 5e-4 at most, typically 1e-4, where
+ * the output scale leaves 16 bits or more for f. Domain [0, hi), cyclic beyond.
  */
 import type { Constant } from '../tensor.ts';
 import { fitSpline, type SplineParams, type SplinePlan } from './spline.ts';
@@ -29,10 +30,11 @@ export const windowFunction = (f: WindowFunction): ((x: number) => number) =>
 /** Ideal of the composition: f, constant below low. */
 export const windowsIdeal = (p: Pick<WindowsPlan, 'f' | 'low'>, x: number): number => windowFunction(p.f)(Math.max(x, p.low));
 
-const FACTOR = 16,
+const FACTOR = 4,
   DEGREE = 2,
-  CELLS_PER_WINDOW = 16,
-  STEPS_PER_CELL_LOG2 = 5;
+  /** Of the window's lower end. */
+  CELLS_PER_WINDOW = 32,
+  STEPS_PER_CELL_LOG2 = 6;
 
 /** Plans and fits all windows; the coefficient arrays are in the order of plan.splines. */
 export function fitWindows(

@@ -13,7 +13,7 @@ import { BUCKET_SHIFT, RING, SCALE, type LayerPlan, type ModelPlan } from './pla
 import { project } from './project.ts';
 import { rowMax } from './rowMax.ts';
 
-/** Keys (rotated, 2^12 in Z_2^32) and values (2^8 in Z_2^a) of one layer: [kvHeads, capacity, headDim]. */
+/** Keys (rotated, 2^12 in Z_2^32) and values (2^10 in Z_2^a) of one layer: [kvHeads, capacity, headDim]. */
 export interface LayerCache {
   readonly keys: Tensor;
   readonly values: Tensor;
@@ -130,7 +130,8 @@ export function* attention(
 /** softmax(q k^T) v of some heads: wire [queries, heads, dim] at the attention's output scale. */
 function* softmax(e: Engine, plan: ModelPlan, layer: LayerPlan, cache: LayerCache, query: Tensor, shape: AttentionShape, past: Past): Program<Tensor> {
   const { heads, queries, dim } = shape,
-    { reference, exp: table, reciprocal, bits } = layer.attention,
+    { reference, exp: table, reciprocal, reciprocalScale, bits } = layer.attention,
+    more = reciprocal.outputScale - reciprocalScale,
     size = packedSize(shape),
     rows = e.constant(
       'tables',
@@ -153,8 +154,11 @@ function* softmax(e: Engine, plan: ModelPlan, layer: LayerPlan, cache: LayerCach
     [p] = yield* e.open([{ x: past.unused ? e.linear(clearUnused(rows, size, past.unused), exp!) : exp!, bits }]);
   const sums = e.linear(segmentSum(rows), p!);
   e.note('sums', sums);
-  const [o, r] = yield* e.open([e.mul(mix(shape), p!, cache.values), { x: e.linear(transpose(heads, queries), e.windows(reciprocal, sums)), bits }]);
-  const [on] = yield* e.open([e.mul(scaleRows(queries * heads, dim), o!, r!)]);
+  const [o, r] = yield* e.open([
+    e.mul(mix(shape), p!, cache.values),
+    { x: e.linear(transpose(heads, queries), e.windows(reciprocal, sums)), bits: bits + more },
+  ]);
+  const [on] = yield* e.open([e.mul(scaleRows(queries * heads, dim), o!, e.narrow(r!, more))]);
   e.note('attention', on!);
   return on!;
 }

@@ -13,6 +13,7 @@ export function* norm(e: Engine, p: NormPlan, x: Tensor, rows: number, width: nu
     squares = e.mul(dotRows(rows, width), fine, fine);
   e.note(name, squares);
   const [sum] = yield* e.open([{ x: squares, bits: p.sumBits }]);
-  const [scale] = yield* e.open([{ x: e.windows(p.rsqrt, sum!), bits: fine.bits }]);
-  return e.mul(scaleRows(rows, width), fine, scale!);
+  const more = p.rsqrt.outputScale - p.rsqrtScale,
+    [scale] = yield* e.open([{ x: e.windows(p.rsqrt, sum!), bits: fine.bits + more }]);
+  return e.mul(scaleRows(rows, width), fine, e.narrow(scale!, more));
 }

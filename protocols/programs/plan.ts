@@ -3,10 +3,11 @@
  * constants into an engine and gives this; `prepare` chooses every number from calibrated ranges.
  *
  * Scale budget (scales + integer bits of the result + sign <= ring; narrowing lowers ring and scale alike). R: scale of the residual stream.
+ * 1 / rms and 1 / sum are computed and opened with as many bits more as a ring of 64 leaves, and narrowed: few elements, and the splines' coefficients are better.
  *   norm                  x opened over n bits at 2^R, narrowed to 2^xs in Z_2^(n - R + xs), times rsqrt 2^rs -> 2^(xs + rs); weights 2^f
  *                         -> 2^(xs + rs + f), widened: R + rs + f + integer bits + 2 <= n
  *   q, k                  widened to 2^12; RoPE tables 2^12 -> 2^24, opened, narrowed to 2^12 in Z_2^32; logits 2^24 in Z_2^32 (|z| < 128)
- *   probabilities         2^sp in Z_2^a; values 2^8 in Z_2^a; 1 / sum 2^sr: attention output 2^(sp + 8 + sr) in Z_2^a, two bits spare for the widening
+ *   probabilities         2^sp in Z_2^a; values 2^10 in Z_2^a; 1 / sum 2^sr: attention output 2^(sp + 10 + sr) in Z_2^a, two bits spare for the widening
  *   gated MLP             gate 2^12, SiLU 2^32 in Z_2^56 times up 2^12 -> 2^44 in Z_2^56 (|silu up| < 2^10 for the widening)
  *   plain MLP             activation 2^(R - f) in Z_2^64 without an opening, weights 2^f: it joins the residual stream as it is
  */
@@ -18,7 +19,7 @@ import type { WindowsParams } from '../gates/windows.ts';
 import type { ModelShape } from '../models/config.ts';
 import type { Constant, Matrix } from '../tensor.ts';
 
-export const SCALE = { activation: 12, value: 8, silu: 32 } as const;
+export const SCALE = { activation: 12, value: 10, silu: 32 } as const;
 export const RING = { residual: 64, logits: 32, mlp: 56 } as const;
 
 /** Logits are referred to buckets of 2 nats (2^25 at scale 24); 64 of them cover the cyclic range of 128 nats. */
@@ -31,8 +32,9 @@ export interface NormPlan {
   readonly scale: number;
   /** Ring over which the sum of squares is opened. */
   readonly sumBits: number;
-  /** Its output scale is rs. */
   readonly rsqrt: WindowsParams;
+  /** rs. */
+  readonly rsqrtScale: number;
 }
 
 /** A linear layer: weights, and a bias at the result's scale. */
@@ -50,6 +52,8 @@ export interface AttentionPlan {
   readonly reference: Reference;
   readonly exp: ExpParams;
   readonly reciprocal: WindowsParams;
+  /** sr. */
+  readonly reciprocalScale: number;
   /** Ring a of probabilities, values and output. */
   readonly bits: number;
 }
