@@ -13,7 +13,7 @@ import { expTables } from '../protocols/gates/expTable.ts';
 import { fitFourier } from '../protocols/gates/fourier.ts';
 
 /** The backends, and both forms between which one of them chooses. */
-const tested: typeof backends = { ...backends, 'wasm in limbs': (m) => wasmKernels(m, 'limbs'), 'wasm in lanes': (m) => wasmKernels(m, 'lanes') };
+const tested: typeof backends = { ...backends, 'wasm in limbs': (m) => wasmKernels(m, 0, 'limbs'), 'wasm in lanes': (m) => wasmKernels(m, 0, 'lanes') };
 const LOW = 1 << 16,
   SIZE = 1 << 19;
 /** Regions of 32 KiB: destinations, sources, scratch. */
@@ -98,6 +98,8 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
     // More keys than a tile holds, queries that begin within one.
     ['scores', (k, n) => (k.scores(D, A, B, 16, 4, 2, 64, n, 80, 32, mode), k.reduce(D, D, 32, 4 * (16 * n + 136)))],
     ['scores', (k, n) => k.scores(D, A, B, 5, 2, 1, 66, n, 70, 64, mode)],
+    ['scores', (k, n) => k.scores(D, A, B, 5, 2, 1, 16, n, 70, 64, mode, 50)],
+    ['mix', (k, n) => k.mix(D, A, B, 5, 4, 2, 8, n, 70, mode, 50)],
     ['mix', (k, n) => k.mix(D, A, B, 16, 4, 2, 66, n, 80, mode)],
     ['mix', (k, n) => k.mix(D, A, B, 1, 2, 1, 64, n, 100, mode)],
   ]),
@@ -111,6 +113,7 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
   ]),
   ...EXTREMES.flatMap((x) => [-32768, 32767].map((w): (typeof rows)[number] => ['gemmI16', (k, n) => (extreme(k, x, w), gemmOfAllSteps(k, n))])),
   ['gemmI16', (k, n) => (k.gemmI16(D, A, C, 1, 5000, 3, 64), k.gemmI16(D + 64, A, C, 3, 5000, 3, 64), k.gemmI16(D + 256, A, C, 40, 328, n, 64))],
+  ['gemmI16', (k, n) => k.gemmI16(D, A, C, 3, 328, n, 64, 70)],
   ['gemmF32', (k, n) => (floats(k, A, 4096), floats(k, B, 4096), k.gemmF32(D, A, B, 1 + (n % 3), 8 * ((n % 9) + 1), n))],
   ['addTails', (k) => k.addTails(D, A, 3, 2, 6, 2)],
   ['rope', (k, n) => k.rope(D, A, 2 * n + 8, B, B + 256, 1, 3, 2, 4)],
