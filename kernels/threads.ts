@@ -66,8 +66,8 @@ const SPLITS: readonly Split[] = [
 
 /** A chunk takes so long at least, ns: below two of them a call gained nothing with a thread that had to be woken first, which takes 25 to 50 us. */
 const GRAIN_NS = 30_000;
-/** Chunks of a call for each thread at most: threads do not run evenly. */
-const CHUNKS = 4;
+/** Chunks of a call for each thread at most: threads do not run evenly, but every chunk of a `gemmI16` splits the rows of x again (a column's 10 products). */
+const CHUNKS = 2;
 /** Looks at a counter before a thread sleeps on it, about 20 us: rounds of a token have several large calls in a row. */
 const SPIN = 10_000;
 /** How long the caller waits for a chunk that another thread has claimed. */
