@@ -48,9 +48,9 @@ export interface Kernels {
   /**
    * dst[r, c] = sum_i x[r, i] * w[c, i]; x u64[rows, inner], w int16[cols, inner] (sign-extended), dst u64[rows, cols]. inner % 8 == 0.
    * Only the low `bits` bits of the result are needed, 1 <= bits <= 64 (the rest is arbitrary): fewer are faster, in steps at 32, 44, 56.
-   * Working space: the low page.
+   * `stride`: elements from one row of dst to the next, where these columns are some of it. @default cols
    */
-  gemmI16(dst: number, x: number, w: number, rows: number, inner: number, cols: number, bits: number): void;
+  gemmI16(dst: number, x: number, w: number, rows: number, inner: number, cols: number, bits: number, stride?: number): void;
   /**
    * The same in float32: x f32[rows, inner], w f32[cols, inner], dst f32[rows, cols]. inner % 8 == 0. Every operation rounds to float32: eight partial
    * sums s_j, j = i mod 8, each in the order of i; with t_j = s_j + s_(j + 4) the result is (t_0 + t_1) + (t_2 + t_3).
@@ -67,6 +67,7 @@ export interface Kernels {
    * row has past + i + 1 entries; dst holds, for each head, the rows of all queries one after another:
    * row(h, i) starts at h * S + i * past + i (i + 1) / 2 with S = queries * past + queries (queries + 1) / 2.
    * dst[row(h, i) + t] (mode)= q[i, h] . k[h / group, t]. Only the low `bits` bits of the result are needed (the rest is arbitrary).
+   * `stride`: elements from one query to the next, where these heads are some of it. @default heads * dim
    */
   scores(
     dst: number,
@@ -80,9 +81,22 @@ export interface Kernels {
     capacity: number,
     bits: number,
     mode: number,
+    stride?: number,
   ): void;
-  /** Packed rows p (as in `scores`) times values: dst u64[queries, heads, dim]; dst[i, h] (mode)= sum_t p[row(h, i) + t] * v[h / group, t]. */
-  mix(dst: number, p: number, v: number, queries: number, heads: number, group: number, dim: number, past: number, capacity: number, mode: number): void;
+  /** Packed rows p (as in `scores`) times values: dst u64[queries, heads, dim]; dst[i, h] (mode)= sum_t p[row(h, i) + t] * v[h / group, t]; `stride` as there. */
+  mix(
+    dst: number,
+    p: number,
+    v: number,
+    queries: number,
+    heads: number,
+    group: number,
+    dim: number,
+    past: number,
+    capacity: number,
+    mode: number,
+    stride?: number,
+  ): void;
   /** Adds packed rows over the keys from `skip` on to the tails of full packed rows: dst rows have past + i + 1 entries, src rows past - skip + i + 1. */
   addTails(dst: number, src: number, queries: number, heads: number, past: number, skip: number): void;
   /**

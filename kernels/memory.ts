@@ -10,6 +10,9 @@ const PAGE = 65536;
 /** The low end of a memory: the kernels' own working space. */
 export const WORKING_BYTES = PAGE;
 
+/** Address of a thread's working space: thread 0 has the low end of the memory, thread t the t-th page from its upper end. */
+export const workingSpace = (memory: WebAssembly.Memory, thread: number): number => (thread === 0 ? 0 : memory.buffer.byteLength - thread * WORKING_BYTES);
+
 /** @throws KernelError if the size exceeds what wasm32 addresses or the system grants. */
 export function reserveMemory(bytes: number): WebAssembly.Memory {
   const pages = Math.ceil(bytes / PAGE);

@@ -16,7 +16,7 @@ import { HelperSession } from './helperSession.ts';
 const AHEAD_MIB = 16;
 
 /** `connect` opens a further link to an evaluator. */
-export function clientDealer(o: { artefact: Artefact; kernels: string; timeoutMs: number; connect: Connect }): Deal {
+export function clientDealer(o: { artefact: Artefact; kernels: string; threads: number; timeoutMs: number; connect: Connect }): Deal {
   return async ({ ticket, spec, nonce, signal }) => {
     const links: Link[] = [];
     try {
@@ -39,7 +39,7 @@ export function clientDealer(o: { artefact: Artefact; kernels: string; timeoutMs
           artefact: o.artefact,
           spec,
           kernels: o.kernels,
-          space: engineSpace('helper', o.artefact, spec, AHEAD_MIB),
+          space: engineSpace('helper', o.artefact, spec, AHEAD_MIB, { threads: o.threads }),
           keys,
           onTrace: undefined,
           links: [p0!.link, p1!.link],

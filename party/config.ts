@@ -15,6 +15,9 @@ const isNet = (text: string): boolean => {
   }
 };
 
+/** Of one engine. */
+const MAX_THREADS = 64;
+
 const NET_SYNTAX = 'loopback, lan, wan or rtt=MS,mbps=N';
 
 const url = z.string().regex(/^ws:\/\/[^/:]+:\d+$/, 'an address like ws://127.0.0.1:7700');
@@ -31,6 +34,7 @@ export const configSchema = z.strictObject({
     .optional()
     .describe('where this party listens, if not at its address'),
   kernels: z.enum(['wasm', 'reference']).default('wasm').describe('kernel backend: wasm or reference'),
+  threads: z.number().int().min(1).max(MAX_THREADS).default(1).describe("threads that compute a session's large kernels, at each party"),
   timeoutMs: z.number().int().min(100).default(30_000).describe('longest wait for another party in set-up, ms'),
   clientTimeoutMs: z.number().int().min(100).default(600_000).describe("longest wait for the client's next token, ms"),
   silenceMs: z.number().int().min(100).default(20_000).describe('a link that is silent for so long is dead, ms'),

@@ -3,6 +3,7 @@
  * follows the steps that the worker has run, and runs the later ones. It never blocks: a step begins when all that is dealt for it is in the ring.
  */
 import { createKernels } from '../kernels/registry.ts';
+import { threadedKernels } from '../kernels/threads.ts';
 import { Arena } from '../kernels/memory.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import type { DealtSource, DesyncHash, Effect, JobEffect, Program } from '../protocols/engines/effects.ts';
@@ -47,7 +48,7 @@ export class DirectEngine implements DealtSource {
     this.taken = this.told = o.taken;
     this.program = evaluatorProgram({
       ...o,
-      kernels: createKernels(o.kernels, memory),
+      kernels: threadedKernels(createKernels(o.kernels, memory), space.threads),
       arena: new Arena(memory, ringsEnd(space.rings), space.arena),
       dealt: this,
       attach: true,

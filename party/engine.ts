@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { packageRoot } from '../client/node.ts';
-import { reserveMemory } from '../kernels/memory.ts';
+import { reserveMemory, WORKING_BYTES } from '../kernels/memory.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { shareArtefact } from './artefactShare.ts';
 import { meterSession, tokenCost } from '../protocols/cost.ts';
@@ -10,6 +10,7 @@ import { CachetError, type ErrorCode } from '../protocols/errors.ts';
 import type { Turn } from '../protocols/engines/effects.ts';
 import { arenaBytes, type SessionSpec } from '../protocols/session.ts';
 import { ADDRESS, REPLY, type EngineMessage, type EngineStart } from './engineMessages.ts';
+import { KernelThreads } from './kernelThreads.ts';
 import { MIN_RING_BYTES, ringsEnd, SharedRing, type RingSizes } from './sharedRing.ts';
 import type { TraceRows } from './trace/recorder.ts';
 
@@ -29,24 +30,36 @@ const TOKENS_AHEAD = 4;
 export interface EngineSpace {
   readonly rings: RingSizes;
   readonly arena: number;
+  /** Threads that compute on it. */
+  readonly threads: number;
   readonly total: number;
 }
 
-/** Rings for a few tokens' dealt material within `aheadMib` (the next lower power of two), `whole`: for the prompt's as well; and the arena. */
-export function engineSpace(role: 'evaluator' | 'helper', artefact: Artefact, spec: SessionSpec, aheadMib: number, whole = false): EngineSpace {
+/**
+ * Rings for a few tokens' dealt material within `aheadMib` (the next lower power of two), `whole`: for the prompt's as well; the arena; working space of
+ * further threads at the end.
+ */
+export function engineSpace(
+  role: 'evaluator' | 'helper',
+  artefact: Artefact,
+  spec: SessionSpec,
+  aheadMib: number,
+  { whole = false, threads = 1 }: { readonly whole?: boolean; readonly threads?: number } = {},
+): EngineSpace {
   const prompt = whole ? meterSession(artefact, { ...spec, maxTokens: 1 }).dealtBytes : 0,
     wanted = Math.max(prompt, TOKENS_AHEAD * tokenCost(artefact, spec.filled + spec.context).dealtBytes),
     ring = Math.max(MIN_RING_BYTES, Math.min(2 ** Math.ceil(Math.log2(wanted)), 2 ** (20 + Math.floor(Math.log2(aheadMib))))),
     // An evaluator's second one is for what is relayed.
     rings: RingSizes = [ring, role === 'helper' || spec.dealer === 'client' ? ring : 0],
     arena = arenaBytes(role, artefact, spec);
-  return { rings, arena, total: ringsEnd(rings) + arena };
+  return { rings, arena, threads, total: ringsEnd(rings) + arena + (threads - 1) * WORKING_BYTES };
 }
 
 export class EngineThread {
   readonly memory: WebAssembly.Memory;
   readonly rings: readonly [SharedRing, SharedRing];
   private readonly worker: Worker;
+  private readonly threads: KernelThreads;
   private readonly completed: Int32Array;
   /** Reply, turn's tokens, turn's answer. */
   private readonly reply: Int32Array;
@@ -64,7 +77,7 @@ export class EngineThread {
     onMessage: (message: EngineMessage) => void;
     onError: (error: CachetError) => void;
   }) {
-    const { rings } = o.space;
+    const { rings, threads } = o.space;
     this.memory = reserveMemory(o.space.total);
     this.completed = new Int32Array(this.memory.buffer, ADDRESS.completed, 1);
     this.reply = new Int32Array(this.memory.buffer, ADDRESS.reply, 3);
@@ -79,7 +92,11 @@ export class EngineThread {
       rings,
       arena: ringsEnd(rings),
       arenaBytes: o.space.arena,
+      threads,
     };
+    const stopped = (cause: Error): void =>
+      o.onError(new CachetError({ code: 'internal', what: 'engine stopped', got: cause.name, hint: 'report this as a bug', cause }));
+    this.threads = new KernelThreads({ memory: this.memory, kernels: o.kernels, threads, onError: stopped });
     this.worker = idle.pop() ?? new Worker(join(packageRoot(), 'dist', 'party', 'engineWorker.js'));
     this.worker.ref();
     this.worker.on('message', (message: EngineMessage) => {
@@ -88,9 +105,7 @@ export class EngineThread {
       else if (message.type === 'failed') o.onError(new CachetError({ code: message.code as ErrorCode, what: message.message }));
       else o.onMessage(message);
     });
-    this.worker.on('error', (cause) =>
-      o.onError(new CachetError({ code: 'internal', what: 'engine stopped', got: cause.name, hint: 'report this as a bug', cause })),
-    );
+    this.worker.on('error', stopped);
     this.worker.postMessage(start);
   }
 
@@ -121,11 +136,13 @@ export class EngineThread {
     Atomics.store(new Int32Array(this.memory.buffer, ADDRESS.cancelled, 1), 0, 1);
     Atomics.notify(this.completed, 0);
     for (const ring of this.rings) ring.wake();
+    this.threads.stop();
   }
 
   private release(): void {
     clearTimeout(this.stopping);
     this.released = true;
+    this.threads.stop();
     // Without a name this would remove Node's own listeners as well.
     this.worker.removeAllListeners('message');
     this.worker.removeAllListeners('error');

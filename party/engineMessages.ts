@@ -33,6 +33,8 @@ interface StartCommon {
   /** Where the arena begins, and its size. */
   readonly arena: number;
   readonly arenaBytes: number;
+  /** Threads that compute on the memory, this one among them. */
+  readonly threads: number;
 }
 export type EngineStart =
   | (StartCommon & { readonly role: 'evaluator'; readonly party: 0 | 1; readonly keys: EvaluatorKeys })

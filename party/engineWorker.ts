@@ -4,6 +4,7 @@
  */
 import { parentPort } from 'node:worker_threads';
 import { createKernels } from '../kernels/registry.ts';
+import { threadedKernels } from '../kernels/threads.ts';
 import { Arena } from '../kernels/memory.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { openShared } from './artefactShare.ts';
@@ -61,7 +62,7 @@ class Run implements DealtSource, DealtSink {
 
   run(): void {
     const { start, arena } = this,
-      kernels = createKernels(start.kernels, start.memory);
+      kernels = threadedKernels(createKernels(start.kernels, start.memory), start.threads);
     if (artefact?.digest !== start.artefact.digest) artefact = openShared(start.artefact);
     const common = { artefact, spec: start.spec, kernels, arena, trace: this.trace };
     this.trace?.begin();

@@ -186,7 +186,8 @@ export class Party {
   private async setUp(meeting: Meeting): Promise<void> {
     const links = new Set([...meeting.greetings.values()].map((g) => g.link));
     const [spec, ...others] = [...meeting.greetings.values()].flatMap(({ message }) => ('spec' in message ? [message.spec] : [])),
-      space = engineSpace(this.role === 'helper' ? 'helper' : 'evaluator', this.artefact, spec!, this.config.aheadMib, this.config.benchmark);
+      { aheadMib, benchmark, threads } = this.config,
+      space = engineSpace(this.role === 'helper' ? 'helper' : 'evaluator', this.artefact, spec!, aheadMib, { whole: benchmark, threads });
     this.sessions++;
     this.reserved += space.total;
     try {

@@ -49,6 +49,7 @@ describe('doctor', () => {
     await cachet(['init', '--out', 'doctor', '--p0', '127.0.0.1:7790', '--p1', '127.0.0.1:7791', '--helper-at', '127.0.0.1:7792']);
     const { status, stdout } = await cachet(['doctor', '--config', 'doctor/p0.json']);
     expect(stdout).toMatch(/kernels wasm +ok +exact/);
+    expect(stdout).toMatch(/threads +ok +1 /);
     expect(stdout).toMatch(/p0 +warning +ws:\/\/127.0.0.1:7790: none yet; port free/);
     expect(stdout).not.toMatch(/FAILED/);
     expect(Math.max(...stdout.split('\n').map((l) => l.length))).toBeLessThanOrEqual(80);

@@ -2,20 +2,47 @@
  * One suite for all kernel backends: each row runs the same call on two memories with the same random contents, one with the reference and one with the
  * backend; afterwards both memories must be equal, byte for byte. Then: published vectors, what DPF keys and packing must satisfy.
  */
-import { describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { ADD, dpfKeyBytes, packedBytes, SET, SUB, type Kernels } from '../kernels/kernels.ts';
 import { Arena, reserveMemory, u64, u8 } from '../kernels/memory.ts';
 import { backends } from '../kernels/registry.ts';
 import { chacha8 } from '../kernels/reference/keyed.ts';
 import { selfTest } from '../kernels/selfTest.ts';
+import { threadedKernels } from '../kernels/threads.ts';
 import { wasmKernels } from '../kernels/wasm/index.ts';
+import { KernelThreads } from '../party/kernelThreads.ts';
 import { expTables } from '../protocols/gates/expTable.ts';
 import { fitFourier } from '../protocols/gates/fourier.ts';
 
-/** The backends, and both forms between which one of them chooses. */
-const tested: typeof backends = { ...backends, 'wasm in limbs': (m) => wasmKernels(m, 'limbs'), 'wasm in lanes': (m) => wasmKernels(m, 'lanes') };
 const LOW = 1 << 16,
   SIZE = 1 << 19;
+/** Kernels whose calls, however small, are shared with a second thread; it gets its part, since this one lets 0.1 ms pass before each of its own. */
+const shared = reserveMemory(2 * LOW + SIZE + LOW),
+  threads = new KernelThreads({
+    memory: shared,
+    kernels: 'wasm',
+    threads: 2,
+    onError: (cause) => {
+      throw cause;
+    },
+  });
+afterAll(() => threads.stop());
+const patient = (k: Kernels): Kernels => {
+  const never = new Int32Array(new SharedArrayBuffer(4)),
+    slow = ([name, f]: [string, unknown]): [string, unknown] => [
+      name,
+      SHARED.includes(name) ? (...a: unknown[]) => (Atomics.wait(never, 0, 0, 0.1), (f as (...a: unknown[]) => unknown)(...a)) : f,
+    ];
+  return Object.fromEntries(Object.entries(k).map(slow)) as unknown as Kernels;
+};
+const SHARED = ['gemmI16', 'scores', 'mix', 'prg', 'dpfGenerate', 'expDeal', 'expEvaluate', 'fourierDeal', 'fourierEvaluate', 'fourierEvaluateWide'];
+/** The backends, both forms between which one of them chooses, and two threads. */
+const tested: typeof backends = {
+  ...backends,
+  'wasm in limbs': (m) => wasmKernels(m, 0, 'limbs'),
+  'wasm in lanes': (m) => wasmKernels(m, 0, 'lanes'),
+  'wasm on 2 threads': (m) => threadedKernels(patient(wasmKernels(m)), 2, 1),
+};
 /** Regions of 32 KiB: destinations, sources, scratch. */
 const D = LOW,
   A = LOW + (1 << 16),
@@ -35,7 +62,7 @@ function random(seed: number): () => number {
 }
 
 function place(name: string, seed: number): Kernels {
-  const memory = reserveMemory(LOW + SIZE + LOW),
+  const memory = name.endsWith('threads') ? shared : reserveMemory(LOW + SIZE + LOW),
     words = new Uint32Array(memory.buffer, LOW, SIZE / 4),
     next = random(seed);
   for (let i = 0; i < words.length; i++) words[i] = next();
@@ -98,6 +125,8 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
     // More keys than a tile holds, queries that begin within one.
     ['scores', (k, n) => (k.scores(D, A, B, 16, 4, 2, 64, n, 80, 32, mode), k.reduce(D, D, 32, 4 * (16 * n + 136)))],
     ['scores', (k, n) => k.scores(D, A, B, 5, 2, 1, 66, n, 70, 64, mode)],
+    ['scores', (k, n) => k.scores(D, A, B, 5, 2, 1, 16, n, 70, 64, mode, 50)],
+    ['mix', (k, n) => k.mix(D, A, B, 5, 4, 2, 8, n, 70, mode, 50)],
     ['mix', (k, n) => k.mix(D, A, B, 16, 4, 2, 66, n, 80, mode)],
     ['mix', (k, n) => k.mix(D, A, B, 1, 2, 1, 64, n, 100, mode)],
   ]),
@@ -111,6 +140,7 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
   ]),
   ...EXTREMES.flatMap((x) => [-32768, 32767].map((w): (typeof rows)[number] => ['gemmI16', (k, n) => (extreme(k, x, w), gemmOfAllSteps(k, n))])),
   ['gemmI16', (k, n) => (k.gemmI16(D, A, C, 1, 5000, 3, 64), k.gemmI16(D + 64, A, C, 3, 5000, 3, 64), k.gemmI16(D + 256, A, C, 40, 328, n, 64))],
+  ['gemmI16', (k, n) => k.gemmI16(D, A, C, 3, 328, n, 64, 70)],
   ['gemmF32', (k, n) => (floats(k, A, 4096), floats(k, B, 4096), k.gemmF32(D, A, B, 1 + (n % 3), 8 * ((n % 9) + 1), n))],
   ['addTails', (k) => k.addTails(D, A, 3, 2, 6, 2)],
   ['rope', (k, n) => k.rope(D, A, 2 * n + 8, B, B + 256, 1, 3, 2, 4)],
@@ -313,6 +343,26 @@ describe.each(Object.keys(backends))('%s: what must hold', (backend) => {
         }
       arena.release(mark);
     }
+  });
+});
+
+describe('threads', () => {
+  it('compute what the caller leaves, and everything is computed without them', () => {
+    const k = place('wasm', 3);
+    let own = 0;
+    const counted = threadedKernels({ ...patient(wasmKernels(shared)), gemmI16: () => own++ }, 2, 1);
+    counted.gemmI16(D, A, B, 1, 8, 64, 64);
+    expect(own).toBeLessThan(4);
+    const alone = threadedKernels({ ...k, gemmI16: () => own++ }, 2, 1);
+    own = 0;
+    alone.gemmI16(D, A, B, 1, 8, 64, 64);
+    expect(own).toBe(4);
+  });
+  it('are left alone by small calls', () => {
+    let columns = 0;
+    const k = threadedKernels({ ...wasmKernels(shared), gemmI16: (_d, _x, _w, _r, _i, cols) => (columns = cols) }, 2);
+    k.gemmI16(D, A, B, 1, 768, 512, 64);
+    expect(columns).toBe(512);
   });
 });
 

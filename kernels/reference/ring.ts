@@ -86,15 +86,15 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
         dst += 8 * n;
       });
     },
-    gemmI16(dst, x, w, rows, inner, cols, bits) {
-      const out = u64(dst, rows * cols),
+    gemmI16(dst, x, w, rows, inner, cols, bits, stride = cols) {
+      const out = u64(dst, rows * stride),
         a = u64(x, rows * inner),
         b = new Int16Array(buffer, w, cols * inner);
       for (let r = 0; r < rows; r++)
         for (let c = 0; c < cols; c++) {
           let sum = 0n;
           for (let i = 0; i < inner; i++) sum += a[r * inner + i]! * BigInt(b[c * inner + i]!);
-          out[r * cols + c] = BigInt.asUintN(bits, sum);
+          out[r * stride + c] = BigInt.asUintN(bits, sum);
         }
     },
     gemmF32(dst, x, w, rows, inner, cols) {
@@ -131,8 +131,8 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
         put(out, r, sum, mode);
       }
     },
-    scores(dst, q, k, queries, heads, group, dim, past, capacity, _bits, mode) {
-      const a = u64(q, queries * heads * dim),
+    scores(dst, q, k, queries, heads, group, dim, past, capacity, _bits, mode, stride = heads * dim) {
+      const a = u64(q, queries * stride),
         b = u64(k, (heads / group) * capacity * dim);
       for (let h = 0; h < heads; h++)
         for (let i = 0; i < queries; i++) {
@@ -140,14 +140,14 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
             out = u64(dst, n);
           for (let t = 0; t < n; t++) {
             let sum = 0n;
-            for (let d = 0; d < dim; d++) sum += a[(i * heads + h) * dim + d]! * b[(Math.floor(h / group) * capacity + t) * dim + d]!;
+            for (let d = 0; d < dim; d++) sum += a[i * stride + h * dim + d]! * b[(Math.floor(h / group) * capacity + t) * dim + d]!;
             put(out, t, sum, mode);
           }
           dst += 8 * n;
         }
     },
-    mix(dst, p, v, queries, heads, group, dim, past, capacity, mode) {
-      const out = u64(dst, queries * heads * dim),
+    mix(dst, p, v, queries, heads, group, dim, past, capacity, mode, stride = heads * dim) {
+      const out = u64(dst, queries * stride),
         b = u64(v, (heads / group) * capacity * dim);
       for (let h = 0; h < heads; h++)
         for (let i = 0; i < queries; i++) {
@@ -156,7 +156,7 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
           for (let d = 0; d < dim; d++) {
             let sum = 0n;
             for (let t = 0; t < n; t++) sum += a[t]! * b[(Math.floor(h / group) * capacity + t) * dim + d]!;
-            put(out, (i * heads + h) * dim + d, sum, mode);
+            put(out, i * stride + h * dim + d, sum, mode);
           }
           p += 8 * n;
         }

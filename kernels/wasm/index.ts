@@ -18,20 +18,23 @@ const INNER = 512,
 
 let module: WebAssembly.Module | undefined, fastest: GemmForm | undefined;
 
-/** Several instances may share one memory. `form`: the faster one on this machine, measured once a thread, unless given. */
-export function wasmKernels(memory: WebAssembly.Memory, form: GemmForm = (fastest ??= fasterForm())): Kernels {
-  const { gemmI16Limbs, gemmI16Lanes, ...kernels } = instantiate(memory);
+/**
+ * Several instances may share one memory; those that compute at a time have different pages of it as `working` space. `form`: the faster one on this
+ * machine, measured once a thread, unless given.
+ */
+export function wasmKernels(memory: WebAssembly.Memory, working = 0, form: GemmForm = (fastest ??= fasterForm())): Kernels {
+  const { gemmI16Limbs, gemmI16Lanes, ...kernels } = instantiate(memory, working);
   return { ...kernels, gemmI16: form === 'limbs' ? gemmI16Limbs : gemmI16Lanes, name: 'wasm', choices: `gemmI16 in ${form}`, memory };
 }
 
-function instantiate(memory: WebAssembly.Memory): Exports {
+function instantiate(memory: WebAssembly.Memory, working: number): Exports {
   module ??= new WebAssembly.Module(decode(binary));
-  return new WebAssembly.Instance(module, { env: { memory, abort } }).exports as unknown as Exports;
+  return new WebAssembly.Instance(module, { env: { memory, abort, working } }).exports as unknown as Exports;
 }
 
 /** Both forms in turn on one row of 64 bits, the slowest case of limbs; the best call of each counts, so that a busy machine does not decide. */
 function fasterForm(): GemmForm {
-  const k = instantiate(reserveMemory(1 << 20)),
+  const k = instantiate(reserveMemory(1 << 20), 0),
     best = { limbs: Infinity, lanes: Infinity },
     [x, dst, w] = [1 << 16, 1 << 17, 1 << 18] as const,
     start = performance.now();

@@ -39,6 +39,8 @@ export interface StepsRow extends Cost {
   /** decode: tokens in the cache, the new one not among them; prefill: the prompt's private tokens. */
   readonly context: number;
   readonly parties: 3;
+  /** Of each party's engine. */
+  readonly threads: number;
   readonly net: string;
   /** Preprocessing ready: from the client's sending to its next token. null: a prefill whose material is more than may wait at an evaluator. */
   readonly onlineMs: Spread | null;
@@ -65,6 +67,8 @@ export interface StepsOptions {
   /** Tokens of a row's session; prefill: of the prompt. */
   readonly tokens: number;
   readonly reps: number;
+  /** Of each party's engine. */
+  readonly threads: number;
   /** Dealt material that may wait at a party, MiB. */
   readonly aheadMib: number;
   readonly signal: AbortSignal;
@@ -98,13 +102,13 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
   });
   const steps = task === 'decode' ? o.tokens : 1,
     predicted = meterSession(artefact, shape(steps)).steps[0]!,
-    ring = engineSpace('evaluator', artefact, shape(steps), o.aheadMib, true).rings[0],
+    ring = engineSpace('evaluator', artefact, shape(steps), o.aheadMib, { whole: true }).rings[0],
     // Both evaluators' bytes are more than one's.
     fits = predicted.dealtBytes <= ring,
     // What may be dealt before it is asked for waits at the evaluators and at the helper.
     after = task === 'decode' ? Math.ceil((4 * ring) / predicted.dealtBytes) : 0;
   checkSpec(artefact, shape(after + steps));
-  const trio = await Trio.start(o.model, { net: o.net, aheadMib: o.aheadMib, benchmark: true }),
+  const trio = await Trio.start(o.model, { net: o.net, aheadMib: o.aheadMib, threads: o.threads, benchmark: true }),
     choose = sampler(),
     prompt = Array.from({ length: promptTokens }, (_, i) => 5 + ((i * 37) % (artefact.shape.vocab - 5))),
     last: { reports: readonly StepReport[]; ended: readonly TrioEvent[] } = { reports: [], ended: [] };
@@ -160,6 +164,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     weights: 'open',
     context: task === 'decode' ? o.context : promptTokens,
     parties: 3,
+    threads: o.threads,
     net: o.net,
     onlineMs: fits ? spread(online) : null,
     dealMs: of('helper').stepMs!,

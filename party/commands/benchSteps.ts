@@ -20,6 +20,7 @@ interface Options {
   readonly tokens: number[];
   readonly net: string;
   readonly reps: number;
+  readonly threads: number;
   readonly aheadMib: number;
   readonly json?: boolean;
 }
@@ -31,6 +32,7 @@ const command = (task: 'decode' | 'prefill', description: string): Command =>
     .addOption(new Option('--policy <name>', 'what the cache keeps').choices(['full']).default('full'))
     .addOption(new Option('--net <net>', 'loopback, lan, wan or rtt=MS,mbps=N').argParser((net) => parseNet(net).name).default('loopback'))
     .addOption(new Option('--reps <n>', 'sessions for a row').argParser(integer(1)).default(3))
+    .addOption(new Option('--threads <n>', "threads of each party's engine").argParser(integer(1)).default(1))
     .addOption(new Option('--ahead-mib <n>', 'dealt material that may wait at a party, MiB').argParser(integer(8)).default(64))
     .option('--json', 'rows as JSON on stdout');
 
@@ -51,6 +53,7 @@ async function rows(task: 'decode' | 'prefill', o: Options): Promise<void> {
       context: task === 'decode' ? n : 0,
       tokens: task === 'decode' ? o.tokens[0]! : n,
       reps: o.reps,
+      threads: o.threads,
       aheadMib: o.aheadMib,
       signal: abort.signal,
       onProgress: (text) => progress.update(`${task} ${n}: ${text}`),

@@ -18,7 +18,7 @@ type Check = readonly [name: string, run: () => Outcome | Promise<Outcome>];
 
 const MIN_NODE = 20;
 
-function machine(): Check[] {
+function machine(threads: number): Check[] {
   return [
     [
       'Node',
@@ -28,6 +28,13 @@ function machine(): Check[] {
           : ['FAILED', `${process.versions.node}; expected ${MIN_NODE} or newer; try: install Node ${MIN_NODE}`],
     ],
     ['cores', () => (cpus().length >= 2 ? ['ok', `${cpus().length}`] : ['warning', 'one: a party uses two, tokens will take longer'])],
+    [
+      'threads',
+      () =>
+        threads <= cpus().length
+          ? ['ok', `${threads} for a session's kernels`]
+          : ['warning', `${threads} on ${cpus().length} cores: they wait for each other; try: threads ${cpus().length}`],
+    ],
     ['memory', () => (freemem() > 1e9 ? ['ok', `${bytes(freemem())} free`] : ['warning', `${bytes(freemem())} free; a session takes 75 MB and more`])],
     [
       'CPU',
@@ -112,7 +119,11 @@ export const doctorCommand = new Command('doctor')
   .action(async (o: { config?: string; model?: string; json?: boolean }) => {
     const config = o.config === undefined ? undefined : await readConfigFile(o.config),
       results: { check: string; state: Outcome[0]; what: string }[] = [];
-    for (const [check, run] of [...machine(), ...model(o.model ?? config?.model ?? EMBEDDED_MODEL), ...(config ? deployment(config) : [])]) {
+    for (const [check, run] of [
+      ...machine(config?.threads ?? 1),
+      ...model(o.model ?? config?.model ?? EMBEDDED_MODEL),
+      ...(config ? deployment(config) : []),
+    ]) {
       const [state, what] = await Promise.resolve()
         .then(run)
         .catch((error: unknown): Outcome => [

@@ -1,9 +1,10 @@
 // Distributed point functions, many keys together: the nodes of a group of keys are expanded level by level, four a pass, whatever key they belong to.
 import { BLOCKS, OUT, permute, setWord, transposeBlocks, transposeWords, wipe } from './chacha';
+import { working } from './working';
 
 // A node is 32 bytes: seed 0..15, unwrapped index u64 at 16, key u32 at 24, control bit as a mask u32 at 28.
 const NODE: usize = 32;
-/** Working space in the low page behind chacha.ts's: four seeds of left and of right children; state of key generation; first points of a group; its keys' first and last node of a level. */
+/** Offsets in the working space behind chacha.ts's: four seeds of left and of right children; state of key generation; first points of a group; its keys' first and last node of a level. */
 const LEFT: usize = 5376, RIGHT: usize = 5440, GENERATE: usize = 5504, FIRSTS: usize = 8192, BOUNDS: usize = 12288;
 /** Nodes of a level that a group of keys may have together. */
 const GROUP_NODES = 1024;
@@ -69,6 +70,7 @@ function allOnes(): v128 {
 /** Leaves of `count` <= keysPerGroup keys, from their first points in `from` (u64, any upper bits). `index` is the first key's index for the tweak. */
 function evaluateGroup(dst: usize, keys: usize, roots: usize, party: i32, from: usize, span: i32, count: i32, bits: i32, words: i32, tweak: usize, index: i32, gate: i32, sub: i32, scratch: usize): void {
   const keyBytes = keyBytesOf(bits, words), modulus = (<u64>1 << <u64>bits) - 1;
+  const left = working + LEFT, right = working + RIGHT, controlWords = working + OUT + 128, levelBounds = working + BOUNDS;
   let nodes = scratch, other = scratch + nodeBytes(span), blocks = scratch + 2 * nodeBytes(span), n = 0;
   setConstants(tweak, gate, sub);
   for (let i = 0; i < count; i++) {
@@ -85,7 +87,7 @@ function evaluateGroup(dst: usize, keys: usize, roots: usize, party: i32, from: 
     setWord(12, i32x4.splat(level));
     const shift = <u64>(bits - 1 - level), correction = keys + <usize>level * 17;
     for (let i = 0; i < count; i++) {
-      const first = load<u64>(from + (<usize>i << 3)) & modulus, bounds = BOUNDS + (<usize>i << 4);
+      const first = load<u64>(from + (<usize>i << 3)) & modulus, bounds = levelBounds + (<usize>i << 4);
       store<u64>(bounds, first >> shift);
       store<u64>(bounds, (first + <u64>span - 1) >> shift, 8);
     }
@@ -95,21 +97,21 @@ function evaluateGroup(dst: usize, keys: usize, roots: usize, party: i32, from: 
       setSeeds(at, NODE);
       setWord(13, i32x4.add(i32x4.splat(index), i32x4(load<i32>(at, 24), load<i32>(at, 24 + 32), load<i32>(at, 24 + 64), load<i32>(at, 24 + 96))));
       permute();
-      transposeWords(0, LEFT, 16, allOnes());
-      transposeWords(4, RIGHT, 16, allOnes());
+      transposeWords(0, left, 16, allOnes());
+      transposeWords(4, right, 16, allOnes());
       const lanes = min(4, n - v);
       for (let j = 0; j < lanes; j++) {
-        const node = at + (<usize>j << 5), key = load<u32>(node, 24), t = load<u32>(node, 28), idx = load<u64>(node, 16) << 1, bounds = BOUNDS + (<usize>key << 4);
+        const node = at + (<usize>j << 5), key = load<u32>(node, 24), t = load<u32>(node, 28), idx = load<u64>(node, 16) << 1, bounds = levelBounds + (<usize>key << 4);
         const cw = correction + <usize>key * keyBytes, c = v128.and(v128.load(cw), v128.load_splat<u32>(node, 28)), controls = t & load<u8>(cw, 16);
-        v128.store(out, v128.xor(v128.load(LEFT + (<usize>j << 4)), c));
+        v128.store(out, v128.xor(v128.load(left + (<usize>j << 4)), c));
         store<u64>(out, idx, 16);
         store<u32>(out, key, 24);
-        store<u32>(out, -((load<u32>(OUT + 128 + (<usize>j << 2)) ^ controls) & 1), 28);
+        store<u32>(out, -((load<u32>(controlWords + (<usize>j << 2)) ^ controls) & 1), 28);
         out += usize(idx >= load<u64>(bounds)) << 5;
-        v128.store(out, v128.xor(v128.load(RIGHT + (<usize>j << 4)), c));
+        v128.store(out, v128.xor(v128.load(right + (<usize>j << 4)), c));
         store<u64>(out, idx + 1, 16);
         store<u32>(out, key, 24);
-        store<u32>(out, -((load<u32>(OUT + 144 + (<usize>j << 2)) ^ (controls >> 1)) & 1), 28);
+        store<u32>(out, -((load<u32>(controlWords + (<usize>j << 2), 16) ^ (controls >> 1)) & 1), 28);
         out += usize(idx + 1 <= load<u64>(bounds, 8)) << 5;
       }
     }
@@ -159,7 +161,8 @@ export function dpfEvaluate(dst: usize, keys: usize, roots: usize, party: i32, f
 export function dpfGenerate(keys: usize, roots0: usize, roots1: usize, points: usize, payload: usize, count: i32, bits: i32, words: i32, tweak: usize, keyIndex0: i32, gate: i32, sub: i32): void {
   const keyBytes = keyBytesOf(bits, words), blockCount = blocksOf(words);
   // Seeds of both parties on the path and their control bits, then the children of P0's nodes.
-  const seeds: usize = GENERATE, controls: usize = seeds + 128, left0: usize = controls + 32, right0: usize = left0 + 64, bits0: usize = right0 + 64, blocks1: usize = bits0 + 32;
+  const left1 = working + LEFT, right1 = working + RIGHT, out = working + OUT, blocks0 = working + BLOCKS;
+  const seeds = working + GENERATE, controls: usize = seeds + 128, left0: usize = controls + 32, right0: usize = left0 + 64, bits0: usize = right0 + 64, blocks1: usize = bits0 + 32;
   setConstants(tweak, gate, sub);
   for (let i = 0; i < count; i += 4) {
     const lanes = min(4, count - i);
@@ -177,18 +180,18 @@ export function dpfGenerate(keys: usize, roots0: usize, roots1: usize, points: u
       permute();
       transposeWords(0, left0, 16, allOnes());
       transposeWords(4, right0, 16, allOnes());
-      v128.store(bits0, v128.load(OUT, 128));
-      v128.store(bits0, v128.load(OUT, 144), 16);
+      v128.store(bits0, v128.load(out, 128));
+      v128.store(bits0, v128.load(out, 144), 16);
       setSeeds(seeds + 64, 16);
       permute();
-      transposeWords(0, LEFT, 16, allOnes());
-      transposeWords(4, RIGHT, 16, allOnes());
+      transposeWords(0, left1, 16, allOnes());
+      transposeWords(4, right1, 16, allOnes());
       for (let j: usize = 0; j < <usize>lanes; j++) {
         const a = (load<u64>(points + ((<usize>i + j) << 3)) >> <u64>(bits - 1 - level)) & 1, go = i64x2.splat(-(<i64>a)), lane = j << 4, word = j << 2;
-        const l0 = v128.load(left0 + lane), r0 = v128.load(right0 + lane), l1 = v128.load(LEFT + lane), r1 = v128.load(RIGHT + lane);
+        const l0 = v128.load(left0 + lane), r0 = v128.load(right0 + lane), l1 = v128.load(left1 + lane), r1 = v128.load(right1 + lane);
         // The child off the path must become equal for both: correct by its difference.
         const cw = v128.bitselect(v128.xor(l0, l1), v128.xor(r0, r1), go);
-        const tl0 = load<u32>(bits0 + word) & 1, tr0 = load<u32>(bits0 + 16 + word) & 1, tl1 = load<u32>(OUT + 128 + word) & 1, tr1 = load<u32>(OUT + 144 + word) & 1;
+        const tl0 = load<u32>(bits0 + word) & 1, tr0 = load<u32>(bits0 + 16 + word) & 1, tl1 = load<u32>(out + word, 128) & 1, tr1 = load<u32>(out + word, 144) & 1;
         const cl = tl0 ^ tl1 ^ <u32>a ^ 1, cr = tr0 ^ tr1 ^ <u32>a;
         const key = keys + (<usize>i + j) * keyBytes + <usize>level * 17;
         v128.store(key, cw);
@@ -206,7 +209,7 @@ export function dpfGenerate(keys: usize, roots0: usize, roots1: usize, points: u
       setWord(12, i32x4.splat((bits - 1) | (b << 16)));
       setSeeds(seeds, 16);
       permute();
-      transposeBlocks(BLOCKS, allOnes());
+      transposeBlocks(blocks0, allOnes());
       setSeeds(seeds + 64, 16);
       permute();
       transposeBlocks(blocks1, allOnes());
@@ -216,13 +219,13 @@ export function dpfGenerate(keys: usize, roots0: usize, roots1: usize, points: u
         for (let e = 0; e < 8 && b * 8 + e < 2 * words; e++) {
           const number = b * 8 + e, side = <u64>i32(number >= words), here = -<u64>(side == a);
           const beta = load<u64>(source + (<usize>(number - <i32>side * words) << 3)) & here;
-          const value = beta - load<u64>(BLOCKS + (j << 6) + (<usize>e << 3)) + load<u64>(blocks1 + (j << 6) + (<usize>e << 3));
+          const value = beta - load<u64>(blocks0 + (j << 6) + (<usize>e << 3)) + load<u64>(blocks1 + (j << 6) + (<usize>e << 3));
           store<u64>(key + (<usize>number << 3), (value ^ minus) - minus);
         }
       }
     }
   }
-  memory.fill(LEFT, 0, 1024);
+  memory.fill(left1, 0, 1024);
   wipe();
 }
 
@@ -240,11 +243,11 @@ export function splineEvaluate(dst: usize, m: usize, keys: usize, roots: usize, 
   const low = domainBits - keyBits, mask = (<u64>1 << <u64>domainBits) - 1, lowMask = (<u64>1 << <u64>low) - 1;
   const group = keysPerGroup(cells), keyBytes = keyBytesOf(keyBits, words), lastCell = <u64>(firstCell + cells - 1);
   const leaves = scratch + 2 * nodeBytes(cells) + <usize>blocksOf(words) * 256;
-  const payload = <usize>words << 3;
+  const payload = <usize>words << 3, firsts = working + FIRSTS;
   for (let i = 0; i < n; i += group) {
     const count = min(group, n - i);
-    for (let j = 0; j < count; j++) store<u64>(FIRSTS + (<usize>j << 3), ((load<u64>(m + (<usize>(i + j) << 3)) & mask) >> <u64>low) - lastCell);
-    evaluateGroup(leaves, keys + <usize>i * keyBytes, roots + (<usize>i << 4), party, FIRSTS, cells, count, keyBits, words, tweak, keyIndex0 + i, gate, sub, scratch);
+    for (let j = 0; j < count; j++) store<u64>(firsts + (<usize>j << 3), ((load<u64>(m + (<usize>(i + j) << 3)) & mask) >> <u64>low) - lastCell);
+    evaluateGroup(leaves, keys + <usize>i * keyBytes, roots + (<usize>i << 4), party, firsts, cells, count, keyBits, words, tweak, keyIndex0 + i, gate, sub, scratch);
     for (let j = 0; j < count; j++) {
       const M = load<u64>(m + (<usize>(i + j) << 3)) & lowMask;
       let leaf = leaves + <usize>j * cells * payload, c = coefficients + <usize>(cells - 1) * payload, sum: u64 = 0;

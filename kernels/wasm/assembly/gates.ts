@@ -2,6 +2,7 @@
 import { maskOf } from './element';
 import { BLOCKS } from './chacha';
 import { prg } from './prg';
+import { working } from './working';
 
 // ---- expTable -----------------------------------------------------------------------------------------------------------------
 
@@ -149,7 +150,7 @@ export function suffix64(dst: usize, m: usize, t: usize, n: i32): void {
 }
 
 export function parities(dst: usize, words: usize, lengths: usize, rows: i32, first: i32, count: i32, coinKey: usize, gate: i32, sub: i32): void {
-  const coins = BLOCKS + 4096;
+  const coins = working + BLOCKS + 4096;
   let word: u64 = 0;
   for (let row = 0; row < rows; row++) {
     let a01 = i64x2.splat(0), a23 = i64x2.splat(0), a45 = i64x2.splat(0), a67 = i64x2.splat(0);

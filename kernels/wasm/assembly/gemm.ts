@@ -3,6 +3,7 @@
 // Limb form: x mod 2^bits is split once into signed digits, x = sum_(l < L - 2) d_l 2^(b l) + e 2^q + f 2^(q + 16) with q = b (L - 2) >= bits - 32. The digits d
 // have b <= 12 bits: |w d| <= 2^(b + 14), so 2^(16 - b) - 1 products of pairs add up below 2^31 before they are widened to 64 bits. Of e only the sum mod 2^32
 // matters, of f mod 2^16: they use all 16 bits and their 32-bit sums may wrap, so they are widened once, at the end.
+import { working } from './working';
 
 /** Sum of the two lanes. */
 // @ts-ignore: decorator
@@ -14,8 +15,8 @@ export function sum2(v: v128): u64 {
 // ---- 64-bit lanes -------------------------------------------------------------------------------------------------------
 
 /** Four columns at a time, so that a row of x is read from registers four times; weights are widened on the way. */
-export function gemmI16Lanes(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32, bits: i32): void {
-  const bytes = <usize>inner << 1;
+export function gemmI16Lanes(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32, bits: i32, stride: i32): void {
+  const bytes = <usize>inner << 1, line = stride ? stride : cols;
   for (let r = 0; r < rows; r++) {
     const row = x + ((<usize>r * inner) << 3), end = row + (<usize>inner << 3);
     let c = 0;
@@ -29,7 +30,7 @@ export function gemmI16Lanes(dst: usize, x: usize, w: usize, rows: i32, inner: i
         a2 = i64x2.add(a2, dot8(x0, x1, x2, x3, v128.load(w2)));
         a3 = i64x2.add(a3, dot8(x0, x1, x2, x3, v128.load(w3)));
       }
-      const out = dst + ((<usize>r * cols + c) << 3);
+      const out = dst + ((<usize>r * line + c) << 3);
       store<u64>(out, sum2(a0));
       store<u64>(out, sum2(a1), 8);
       store<u64>(out, sum2(a2), 16);
@@ -38,7 +39,7 @@ export function gemmI16Lanes(dst: usize, x: usize, w: usize, rows: i32, inner: i
     for (; c < cols; c++) {
       let a = i64x2.splat(0), wp = w + <usize>c * bytes;
       for (let p = row; p < end; p += 64, wp += 16) a = i64x2.add(a, dot8(v128.load(p), v128.load(p, 16), v128.load(p, 32), v128.load(p, 48), v128.load(wp)));
-      store<u64>(dst + ((<usize>r * cols + c) << 3), sum2(a));
+      store<u64>(dst + ((<usize>r * line + c) << 3), sum2(a));
     }
   }
 }
@@ -55,11 +56,12 @@ function dot8(x0: v128, x1: v128, x2: v128, x3: v128, w: v128): v128 {
 
 // ---- 16-bit limbs -------------------------------------------------------------------------------------------------------
 
-/** Limbs of a tile of rows, in the low page: for every eight elements, L vectors of eight digits. */
+/** Limbs of a tile of rows, their offset in the working space: for every eight elements, L vectors of eight digits. */
 const LIMBS: usize = 16384, LIMB_BYTES = 49152;
 
 /** A tile of rows of x (all of them use a pair of columns while it is in L1), `inner` cut into pieces of which the tile holds two rows at least. */
-export function gemmI16Limbs(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32, bits: i32): void {
+export function gemmI16Limbs(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32, bits: i32, stride: i32): void {
+  const tiles = working + LIMBS, line = <usize>(stride ? stride : cols) << 3;
   const limbs = bits <= 32 ? 2 : bits <= 44 ? 3 : bits <= 56 ? 4 : 5, digits = limbs - 2;
   const b = digits ? max(1, (bits - 32 + digits - 1) / digits) : 0, flush = digits ? (1 << min(16 - b, 10)) - 1 : i32.MAX_VALUE;
   const most = LIMB_BYTES / (2 * limbs * min(rows, 2)) & ~7, pieces = (inner + most - 1) / most, piece = ((inner + pieces - 1) / pieces + 7) & ~7;
@@ -67,12 +69,12 @@ export function gemmI16Limbs(dst: usize, x: usize, w: usize, rows: i32, inner: i
     const length = min(piece, inner - from), rowBytes = <usize>length * limbs << 1, tile = LIMB_BYTES / <i32>rowBytes;
     for (let r = 0; r < rows; r += tile) {
       const count = min(tile, rows - r);
-      for (let i = 0; i < count; i++) split(LIMBS + <usize>i * rowBytes, x + ((<usize>(r + i) * inner + from) << 3), length, digits, b);
-      const out = dst + ((<usize>r * cols) << 3);
+      for (let i = 0; i < count; i++) split(tiles + <usize>i * rowBytes, x + ((<usize>(r + i) * inner + from) << 3), length, digits, b);
+      const out = dst + <usize>r * line;
       for (let c = 0; c < cols; c += 2) {
         const w0 = w + ((<usize>c * inner + from) << 1), last = c + 1 == cols, w1 = last ? w0 : w0 + (<usize>inner << 1);
-        let at = out + (<usize>c << 3), p = LIMBS;
-        for (let i = 0; i < count; i++, at += <usize>cols << 3, p += rowBytes) {
+        let at = out + (<usize>c << 3), p = tiles;
+        for (let i = 0; i < count; i++, at += line, p += rowBytes) {
           let s: v128;
           if (limbs == 2) s = pair2(p, w0, w1, length);
           else if (limbs == 3) s = pair3(p, w0, w1, length, b, flush);

@@ -1,6 +1,7 @@
 // Products over Z_2^64 of wires: element-wise, row by row, causal attention.
 import { put, putOne } from './element';
 import { sum2 } from './gemm';
+import { working } from './working';
 
 export function hadamard(dst: usize, a: usize, b: usize, n: i32, mode: i32): void {
   const end = dst + ((<usize>n & ~1) << 3);
@@ -48,9 +49,9 @@ export function dotRows(dst: usize, a: usize, b: usize, rows: i32, cols: i32, mo
 
 /** Keys or values that stay in the first-level cache while all queries that see them use them. */
 const TILE_BYTES: usize = 16384;
-/** A query's low halves, packed, in the low page. */
+/** Offset in the working space: a query's low halves, packed. */
 const QUERY: usize = 16384, QUERY_DIM = 8192;
-/** Where what was read ahead is written, so that it is read. */
+/** Offset in the working space: where what was read ahead is written, so that it is read. */
 const TOUCHED: usize = 15360;
 
 // @ts-ignore: decorator
@@ -66,13 +67,13 @@ function rowOf(i: i32, past: i32): usize {
   return <usize>i * past + ((<usize>i * (i + 1)) >> 1);
 }
 
-export function scores(dst: usize, q: usize, k: usize, queries: i32, heads: i32, group: i32, dim: i32, past: i32, capacity: i32, bits: i32, mode: i32): void {
-  const bytes = <usize>dim << 3, tile = tileOf(bytes), all = rowOf(queries, past), narrow = bits <= 32 && dim <= QUERY_DIM;
+export function scores(dst: usize, q: usize, k: usize, queries: i32, heads: i32, group: i32, dim: i32, past: i32, capacity: i32, bits: i32, mode: i32, stride: i32): void {
+  const bytes = <usize>dim << 3, tile = tileOf(bytes), all = rowOf(queries, past), narrow = bits <= 32 && dim <= QUERY_DIM, line = stride ? <usize>stride << 3 : heads * bytes;
   for (let from = 0; from < heads; from += group, k += <usize>capacity * bytes)
     for (let t0 = 0; t0 < past + queries; t0 += tile)
       for (let h = from; h < from + group; h++)
         for (let i = max(0, t0 - past); i < queries; i++) {
-          const query = q + (<usize>i * heads + h) * bytes, out = dst + ((<usize>h * all + rowOf(i, past) + t0) << 3);
+          const query = q + <usize>i * line + h * bytes, out = dst + ((<usize>h * all + rowOf(i, past) + t0) << 3);
           const keys = k + <usize>t0 * bytes, n = min(tile, past + i + 1 - t0);
           if (narrow) scoresLow(out, query, keys, n, dim, mode);
           else for (let t: usize = 0; t < <usize>n; t++) putOne(out + (t << 3), dot(query, keys + t * bytes, dim), mode);
@@ -81,11 +82,11 @@ export function scores(dst: usize, q: usize, k: usize, queries: i32, heads: i32,
 
 /** One query against n keys mod 2^32: four products of low halves an instruction; the keys are one stream, read in order. */
 function scoresLow(dst: usize, query: usize, keys: usize, n: i32, dim: i32, mode: i32): void {
-  const body = <usize>(dim & ~3);
-  for (let d: usize = 0; d < body; d += 4) v128.store(QUERY + (d << 2), lows(query + (d << 3)));
+  const body = <usize>(dim & ~3), low = working + QUERY;
+  for (let d: usize = 0; d < body; d += 4) v128.store(low + (d << 2), lows(query + (d << 3)));
   for (const stop = dst + (<usize>n << 3); dst < stop; dst += 8) {
     let a = i32x4.splat(0);
-    for (let p = QUERY, end = QUERY + (body << 2); p < end; p += 16, keys += 32) a = i32x4.add(a, i32x4.mul(v128.load(p), lows(keys)));
+    for (let p = low, end = low + (body << 2); p < end; p += 16, keys += 32) a = i32x4.add(a, i32x4.mul(v128.load(p), lows(keys)));
     a = i32x4.add(a, v128.shuffle<i32>(a, a, 2, 3, 0, 1));
     let sum = <u32>i32x4.extract_lane(a, 0) + <u32>i32x4.extract_lane(a, 1);
     for (let d = body; d < <usize>dim; d++, keys += 8) sum += load<u32>(query + (d << 3)) * load<u32>(keys);
@@ -100,9 +101,9 @@ function lows(at: usize): v128 {
   return v128.shuffle<i32>(v128.load(at), v128.load(at, 16), 0, 2, 4, 6);
 }
 
-export function mix(dst: usize, p: usize, v: usize, queries: i32, heads: i32, group: i32, dim: i32, past: i32, capacity: i32, mode: i32): void {
-  const bytes = <usize>dim << 3, tile = tileOf(bytes), all = rowOf(queries, past), keys = past + queries;
-  if (mode == 0) memory.fill(dst, 0, <usize>queries * heads * bytes);
+export function mix(dst: usize, p: usize, v: usize, queries: i32, heads: i32, group: i32, dim: i32, past: i32, capacity: i32, mode: i32, stride: i32): void {
+  const bytes = <usize>dim << 3, tile = tileOf(bytes), all = rowOf(queries, past), keys = past + queries, line = stride ? <usize>stride << 3 : heads * bytes;
+  if (mode == 0) for (let i = 0; i < queries; i++) memory.fill(dst + <usize>i * line, 0, heads * bytes);
   const sign = mode < 0 ? -1 : 1;
   for (let from = 0; from < heads; from += group, v += <usize>capacity * bytes)
     for (let t0 = 0; t0 < keys; t0 += tile)
@@ -111,7 +112,7 @@ export function mix(dst: usize, p: usize, v: usize, queries: i32, heads: i32, gr
           const n = min(tile, past + i + 1 - t0), row = p + ((<usize>h * all + rowOf(i, past) + t0) << 3), values = v + <usize>t0 * bytes;
           // While the tile's first query is at work, the next tile comes from memory, a line an iteration.
           const ahead = h == from && i == max(0, t0 - past) && t0 + 2 * tile <= keys;
-          mixTile(dst + (<usize>i * heads + h) * bytes, row, values, n, dim, sign, ahead ? values + <usize>tile * bytes : values, ahead ? 64 : 0);
+          mixTile(dst + <usize>i * line + h * bytes, row, values, n, dim, sign, ahead ? values + <usize>tile * bytes : values, ahead ? 64 : 0);
         }
 }
 
@@ -129,7 +130,7 @@ function mixTile(dst: usize, p: usize, v: usize, n: i32, dim: i32, sign: i32, ne
       s2 = i64x2.add(s2, i64x2.mul(x, v128.load(at, 32)));
       s3 = i64x2.add(s3, i64x2.mul(x, v128.load(at, 48)));
     }
-    store<u32>(TOUCHED, touched);
+    store<u32>(working, touched, TOUCHED);
     const o = dst + (<usize>d << 3);
     put(o, s0, sign); put(o + 16, s1, sign); put(o + 32, s2, sign); put(o + 48, s3, sign);
   }

@@ -1,6 +1,7 @@
 // The pseudorandom stream: ChaCha8 with a 32-byte key, four blocks a pass.
 import { maskOf } from './element';
 import { BLOCKS, permute, setWord, transposeBlocks, wipe } from './chacha';
+import { working } from './working';
 
 export function prg(dst: usize, key: usize, gate: i32, sub: i32, first: f64, bits: i32, n: i32): void {
   const mask = i64x2.splat(maskOf(bits));
@@ -21,8 +22,8 @@ export function prg(dst: usize, key: usize, gate: i32, sub: i32, first: f64, bit
       left -= 32;
     } else {
       const count = min(32 - offset, left);
-      transposeBlocks(BLOCKS, mask);
-      memory.copy(dst, BLOCKS + <usize>(offset << 3), <usize>(count << 3));
+      transposeBlocks(working + BLOCKS, mask);
+      memory.copy(dst, working + BLOCKS + <usize>(offset << 3), <usize>(count << 3));
       dst += <usize>(count << 3);
       element += count;
       left -= count;
