@@ -39,6 +39,9 @@ export interface EvaluatorSessionOptions {
   readonly onEnd: (error: CachetError | undefined) => void;
 }
 
+/** How long a token's round is waited for without sleeping. */
+const POLL_MS = 1;
+
 type Ask = Extract<EngineMessage, { type: 'input' | 'turn' }>;
 
 /** The end of a step at an engine. */
@@ -324,7 +327,15 @@ export class EvaluatorSession {
       if (waiting) this.drive();
     });
     waiting = !here;
+    if (waiting) this.poll(performance.now() + POLL_MS, () => !here);
     return here;
+  }
+
+  /** Keeps the event loop from sleeping for the moment that a round usually takes: an idle core takes longer to wake than the peer to answer. */
+  private poll(until: number, waiting: () => boolean): void {
+    setImmediate(() => {
+      if (waiting() && this.state === 'running' && performance.now() < until) this.poll(until, waiting);
+    });
   }
 
   /** Runs a token on this thread once all that is dealt for it is there: this thread is the one that takes it in. */
