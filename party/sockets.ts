@@ -2,6 +2,7 @@
 import { WebSocket, WebSocketServer } from 'ws';
 import { Link, type Socket } from '../client/link.ts';
 import { CachetError } from '../protocols/errors.ts';
+import { passed } from './collect.ts';
 import { parseNet, shaped, type Net } from './shaper.ts';
 import { HEADER_BYTES, MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 
@@ -40,6 +41,7 @@ function heartbeat(socket: WebSocket, silenceMs: number, onSilence: () => void):
 
 function link(socket: WebSocket, peer: string, { net, silenceMs }: Line): Link {
   socket.binaryType = 'nodebuffer';
+  socket.on('message', (data: Buffer) => passed(data.length));
   const made = new Link(shaped(socket as unknown as Socket, net), peer);
   heartbeat(socket, silenceMs, () =>
     made.lost(
