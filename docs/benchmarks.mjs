@@ -116,7 +116,7 @@ function ownTable(rows) {
       r.policy,
       r.weights,
       r.net,
-      `${ms(r.onlineMs.median)} (${ms(r.onlineMs.min)} .. ${ms(r.onlineMs.max)})`,
+      r.onlineMs ? `${ms(r.onlineMs.median)} (${ms(r.onlineMs.min)} .. ${ms(r.onlineMs.max)})` : '-',
       ms(r.endToEndMs.median),
       String(r.rounds),
       megabytes(r.onlineBytes),

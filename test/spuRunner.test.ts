@@ -58,6 +58,12 @@ it('takes medians over runs, SPU at its best bytes and us at our worst', () => {
   expect(ratios!.online).toBeCloseTo(100 / 6);
 });
 
+it('takes a prefill whose material does not fit ahead', () => {
+  const row = parseOurs(JSON.stringify({ rows: [{ ...ourRow(200), onlineMs: null }] })),
+    { ours, ratios } = compare({ ...point, ours: [row], peer: [peerRow(4)] });
+  expect([ours!.onlineMs, ours!.endToEndMs, ratios!.ready, ratios!.all]).toEqual([undefined, 400, undefined, 10]);
+});
+
 it('says which goals are missed, each in its own direction', () => {
   const judged = (mine: object[], theirs: object[], at: object = {}) => goals({ ...point, ...at }, compare({ ...point, ...at, ours: mine, peer: theirs })),
     verdicts = (rows: { measure: string; met: boolean }[]) => Object.fromEntries(rows.map((g) => [g.measure, g.met]));
@@ -71,7 +77,7 @@ it('says which goals are missed, each in its own direction', () => {
   });
   // 1/6 and 1/22 at 1024; no goal for the latency there with preprocessing ready.
   expect(verdicts(judged([ourRow(200)], [peerRow(3.6)], { context: 1024 }))).toEqual({ all: true, bytes: false, online: false, roundsPerLayer: true });
-  expect(verdicts(judged([ourRow(2000, { dealtBytes: 0.5e9 })], [peerRow(31)], { task: 'prefill', tokens: 32 }))).toEqual({ ready: true, oursBytes: false });
+  expect(verdicts(judged([ourRow(2000, { dealtBytes: 0.5e9 })], [peerRow(61)], { task: 'prefill', tokens: 32 }))).toEqual({ all: true, oursBytes: false });
   expect(judged([ourRow(200)], [peerRow(3.6)], { weights: 'secret' })).toEqual([]);
   expect(judged([], [peerRow(3.6)])).toEqual([]);
 });

@@ -129,7 +129,9 @@ async function measure(point, o, python) {
   for (let rep = 1; rep <= o.reps; rep++) {
     if (o.only !== 'spu') {
       const row = parseOurs(await run('cachet bench', process.execPath, [CLI, ...command], 'npm run build'));
-      say(`${name(point)}, ${rep} of ${o.reps}: ours ${row.onlineMs.median.toFixed(0)} ms online, ${row.endToEndMs.median.toFixed(0)} ms with dealing`);
+      say(
+        `${name(point)}, ${rep} of ${o.reps}: ours ${row.onlineMs ? `${row.onlineMs.median.toFixed(0)} ms online, ` : ''}${row.endToEndMs.median.toFixed(0)} ms with dealing`,
+      );
       ours.push(row);
     }
     if (o.only !== 'ours') {
