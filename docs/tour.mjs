@@ -97,7 +97,7 @@ try {
   await Promise.all(shown.map((s) => s.ended));
 }
 const parts = SCREENS.map((s, i) => {
-  const text = screen(shown[i].raw).replaceAll(folder, '.').replaceAll(ROOT, '');
+  const text = screen(shown[i].raw).replaceAll(folder, '.').replaceAll(ROOT, '').replaceAll(/ +$/gm, '');
   return `${s.title ? `## ${s.title}\n\n` : ''}${s.text ? `${s.text}\n\n` : ''}\`\`\`console\n$ ${s.run}\n${text}\n\`\`\`\n`;
 });
 writeFileSync(

@@ -246,13 +246,21 @@ async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer,
       got: missing,
     });
   const chosen = cases.filter((c) => !only || only.includes(c.name ?? ''));
-  const kept = chosen.filter((c) => c.promptIds.length <= most && artefact.prefixIds.every((id, i) => c.promptIds[i] === id));
+  const usable = chosen.filter((c) => artefact.prefixIds.every((id, i) => c.promptIds[i] === id)),
+    kept = usable.filter((c) => c.promptIds.length <= most);
+  if (usable.length === 0)
+    throw new CachetError({
+      code: 'usage',
+      what: "no case begins with the model's public prefix",
+      expected: `token ids ${artefact.prefixIds.join(' ')}`,
+      got: 'other beginnings',
+    });
   if (kept.length === 0)
     throw new CachetError({
       code: 'usage',
-      what: 'no case fits',
-      expected: `prompts that begin with the public prefix, of at most ${most} tokens`,
-      got: `${Math.min(...chosen.map((c) => c.promptIds.length))} tokens and more`,
+      what: 'no case is short enough',
+      expected: `prompts of at most ${most} tokens`,
+      got: `${Math.min(...usable.map((c) => c.promptIds.length))} tokens and more`,
     });
   return kept;
 }
