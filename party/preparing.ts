@@ -3,8 +3,9 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { artefactPath, isRandom, modelFolder, openModel, packageRoot, readBytes } from '../client/node.ts';
+import { artefactPath, isRandom, modelFolder, openModel, packageRoot, readBytes, readModelArtefact } from '../client/node.ts';
 import { Tokenizer } from '../client/tokenizer.ts';
+import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
 import type { ModelShape } from '../protocols/models/config.ts';
 import { prepare, type Prepared } from '../protocols/prepare.ts';
@@ -45,8 +46,14 @@ export async function makeArtefact(o: PrepareRequest): Promise<PrepareResult> {
 }
 
 /** Makes the artefact of a random model unless it is there already. */
-export async function ensureArtefact(model: string, onProgress?: (done: number, total: number) => void): Promise<void> {
-  if (isRandom(model) && !existsSync(artefactPath(model))) await makeArtefact({ model, ...(onProgress ? { onProgress } : {}) });
+async function ensureArtefact(model: string): Promise<void> {
+  if (isRandom(model) && !existsSync(artefactPath(model))) await makeArtefact({ model });
+}
+
+/** A model's artefact; a random model's is made where it is missing. @throws what makeArtefact and readModelArtefact throw. */
+export async function artefactOf(model: string): Promise<Artefact> {
+  await ensureArtefact(model);
+  return readModelArtefact(model);
 }
 
 /** Tokens without meaning for weights without meaning. */

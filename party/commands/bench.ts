@@ -1,9 +1,10 @@
 /** `cachet bench`: kernel rates and session latencies on this machine, against the project's goals. */
 import { Command, Option } from 'commander';
-import { EMBEDDED_MODEL, readModelArtefact } from '../../client/node.ts';
+import { EMBEDDED_MODEL } from '../../client/node.ts';
 import { benchKernels, describeKernel } from '../bench/kernels.ts';
 import { benchSession, type SessionRow } from '../bench/session.ts';
 import { parseNet } from '../shaper.ts';
+import { artefactOf } from '../preparing.ts';
 import { bytes, describeMachine, onInterrupt } from '../terminal.ts';
 import { decodeCommand, opsCommand, prefillCommand } from './benchSteps.ts';
 import { integer } from './options.ts';
@@ -67,7 +68,7 @@ async function measure(o: Options): Promise<void> {
       ? []
       : await benchSession({
           model: o.model,
-          artefact: await readModelArtefact(o.model),
+          artefact: await artefactOf(o.model),
           nets: o.net,
           signal: abort.signal,
           prompts: [32, 150],

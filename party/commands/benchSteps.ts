@@ -1,10 +1,11 @@
 /** `cachet bench decode`, `prefill` and `ops`: rows of one kind of step (bench/steps.ts), of kernels and of gates. */
 import { Command, Option } from 'commander';
-import { EMBEDDED_MODEL, readModelArtefact } from '../../client/node.ts';
+import { EMBEDDED_MODEL } from '../../client/node.ts';
 import { benchGates, machineLimits, type GateRow } from '../bench/gates.ts';
 import { benchKernels } from '../bench/kernels.ts';
 import { benchSteps, type Spread, type StepsRow } from '../bench/steps.ts';
 import { parseNet } from '../shaper.ts';
+import { artefactOf } from '../preparing.ts';
 import { bytes, count, describeMachine, onInterrupt, Progress, table } from '../terminal.ts';
 import { integer } from './options.ts';
 
@@ -39,7 +40,7 @@ const command = (task: 'decode' | 'prefill', description: string): Command =>
 async function rows(task: 'decode' | 'prefill', o: Options): Promise<void> {
   const abort = new AbortController(),
     progress = new Progress({ silent: o.json ?? false }),
-    artefact = await readModelArtefact(o.model),
+    artefact = await artefactOf(o.model),
     machine = describeMachine(),
     found: StepsRow[] = [];
   onInterrupt(() => abort.abort());
@@ -82,7 +83,7 @@ export const opsCommand = new Command('ops')
   .option('--json', 'rows as JSON on stdout')
   .action(async (o: { model: string; context: number; kernels: string; json?: boolean }) => {
     const progress = new Progress({ silent: o.json ?? false }),
-      artefact = await readModelArtefact(o.model),
+      artefact = await artefactOf(o.model),
       machine = describeMachine();
     const kernels = benchKernels(o.kernels, (r) => progress.update(r.name)),
       limits = machineLimits(o.kernels);

@@ -1,9 +1,10 @@
 /** `cachet cost`: rounds and bytes of a session, exactly, without running it. */
 import { Command, Option } from 'commander';
-import { EMBEDDED_MODEL, readModelArtefact } from '../../client/node.ts';
+import { EMBEDDED_MODEL } from '../../client/node.ts';
 import { meterSession } from '../../protocols/cost.ts';
 import type { StepCost } from '../../protocols/engines/engine.ts';
 import { checkSpec, PROTOCOL_VERSION, turnSlots } from '../../protocols/session.ts';
+import { artefactOf } from '../preparing.ts';
 import { bytes, count, table } from '../terminal.ts';
 import { dealerOption, integer } from './options.ts';
 
@@ -16,7 +17,7 @@ export const costCommand = new Command('cost')
   .addOption(new Option('--turn-tokens <n>', 'also a further turn of a chat: tokens of its question').argParser(integer(1)))
   .option('--json', 'all steps as JSON on stdout')
   .action(async (o: { model: string; promptTokens: number; maxTokens: number; helper: 'server' | 'client'; turnTokens?: number; json?: boolean }) => {
-    const artefact = await readModelArtefact(o.model),
+    const artefact = await artefactOf(o.model),
       dealer = o.helper === 'client' ? 'client' : 'helper',
       turns = o.turnTokens === undefined ? [] : [{ tokens: o.turnTokens, answer: o.maxTokens }],
       context = [{ tokens: o.promptTokens, answer: o.maxTokens }, ...turns].reduce((n, t) => n + turnSlots(t), 0);

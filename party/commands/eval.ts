@@ -1,10 +1,10 @@
 /** `cachet eval`: how faithful a model's artefact is on a text. */
 import { Command, Option } from 'commander';
-import { openModel, readBytes, readModelArtefact } from '../../client/node.ts';
+import { openModel, readBytes } from '../../client/node.ts';
 import { Tokenizer } from '../../client/tokenizer.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { evaluate, type Evaluation } from '../../protocols/evaluate.ts';
-import { ensureArtefact } from '../preparing.ts';
+import { artefactOf } from '../preparing.ts';
 import { Progress, table } from '../terminal.ts';
 import { integer } from './options.ts';
 
@@ -30,10 +30,9 @@ export const evalCommand = new Command('eval')
   .addOption(new Option('--sample <n>', 'tokens of the first window that also go through the protocol').argParser(integer(0)).default(4))
   .option('--json', 'print the result as JSON on stdout')
   .action(async (o: Options) => {
-    await ensureArtefact(o.model);
     const progress = new Progress({ silent: o.json === true }),
       started = performance.now(),
-      artefact = await readModelArtefact(o.model),
+      artefact = await artefactOf(o.model),
       model = await openModel(o.weights ?? o.model);
     if (!model.tokenizer) throw new CachetError({ code: 'model', what: 'no tokenizer', expected: 'one beside the weights', got: 'none' });
     const ids = new Tokenizer(model.tokenizer, model.tokenizerConfig).encode(new TextDecoder().decode(await readBytes(o.text, 'usage'))),
