@@ -107,6 +107,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     // Both evaluators' bytes are more than one's.
     fits = predicted.dealtBytes <= ring,
     // What may be dealt before it is asked for waits at the evaluators and at the helper.
+    group = Math.max(1, Math.floor(ring / predicted.dealtBytes)),
     after = task === 'decode' ? Math.ceil((4 * ring) / predicted.dealtBytes) : 0;
   const warm = task === 'decode' ? WARM_READY : 0;
   checkSpec(artefact, shape(Math.max(after, warm) + steps));
@@ -128,10 +129,10 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     let ids = prompt;
     for (let i = 0; i < n; i++) {
       o.onProgress(`${name}, ${task === 'decode' ? `token ${i + 1} of ${n}` : `${promptTokens} tokens`}`);
-      if (ready) {
+      if (ready && i % group === 0) {
+        // As many tokens as fit the ring, one after another as in use: after a pause a core is cold. The helper is idle when they begin.
         await session.dealtAhead();
-        // The helper goes on with what comes after; it may not take a core from the token that is measured.
-        await pause(dealMs() * (i === 0 ? DEALT_AT_ONCE : 2));
+        await pause(dealMs() * DEALT_AT_ONCE);
       }
       const start = performance.now(),
         hidden = await session.step(ids);
