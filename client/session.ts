@@ -5,6 +5,7 @@
 import { CachetError } from '../protocols/errors.ts';
 import { FRAME } from '../protocols/frames.ts';
 import type { Report } from '../protocols/handshake.ts';
+import { randomWords } from '../protocols/randomWords.ts';
 import { TURN_ROWS } from '../protocols/programs/transformer.ts';
 import type { Turn } from '../protocols/engines/effects.ts';
 import { checkSpec, noRoom, PROTOCOL_VERSION, turnSlots, type SessionSpec } from '../protocols/session.ts';
@@ -200,8 +201,7 @@ export class PrivateSession {
     if (this.batches.length === 0) this.answerLeft--;
     this.steps++;
     const values = embed(artefact, ids, this.position),
-      mask = new BigInt64Array(values.length);
-    for (let at = 0; at < mask.byteLength; at += 65536) crypto.getRandomValues(new Uint8Array(mask.buffer, at, Math.min(65536, mask.byteLength - at)));
+      mask = randomWords(values.length);
     for (let i = 0; i < values.length; i++) values[i] = values[i]! - mask[i]!;
     this.position += ids.length;
     this.links[0].send(FRAME.input, new Uint8Array(values.buffer));

@@ -14,7 +14,7 @@ export const SET = 0,
   ADD = 1,
   SUB = -1;
 
-/** Random parities per bucket of `parities`; a non-empty bucket is missed with probability 2^-TAU. */
+/** Random parities per bucket of `parities`; a program may use fewer of them. */
 export const TAU = 8;
 
 export interface Kernels {

@@ -15,7 +15,7 @@ const YOUNG_BYTES = 8 << 20;
 let young = 0;
 
 /**
- * Notes bytes that came or went in buffers of their own. They die at once, but lie outside of V8's heap, which therefore sees no reason for one of its quick
+ * Notes bytes that came in buffers of their own. They die at once, but lie outside of V8's heap, which therefore sees no reason for one of its quick
  * collections until their sum asks for a full one: 70 to 100 ms of every token that deals 26 MB. A quick one every 8 MiB takes about 1 ms.
  */
 export function passed(bytes: number): void {

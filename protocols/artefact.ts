@@ -19,7 +19,7 @@ import { ARCHITECTURES, type ModelShape } from './models/config.ts';
 import { PROJECTIONS, type ProjectionName } from './models/fold.ts';
 import { readSafetensors, type Safetensors } from './models/safetensors.ts';
 import { bytesSource, type ByteSource } from './models/source.ts';
-import type { AttentionPlan, LayerPlan, MlpPlan, ModelPlan, NormPlan, Projection } from './programs/plan.ts';
+import { SCALE, type AttentionPlan, type LayerPlan, type MlpPlan, type ModelPlan, type NormPlan, type Projection } from './programs/plan.ts';
 import type { Constant } from './tensor.ts';
 
 export const ARTEFACT_VERSION = 3;
@@ -290,7 +290,7 @@ export function bindPlan(e: Engine, a: Artefact): ModelPlan {
     prefixKeys: layers.map((_, i) => tensors.int64(`layers.${i}.prefixKeys`)),
     prefixValues: layers.map((_, i) => tensors.int64(`layers.${i}.prefixValues`)),
     rope: shape.rope
-      ? { cos: table('rope.cos', () => tensors.int32('rope.cos')), sin: table('rope.sin', () => tensors.int32('rope.sin')), fraction: 12 }
+      ? { cos: table('rope.cos', () => tensors.int32('rope.cos')), sin: table('rope.sin', () => tensors.int32('rope.sin')), fraction: SCALE.rope }
       : undefined,
     nonzero: { ...NONZERO, table: e.constant('tables', NONZERO.table) } satisfies LookupTable,
     layers,

@@ -15,6 +15,7 @@ import { floatPlan } from './prepare.ts';
 import { createCache } from './programs/attention.ts';
 import type { ModelPlan } from './programs/plan.ts';
 import { forward } from './programs/transformer.ts';
+import { randomWords } from './randomWords.ts';
 import { realProduct } from './realProduct.ts';
 
 export interface EvaluateOptions {
@@ -186,16 +187,10 @@ function sampleProtocol({ artefact, windows }: EvaluateOptions, rows: number): N
     memoryBytes = partyBytes(artefact) + (512 << 20);
   let want: Float64Array = new Float64Array(0);
   drive(program(new Fixed({ ...place('wasm', memoryBytes), keys: { ...keys.dealer, coins: keys.coins }, next: () => values, emit: (v) => (want = v) })));
-  const mask = randomShares(values.length),
+  const mask = randomWords(values.length),
     unit = 2 ** artefact.residualScale,
     other = BigInt64Array.from(values, (v, i) => BigInt(Math.round(v * unit)) - mask[i]!),
     run = runTogether(program, keys, [[new Uint8Array(mask.buffer)], [new Uint8Array(other.buffer)]], { memoryBytes }),
     [a, b] = run.outputs.map((list) => new BigInt64Array(list[0]!.buffer));
   return { positions: rows, equalsFixed: want.every((v, i) => Number(BigInt.asIntN(64, a![i]! + b![i]!)) / unit === v) };
-}
-
-function randomShares(n: number): BigInt64Array<ArrayBuffer> {
-  const out = new BigInt64Array(n);
-  for (let at = 0; at < out.byteLength; at += 65536) crypto.getRandomValues(new Uint8Array(out.buffer, at, Math.min(65536, out.byteLength - at)));
-  return out;
 }

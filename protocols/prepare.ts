@@ -170,16 +170,14 @@ function referencePlan(shape: ModelShape, folded: readonly FoldedLayer[]): Model
   };
 }
 
-const ROPE_SCALE = 12;
-
 function ropeTables(shape: ModelShape): NonNullable<ModelPlan['rope']> {
   const half = shape.headDim / 2,
     frequencies = ropeFrequencies(shape.rope!, shape.headDim),
     table = (f: (x: number) => number) => ({
       pointer: 0,
-      array: Int32Array.from({ length: shape.maxPositions * half }, (_, i) => Math.round(f(Math.floor(i / half) * frequencies[i % half]!) * 2 ** ROPE_SCALE)),
+      array: Int32Array.from({ length: shape.maxPositions * half }, (_, i) => Math.round(f(Math.floor(i / half) * frequencies[i % half]!) * 2 ** SCALE.rope)),
     });
-  return { cos: table(Math.cos), sin: table(Math.sin), fraction: ROPE_SCALE };
+  return { cos: table(Math.cos), sin: table(Math.sin), fraction: SCALE.rope };
 }
 
 const integers = (values: ArrayLike<number>, scale: number): BigInt64Array<ArrayBuffer> =>

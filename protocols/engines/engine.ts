@@ -255,7 +255,7 @@ export abstract class Engine {
     const first = this.gateNumber;
     let bytes = 0;
     const wires = items.map((item, i) => {
-      const spec = open.shape(shares[i]!, item instanceof Tensor ? item.bits : item.bits);
+      const spec = open.shape(shares[i]!, item.bits);
       this.absorb(open.name, spec.size, spec.bits, spec.scale);
       this.gateNumber++;
       const size = open.cost(spec),

@@ -1,8 +1,8 @@
 /**
  * A reference near each row's maximum, as a share over Z_2^7 in buckets of 2 nats. 1 round.
  *
- * Per bucket b in which a row's maximum may lie, TAU public random parities of "some logit of the row is >= b" are opened masked as one word; a dealt table
- * gives shares of [word is not 0], which are summed. A bucket that is not empty is missed with probability 2^-TAU, each independently: the reference
+ * Per bucket b in which a row's maximum may lie, WORD_BITS public random parities of "some logit of the row is >= b" are opened masked as one word; a dealt table
+ * gives shares of [word is not 0], which are summed. A bucket that is not empty is missed with probability 2^-WORD_BITS, each independently: the reference
  * is then one bucket (2 nats) low. It is never above the maximum by more than the stochastic rounding of one bucket, and a row whose maximum lies below all
  * of the buckets takes the one below them. Nothing is revealed: words are opened under fresh masks. Source: Cachet DESIGN 2, `bucketMax`.
  */
