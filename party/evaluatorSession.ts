@@ -215,6 +215,8 @@ export class EvaluatorSession {
         this.rounds.expect(this.engine.view(m.into, m.bytes), m.hash, () => this.engine.complete());
         break;
       case 'input':
+        // The client's next turn may be here before the engine asks for a token that will not come: the frames behind it are the turn's.
+        if (m.optional && this.nextTurn) return this.engine.complete(REPLY.over);
         if (this.directly(m)) return this.drive();
         this.await(m, 'token');
         this.inputs.expect(this.engine.view(m.into, m.bytes), undefined, () => {
