@@ -351,7 +351,7 @@ export abstract class Engine {
 
   // ---- linear maps ---------------------------------------------------------------------------------------------------------------------
   linear(map: Linear, x: Tensor): Tensor {
-    const y = this.tensor({ form: x.form, size: map.size, bits: map.bits ?? x.bits, scale: x.scale + (map.scale ?? 0), boolean: x.boolean });
+    const y = this.tensor({ form: x.form, size: map.size, bits: map.bits ?? x.bits, scale: x.scale + (map.scale ?? 0), boolean: x.boolean, cyclic: x.cyclic });
     y.halves = x.halves;
     this.absorb(map.name, x.size, y.size, y.bits);
     const k = this.kernels;

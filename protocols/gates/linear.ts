@@ -110,6 +110,36 @@ export const segmentSpread = (lengths: Constant<Uint32Array>, size: number, shif
   },
 });
 
+export const pairsOf = (count: number): number => (count * (count - 1)) / 2;
+
+/** Differences x_a - x_b of all pairs a < b of each row: [rows, count] -> [rows, pairs], in lexicographic order. On wires of few bits: the operands of a comparison. */
+export const pairDifferences = (rows: number, count: number): Linear => ({
+  name: 'pairDifferences',
+  size: rows * pairsOf(count),
+  integer: (k, dst, src) => k.pairDifferences(dst, src, rows, count),
+  real(dst, src) {
+    let at = 0;
+    for (let r = 0; r < rows * count; r += count) for (let a = 0; a < count; a++) for (let b = a + 1; b < count; b++) dst[at++] = src[r + a]! - src[r + b]!;
+  },
+});
+
+/** The transposed map, [rows, pairs] -> [rows, count]: of [x_a < x_b] it gives, for each element, the number of elements before it less its own index. */
+export const pairSums = (rows: number, count: number): Linear => ({
+  name: 'pairSums',
+  size: rows * count,
+  integer: (k, dst, src) => k.pairSums(dst, src, rows, count),
+  real(dst, src) {
+    let at = 0;
+    dst.fill(0);
+    for (let r = 0; r < rows * count; r += count)
+      for (let a = 0; a < count; a++)
+        for (let b = a + 1; b < count; b++, at++) {
+          dst[r + a]! += src[at]!;
+          dst[r + b]! -= src[at]!;
+        }
+  },
+});
+
 /** Bits of a word of parities: a bucket that is not empty is missed with probability 2^-WORD_BITS. */
 export const WORD_BITS = 7;
 
