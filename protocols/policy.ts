@@ -129,6 +129,8 @@ export const PRESETS: Readonly<Record<'full' | 'mpcache' | 'mpcache-paper' | 'ag
   },
 };
 
+export const POLICY_NAMES: readonly string[] = Object.keys(PRESETS);
+
 /** A policy from JSON, defaults filled in; `from` is a file or a preset. @throws CachetError 'policy' naming the field. */
 export function parsePolicy(json: unknown, from: string): Policy {
   const parsed = policySchema.safeParse(json);
@@ -195,7 +197,9 @@ export function checkPolicy(p: Policy, shape: Pick<ModelShape, 'layers' | 'kvHea
 }
 
 /** JSON that is the same text for the same policy, for hashing and comparing: keys in order, no blanks. */
-export function canonicalPolicy(p: Policy): string {
+export const canonicalPolicy = (p: Policy): string => canonical(p);
+
+function canonical(value: unknown): string {
   const sorted = (v: unknown): unknown =>
     Array.isArray(v)
       ? v.map(sorted)
@@ -207,7 +211,14 @@ export function canonicalPolicy(p: Policy): string {
               .map(([k, x]) => [k, sorted(x)]),
           )
         : v;
-  return JSON.stringify(sorted(p));
+  return JSON.stringify(sorted(value));
+}
+
+/** The first field in which two policies differ, and its values as text of bounded length; undefined where they are the same. */
+export function policyDifference(expected: Policy, got: Policy): { readonly field: string; readonly expected: string; readonly got: string } | undefined {
+  const field = (Object.keys(policySchema.shape) as (keyof Policy)[]).find((k) => canonical(expected[k]) !== canonical(got[k])),
+    text = (v: unknown): string => canonical(v).slice(0, 300);
+  return field && { field, expected: text(expected[field]), got: text(got[field]) };
 }
 
 /** A policy in one line, for people. */

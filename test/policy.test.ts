@@ -1,5 +1,6 @@
 /** Cache policies: presets, checks against a model, what they keep, and that nobody goes on with another one. */
 import { describe, expect, it } from 'vitest';
+import { requireSameSpec } from '../protocols/handshake.ts';
 import {
   canonicalPolicy,
   checkPolicy,
@@ -12,6 +13,7 @@ import {
   votingQueries,
   type Policy,
 } from '../protocols/policy.ts';
+import { PROTOCOL_VERSION } from '../protocols/session.ts';
 
 const shape = { layers: 12, kvHeads: 3 },
   paper = PRESETS['mpcache-paper'],
@@ -76,6 +78,23 @@ describe('a policy', () => {
     ['streaming heads without clusters', { dynamic: null, streaming: { '4': [0] } }, /streaming: .*expected a dynamic policy/],
   ])('is refused by a model for %s', (_, change, message) => {
     expect(() => checkPolicy({ ...paper, ...change }, shape)).toThrow(message);
+  });
+
+  it('that two parties read differently ends the handshake, however they write it', () => {
+    const spec = {
+      version: PROTOCOL_VERSION,
+      artefact: 'a'.repeat(64),
+      weights: 'open',
+      dealer: 'helper',
+      promptTokens: 3,
+      maxTokens: 2,
+      context: 4,
+      filled: 0,
+    } as const;
+    requireSameSpec({ ...spec, policy: paper }, { ...spec, policy: Object.fromEntries(Object.entries(json(paper) as Policy).reverse()) as Policy });
+    expect(() => requireSameSpec({ ...spec, policy: paper }, { ...spec, policy: { ...paper, dynamic: { ...paper.dynamic!, reuse: 2 } } })).toThrow(
+      /parties disagree about the cache policy's dynamic; expected .*"reuse":1.*; got .*"reuse":2.*; try: give all parties the same cache policy/,
+    );
   });
 
   it('keeps an exact public number of tokens in each layer, the same in a group', () => {

@@ -6,6 +6,8 @@
 import type { Program, Turn } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
 import { row } from '../gates/linear.ts';
+import { CachetError } from '../errors.ts';
+import { FULL, type Policy } from '../policy.ts';
 import { share, type Tensor } from '../tensor.ts';
 import { attention, createCache, type LayerCache, type Past } from './attention.ts';
 import { fill } from './filled.ts';
@@ -60,8 +62,18 @@ export const TURN_ROWS = 64;
  * at most TURN_ROWS; then up to `answer - 1` single tokens (the last one's successor is not asked for; it comes with the next turn). One step each: input
  * from the client, the program, output to the client. What an answer leaves of its allowance is passed over: dealt, but not run. `context` bounds
  * the slots of all turns together: tokens + answer - 1 each. `filled` slots before them get random keys and values, in a step of their own (benchmarks).
+ * @throws CachetError 'policy' for a cache policy that this program cannot follow.
  */
-export function* session(e: Engine, plan: ModelPlan, first: Turn, context: number, filled = 0): Program<void> {
+export function* session(e: Engine, plan: ModelPlan, first: Turn, context: number, filled = 0, policy: Policy = FULL): Program<void> {
+  if (policy.static || policy.dynamic)
+    throw new CachetError({
+      code: 'policy',
+      step: `policy ${policy.name}`,
+      what: 'cache policy that drops tokens',
+      expected: 'one that keeps and attends to all',
+      got: 'eviction or selection',
+      hint: '--policy full',
+    });
   const { width } = plan.shape,
     caches = createCache(e, plan, plan.prefixIds.length + filled + context),
     unused: [number, number][] = [];
