@@ -26,6 +26,20 @@ const policy = (rule: Partial<StaticPolicy>, more: Partial<Policy> = {}): Policy
   ...more,
 });
 
+/** Clusters of 4 survivors, half of them for each token. */
+const clusters: Policy['dynamic'] = {
+  sizes: [4],
+  ratio: [0.5],
+  score: 'mean',
+  alpha: 0.6,
+  bits: 8,
+  perHead: 'kv',
+  ranking: 'pairs',
+  gather: 'logits',
+  always: { first: 1, recent: 1 },
+  reuse: 1,
+};
+
 /** Sums of the evaluators' outputs over Z_2^64, at a scale. */
 const sums = (outputs: readonly [Uint8Array[], Uint8Array[]], scale: number): number[][] =>
   outputs[0].map((a, i) => {
@@ -214,6 +228,7 @@ describe('static eviction', () => {
         policy({ heads: 'max', ranking: 'pairs', window: { queries: 6 } }, { skipLayers: [0], layers: { 5: { keep: { tokens: 9 } } } }),
       ],
       ['in pairs of layers', policy({}, { sharing: 'pairs' })],
+      ['with clusters chosen among the survivors, in pairs of layers', policy({}, { sharing: 'pairs', dynamic: clusters })],
     ];
   for (const [name, p] of cases)
     it(`runs as the Fixed engine does, bit for bit, through later turns, and costs what the Meter says (${name})`, () => {

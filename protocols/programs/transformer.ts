@@ -6,13 +6,14 @@
 import type { Program, Turn } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
 import { row } from '../gates/linear.ts';
-import { CachetError } from '../errors.ts';
 import { FULL, type Policy } from '../policy.ts';
 import { share, type Tensor } from '../tensor.ts';
-import { attention, createCache, type LayerCache, type Past } from './attention.ts';
+import { attention, createCache, pastOf, type LayerCache, type Past } from './attention.ts';
 import { fill } from './filled.ts';
 import { mlp } from './mlp.ts';
+import { layoutOf } from './mpcache/clusters.ts';
 import { evict, planEviction } from './mpcache/eviction.ts';
+import { keptRows, type Choice } from './mpcache/selection.ts';
 import { RING, type ModelPlan } from './plan.ts';
 
 /**
@@ -30,10 +31,13 @@ export function* forward(
 ): Program<Tensor> {
   const { width } = plan.shape,
     stream = e.zeros(share(rows * width, RING.residual, plan.residualScale));
+  const rowsOf = new Map<number, Tensor>(),
+    voting = caches.some((c) => c.votes);
   let current = x,
     result = x;
   for (const [l, layer] of plan.layers.entries()) {
-    const mark = e.mark(),
+    const choice = rows === 1 && !voting ? choiceOf(e, plan, caches[l]!, l, pastOf(caches[l]!, past).slots + 1, rowsOf) : undefined,
+      mark = e.mark(),
       final = l === plan.layers.length - 1,
       queries = final && !allPositions ? 1 : rows,
       attending = Math.max(queries, caches[l]!.votes?.queries ?? 1);
@@ -41,7 +45,7 @@ export function* forward(
     e.note('input', current);
     const [xw] = yield* e.open([{ x: current, bits: layer.norm1.openBits }]);
     const kept = queries === rows ? current : e.linear(row(rows - 1, width), current);
-    const attended = yield* attention(e, plan, layer, caches[l]!, xw!, rows, past, attending),
+    const attended = yield* attention(e, plan, layer, caches[l]!, xw!, rows, past, attending, choice),
       middle = e.add(kept, attending === queries ? attended : e.linear(row(attending - 1, width), attended));
     e.note('stream', middle);
     const [mw] = yield* e.open([{ x: middle, bits: layer.norm2.openBits }]);
@@ -57,6 +61,16 @@ export function* forward(
   return result;
 }
 
+/** What a step of one token attends to in a layer, undefined for everything; `rowsOf` holds the choices that further layers take, by layer. */
+function choiceOf(e: Engine, plan: ModelPlan, { selection }: LayerCache, l: number, slots: number, rowsOf: Map<number, Tensor>): Choice | undefined {
+  const layout = selection && layoutOf(selection, slots);
+  if (!selection || !layout) return undefined;
+  const found = selection.leader === l ? undefined : rowsOf.get(selection.leader),
+    kept = selection.leads ? keptRows(e, plan, selection, layout) : undefined;
+  if (kept) rowsOf.set(l, kept);
+  return { selection, layout, rows: found ?? kept, taken: found !== undefined };
+}
+
 /** Tokens of a turn after the first go in steps of at most so many: bounds the memory that a session of several turns may need. */
 export const TURN_ROWS = 64;
 
@@ -67,22 +81,12 @@ export const TURN_ROWS = 64;
  * the slots of all turns together: tokens + answer - 1 each. `filled` slots before them get random keys and values, in a step of their own (benchmarks).
  * Where the policy evicts, the last step of the first turn's prompt ends with it, after its output (the cost's part 'eviction'); filled slots compete like tokens of
  * the prompt with `evictFilled`, and stay otherwise.
- * @throws CachetError 'policy' for a cache policy that this program cannot follow.
  */
 export function* session(e: Engine, plan: ModelPlan, first: Turn, context: number, filled = 0, policy: Policy = FULL, evictFilled = false): Program<void> {
-  if (policy.dynamic)
-    throw new CachetError({
-      code: 'policy',
-      step: `policy ${policy.name}`,
-      what: 'cache policy that selects tokens',
-      expected: 'one that attends to all that is kept',
-      got: 'dynamic selection',
-      hint: '--policy full',
-    });
   const { width } = plan.shape,
     before = plan.prefixIds.length + filled,
     eviction = planEviction(e, plan, policy, first.tokens, evictFilled ? plan.prefixIds.length : before, before),
-    caches = createCache(e, plan, (l) => before + Math.max(first.tokens, context - (eviction?.dropped[l] ?? 0))),
+    caches = createCache(e, plan, (l) => before + Math.max(first.tokens, context - (eviction?.dropped[l] ?? 0)), policy),
     unused: [number, number][] = [];
   let slots = before,
     position = slots,
