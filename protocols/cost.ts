@@ -3,6 +3,7 @@ import { bindPlan, type Artefact } from './artefact.ts';
 import type { Turn } from './engines/effects.ts';
 import type { StepCost } from './engines/engine.ts';
 import { Meter } from './engines/meter.ts';
+import { FULL, type Policy } from './policy.ts';
 import { session } from './programs/transformer.ts';
 import { turnSlots, type SessionSpec } from './session.ts';
 
@@ -19,12 +20,13 @@ export interface SessionCost {
 }
 
 /** What one token costs with `cached` slots before it, the public prefix not counted. */
-export const tokenCost = (artefact: Artefact, cached: number): StepCost => meterSession(artefact, { promptTokens: 1, maxTokens: 1, filled: cached }).steps[0]!;
+export const tokenCost = (artefact: Artefact, cached: number, policy: Policy = FULL): StepCost =>
+  meterSession(artefact, { promptTokens: 1, maxTokens: 1, filled: cached, policy }).steps[0]!;
 
 /** `turns`: those after the first. */
 export function meterSession(
   artefact: Artefact,
-  spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'> & Partial<Pick<SessionSpec, 'dealer' | 'filled'>>,
+  spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'> & Partial<Pick<SessionSpec, 'dealer' | 'filled' | 'policy' | 'evictFilled'>>,
   turns: readonly Turn[] = [],
 ): SessionCost {
   const meter = new Meter(),
@@ -38,6 +40,8 @@ export function meterSession(
     first,
     [first, ...turns].reduce((n, t) => n + turnSlots(t), 0),
     filled,
+    spec.policy,
+    spec.evictFilled,
   ))
     if (effect.kind === 'turn') effect.turn = waiting.shift();
   const steps = filled > 0 ? meter.steps.slice(1) : meter.steps,

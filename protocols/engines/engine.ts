@@ -25,7 +25,7 @@ import { FLUSH_BYTES, type DesyncHash, type Program, type Turn, type TurnEffect 
 /**
  * Cost of one step (the prefill, or one token), all parties together, headers included; `gates` splits the payload by gate. Dealt: what the dealer
  * sends; relayed: what P0 passes on to P1 of it, where the dealer sends what both need once. `parts`: payload, online and dealt, of the parts that the
- * program names.
+ * program names; `partRounds`: their rounds.
  */
 export interface StepCost {
   rounds: number;
@@ -34,6 +34,7 @@ export interface StepCost {
   relayedBytes: number;
   gates: Map<string, { calls: number; online: number; dealt: number }>;
   parts: Map<string, number>;
+  partRounds: Map<string, number>;
 }
 
 /** Called after every gate, for tests: sees the tensors. */
@@ -269,12 +270,14 @@ export abstract class Engine {
     });
     if (this.skipping) return wires;
     this.step.rounds++;
+    if (this.part !== '') this.step.partRounds.set(this.part, (this.step.partRounds.get(this.part) ?? 0) + 1);
     this.step.onlineBytes += 2 * framedBytes(bytes);
     yield* this.exchange(shares, wires, bytes, first);
     this.trace?.gate(first, open.name, this.layer, wires.length, elements(wires), 1, 2 * bytes, 0);
     if (this.observe) wires.forEach((w, i) => this.observe!(first + i, open.name, [w], [shares[i]!]));
     return wires;
   }
+
   protected abstract exchange(shares: readonly Tensor[], wires: readonly Tensor[], bytes: number, firstGate: number): Program<void>;
 
   narrow(x: Tensor, shift: number): Tensor {
@@ -287,10 +290,10 @@ export abstract class Engine {
   widen(x: Tensor, shift = 0): Tensor {
     return this.apply(widen, null, [this.narrow(x, shift)])[0]!;
   }
+  /** Over the smaller of the two rings: the larger operand is read modulo it. */
   mul(op: Bilinear, x: Tensor, y: Tensor): Tensor {
-    const bits = Math.min(x.bits, y.bits),
-      a = this.mod(this.withHalves(x), bits),
-      b = x === y ? a : this.mod(this.withHalves(y), bits);
+    const a = this.withHalves(x),
+      b = x === y ? a : this.withHalves(y);
     return this.apply(mul, op, [a, b])[0]!;
   }
   mul3(shape: Mul3, x: Tensor, y: Tensor, z: Tensor): Tensor {
@@ -351,7 +354,7 @@ export abstract class Engine {
 
   // ---- linear maps ---------------------------------------------------------------------------------------------------------------------
   linear(map: Linear, x: Tensor): Tensor {
-    const y = this.tensor({ form: x.form, size: map.size, bits: map.bits ?? x.bits, scale: x.scale + (map.scale ?? 0), boolean: x.boolean });
+    const y = this.tensor({ form: x.form, size: map.size, bits: map.bits ?? x.bits, scale: x.scale + (map.scale ?? 0), boolean: x.boolean, cyclic: x.cyclic });
     y.halves = x.halves;
     this.absorb(map.name, x.size, y.size, y.bits);
     const k = this.kernels;
@@ -484,6 +487,6 @@ export abstract class Engine {
 }
 
 const elements = (tensors: readonly Tensor[]): number => tensors.reduce((n, t) => n + t.size, 0);
-const newStep = (): StepCost => ({ rounds: 0, onlineBytes: 0, dealtBytes: 0, relayedBytes: 0, gates: new Map(), parts: new Map() });
+const newStep = (): StepCost => ({ rounds: 0, onlineBytes: 0, dealtBytes: 0, relayedBytes: 0, gates: new Map(), parts: new Map(), partRounds: new Map() });
 /** Its multiples mod 1 are evenly spread. */
 const GOLDEN_RATIO = (Math.sqrt(5) - 1) / 2;

@@ -31,6 +31,29 @@ export const columns = (rows: number, stride: number, from: number, cols: number
   },
 });
 
+/** `rows` pieces of `cols` elements, from one place to another; strides from one piece to the next. */
+export interface Move {
+  readonly dst: number;
+  readonly dstStride: number;
+  readonly src: number;
+  readonly srcStride: number;
+  readonly rows: number;
+  readonly cols: number;
+}
+
+/** Elements in another order, by moves that fill the whole result. */
+export const rearrange = (name: string, size: number, moves: readonly Move[]): Linear => ({
+  name,
+  size,
+  integer(k, dst, src) {
+    for (const m of moves) k.copyRows(dst + 8 * m.dst, m.dstStride, src + 8 * m.src, m.srcStride, m.rows, m.cols);
+  },
+  real(dst, src) {
+    for (const m of moves)
+      for (let r = 0; r < m.rows; r++) dst.set(src.subarray(m.src + r * m.srcStride, m.src + r * m.srcStride + m.cols), m.dst + r * m.dstStride);
+  },
+});
+
 /** [rows, cols] -> [cols, rows]; for a few rows. */
 export const transpose = (rows: number, cols: number): Linear => ({
   name: 'transpose',
@@ -41,6 +64,84 @@ export const transpose = (rows: number, cols: number): Linear => ({
   real(dst, src) {
     for (let r = 0; r < rows; r++) for (let c = 0; c < cols; c++) dst[c * rows + r] = src[r * cols + c]!;
   },
+});
+
+/** The same integers in units of 2^unit: 2^-unit times the value, at a scale that is finer by `unit` (which may be negative). */
+export const inUnits = (size: number, unit: number): Linear => ({
+  name: 'inUnits',
+  size,
+  scale: unit,
+  integer: (k, dst, src) => k.copy(dst, src, size),
+  real: (dst, src) => src.forEach((v, i) => (dst[i] = v * 2 ** -unit)),
+});
+
+/** Real numbers take the integer below, as integers do where a wire is narrowed; integers stay. */
+export const whole = (size: number): Linear => ({
+  name: 'whole',
+  size,
+  integer: (k, dst, src) => k.copy(dst, src, size),
+  real: (dst, src) => src.forEach((v, i) => (dst[i] = Math.floor(v))),
+});
+
+/** Sums of the elements before each one in its row: [rows, count] -> [rows, count]. */
+export const sumsBefore = (rows: number, count: number): Linear => ({
+  name: 'sumsBefore',
+  size: rows * count,
+  integer(k, dst, src) {
+    for (let r = 0; r < rows; r++) {
+      const from = src + 8 * r * count,
+        to = dst + 8 * r * count;
+      k.fill(to, 0, 1);
+      for (let j = 1; j < count; j++) k.add(to + 8 * j, to + 8 * (j - 1), from + 8 * (j - 1), 1);
+    }
+  },
+  real(dst, src) {
+    for (let r = 0; r < rows; r++) {
+      let sum = 0;
+      for (let j = r * count; j < (r + 1) * count; j++) {
+        dst[j] = sum;
+        sum += src[j]!;
+      }
+    }
+  },
+});
+
+/** Each element times its public place, first + j in its row. */
+export const timesPlace = (rows: number, count: number, first: number): Linear => ({
+  name: 'timesPlace',
+  size: rows * count,
+  integer(k, dst, src) {
+    for (let r = 0; r < rows * count; r += count) for (let j = 0; j < count; j++) k.mulScalar(dst + 8 * (r + j), src + 8 * (r + j), first + j, 1, SET);
+  },
+  real: (dst, src) => src.forEach((v, i) => (dst[i] = v * (first + (i % count)))),
+});
+
+/** One-hot rows [count, places] -> how many of them lie at each place or above: [places]. */
+export const countsFrom = (count: number, places: number): Linear => ({
+  name: 'countsFrom',
+  size: places,
+  integer(k, dst, src) {
+    k.fill(dst, 0, places);
+    for (let r = 0; r < count; r++) k.add(dst, dst, src + 8 * r * places, places);
+    for (let b = places - 2; b >= 0; b--) k.add(dst + 8 * b, dst + 8 * b, dst + 8 * (b + 1), 1);
+  },
+  real(dst, src) {
+    dst.fill(0);
+    src.forEach((v, i) => (dst[i % places]! += v));
+    for (let b = places - 2; b >= 0; b--) dst[b]! += dst[b + 1]!;
+  },
+});
+
+/** How much each element of a row is below the one before it, 0 for the first: [rows, count] -> [rows, count]. */
+export const drops = (rows: number, count: number): Linear => ({
+  name: 'drops',
+  size: rows * count,
+  integer(k, dst, src) {
+    k.fill(dst, 0, 1);
+    k.sub(dst + 8, src, src + 8, rows * count - 1);
+    for (let r = 1; r < rows; r++) k.fill(dst + 8 * r * count, 0, 1);
+  },
+  real: (dst, src) => dst.forEach((_, i) => (dst[i] = i % count === 0 ? 0 : src[i - 1]! - src[i]!)),
 });
 
 /** x[rows, inner] W^T -> [rows, cols], 2^fraction finer; `bits`: ring of x and of the result. */
@@ -107,6 +208,45 @@ export const segmentSpread = (lengths: Constant<Uint32Array>, size: number, shif
   real(dst, src) {
     let at = 0;
     lengths.array.forEach((n, s) => dst.fill(src[s]! * 2 ** (shift - scale), at, (at += n)));
+  },
+});
+
+/** The same value at a scale finer by `shift`: the integer times 2^shift, over the same ring. */
+export const finer = (size: number, shift: number): Linear => ({
+  name: 'finer',
+  size,
+  scale: shift,
+  integer: (k, dst, src) => k.mulScalar(dst, src, 2 ** shift, size, SET),
+  real: (dst, src) => dst.set(src.subarray(0, size)),
+});
+
+export const pairsOf = (count: number): number => (count * (count - 1)) / 2;
+
+/** Differences x_a - x_b of all pairs a < b of each row: [rows, count] -> [rows, pairs], in lexicographic order. On wires of few bits: the operands of a comparison. */
+export const pairDifferences = (rows: number, count: number): Linear => ({
+  name: 'pairDifferences',
+  size: rows * pairsOf(count),
+  integer: (k, dst, src) => k.pairDifferences(dst, src, rows, count),
+  real(dst, src) {
+    let at = 0;
+    for (let r = 0; r < rows * count; r += count) for (let a = 0; a < count; a++) for (let b = a + 1; b < count; b++) dst[at++] = src[r + a]! - src[r + b]!;
+  },
+});
+
+/** The transposed map, [rows, pairs] -> [rows, count]: of [x_a < x_b] it gives, for each element, the number of elements before it less its own index. */
+export const pairSums = (rows: number, count: number): Linear => ({
+  name: 'pairSums',
+  size: rows * count,
+  integer: (k, dst, src) => k.pairSums(dst, src, rows, count),
+  real(dst, src) {
+    let at = 0;
+    dst.fill(0);
+    for (let r = 0; r < rows * count; r += count)
+      for (let a = 0; a < count; a++)
+        for (let b = a + 1; b < count; b++, at++) {
+          dst[r + a]! += src[at]!;
+          dst[r + b]! -= src[at]!;
+        }
   },
 });
 

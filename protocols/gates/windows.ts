@@ -12,6 +12,13 @@ import { fitSpline, type SplineParams, type SplinePlan } from './spline.ts';
 /** f and its constants: 1 / x, or 1 / sqrt(x / width + eps). */
 export type WindowFunction = { readonly name: 'reciprocal' } | { readonly name: 'rsqrt'; readonly width: number; readonly eps: number };
 
+/** 1 + steps log2 x, constant from x = 2^octaves on. */
+export interface LevelsFunction {
+  readonly name: 'levels';
+  readonly steps: number;
+  readonly octaves: number;
+}
+
 export interface WindowsPlan {
   readonly f: WindowFunction;
   /** Powers of two. */
@@ -20,15 +27,20 @@ export interface WindowsPlan {
   readonly outputScale: number;
   readonly splines: readonly SplinePlan[];
 }
-export interface WindowsParams extends Omit<WindowsPlan, 'splines'> {
+export interface WindowsParams extends Omit<WindowsPlan, 'splines' | 'f'> {
+  readonly f: WindowFunction | LevelsFunction;
   readonly splines: readonly SplineParams[];
 }
 
-export const windowFunction = (f: WindowFunction): ((x: number) => number) =>
-  f.name === 'reciprocal' ? (x) => 1 / x : (x) => 1 / Math.sqrt(x / f.width + f.eps);
+export const windowFunction = (f: WindowFunction | LevelsFunction): ((x: number) => number) =>
+  f.name === 'reciprocal'
+    ? (x) => 1 / x
+    : f.name === 'rsqrt'
+      ? (x) => 1 / Math.sqrt(x / f.width + f.eps)
+      : (x) => 1 + f.steps * Math.log2(Math.min(x, 2 ** f.octaves));
 
 /** Ideal of the composition: f, constant below low. */
-export const windowsIdeal = (p: Pick<WindowsPlan, 'f' | 'low'>, x: number): number => windowFunction(p.f)(Math.max(x, p.low));
+export const windowsIdeal = (p: Pick<WindowsParams, 'f' | 'low'>, x: number): number => windowFunction(p.f)(Math.max(x, p.low));
 
 const FACTOR = 4,
   DEGREE = 2,
@@ -74,6 +86,17 @@ export const bindWindows = (plan: WindowsPlan, coefficients: readonly Constant<B
   ...plan,
   splines: plan.splines.map((s, i) => ({ ...s, coefficients: coefficients[i]! })),
 });
+
+/** The same function for operands below `high`, a power of two: windows above it are left out, keys are shorter by the bits saved. */
+export function windowsBelow(p: WindowsParams, high: number): WindowsParams {
+  const saved = Math.log2(p.high / high);
+  if (saved <= 0) return p;
+  const splines = p.splines
+    .map((s) => ({ ...s, domainBits: s.domainBits - saved, keyBits: s.keyBits - saved }))
+    .filter((s) => s.keyBits > 0 && s.firstCell < 2 ** s.keyBits)
+    .map((s) => ({ ...s, cells: Math.min(s.cells, 2 ** s.keyBits - s.firstCell) }));
+  return { ...p, high, splines };
+}
 
 /** Smooth step from 0 to 1 on [0, 1] with two vanishing derivatives at both ends. */
 function step(u: number): number {
