@@ -256,6 +256,10 @@ export interface Kernels {
    * belongs to word i. dst u64[rows, count], 8-bit elements: bit t of dst[row, b] = XOR over the row's i of bit first + b of (words[i] & coin[i, t]).
    */
   parities(dst: number, words: number, lengths: number, rows: number, first: number, count: number, coinKey: number, gate: number, sub: number): void;
+  /** All pairs a < b of each row's `count` elements, in lexicographic order: dst u64[rows, count (count - 1) / 2] = src[a] - src[b]. */
+  pairDifferences(dst: number, src: number, rows: number, count: number): void;
+  /** The transposed map: dst u64[rows, count] = sum of src over the pairs of which the element is the first, less the sum over those of which it is the second. */
+  pairSums(dst: number, src: number, rows: number, count: number): void;
   /** Rotated truth tables, bit-packed lowest first, 2^bits / 8 bytes each (bits >= 6): entry m = table bit (m - r) (xor = 0) or (m ^ r) (xor = 1). */
   tableRotate(dst: number, table: number, r: number, bits: number, xor: number, n: number): void;
   /** dst[i] = bit m[i] mod 2^bits of the i-th table */

@@ -12,6 +12,8 @@ import { bucket } from '../protocols/gates/bucket.ts';
 import { expTable, expTables, type ExpPlan } from '../protocols/gates/expTable.ts';
 import { fitFourier } from '../protocols/gates/fourier.ts';
 import { columns, matmul, parities, rope, segmentSpread, segmentSum, transpose } from '../protocols/gates/linear.ts';
+import { onehot } from '../protocols/gates/onehot.ts';
+import { compareAll, oneHotRows, ranksOf } from '../protocols/programs/mpcache/ranking.ts';
 import { lookup } from '../protocols/gates/lookup.ts';
 import { dotRows, hadamard, mix, packedSize, scaleRows, scores } from '../protocols/gates/mul.ts';
 import { gates } from '../protocols/gates/registry.ts';
@@ -263,6 +265,32 @@ const rows: Row[] = [
       { size: 33, scale: 2, low: -15.75, high: 15.75, bits: 8 },
     ],
     program: (e, [x, y]) => one(e.apply(less, { bits: 8, table: e.constant('tables', negativeTable(8)) }, [x!, y!])[0]!),
+    error: 0,
+  },
+  {
+    gate: 'onehot',
+    name: '6 bits, 9 places',
+    inputs: [{ size: 40, scale: 0, low: 0, high: 63, bits: 8, integer: true }],
+    program: (e, [x]) => one(e.apply(onehot, { bits: 6, span: 9, outBits: 32 }, [e.mod(x!, 6, true)])[0]!),
+    error: 0,
+  },
+  {
+    gate: 'onehot',
+    name: 'all places of 1 bit',
+    inputs: [{ size: 9, scale: 0, low: 0, high: 1, bits: 4, integer: true }],
+    program: (e, [x]) => one(e.apply(onehot, { bits: 1, span: 2, outBits: 64 }, [e.mod(x!, 1, true)])[0]!),
+    error: 0,
+  },
+  {
+    gate: 'onehot',
+    name: 'ranked by all pairs',
+    rounds: 2,
+    inputs: [{ size: 33, scale: 0, low: -63, high: 63, bits: 8, integer: true }],
+    *program(e, [x]) {
+      const [flags] = yield* e.open([compareAll(e, x!, 3, 11, e.constant('tables', negativeTable(8)))]);
+      const [ranks] = yield* e.open([ranksOf(e, flags!, 3, 11)]);
+      return [oneHotRows(e, ranks!, 11, 4, 40)];
+    },
     error: 0,
   },
   {

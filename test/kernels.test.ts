@@ -233,6 +233,8 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
   ['suffix64', (k, n) => k.suffix64(D, A, B, n)],
   ['parities', (k, n) => (lengths(k, [3, n, 1]), k.parities(D, A, E, 3, 0, 64, B, 4, 1))],
   ['parities', (k, n) => (lengths(k, [3, n, 1]), k.parities(D, A, E, 3, 11, 5, B, 4, 1))],
+  ['pairDifferences', (k, n) => (k.pairDifferences(D, A, 2, n % 40), k.pairDifferences(E, B, n % 3, 9))],
+  ['pairSums', (k, n) => (k.pairSums(D, A, 2, 1 + (n % 13)), k.pairSums(E, B, 3, 5))],
   [
     'tableRotate',
     (k, n) => (

@@ -13,6 +13,8 @@ type GateKernels = Pick<
   | 'oneHot64'
   | 'suffix64'
   | 'parities'
+  | 'pairDifferences'
+  | 'pairSums'
   | 'tableRotate'
   | 'tableLookup'
   | 'lookupPermute'
@@ -126,6 +128,24 @@ export function gateKernels(memory: WebAssembly.Memory): GateKernels {
         for (let i = 0; i < n; i++, at++) for (let t = 0; t < TAU; t++) sums[t]! ^= all[at]! & coins[at]![t]!;
         for (let b = 0; b < count; b++) out[count * row + b] = sums.reduce((v, s, t) => v | (((s >> BigInt(first + b)) & 1n) << BigInt(t)), 0n);
       });
+    },
+    pairDifferences(dst, src, rows, count) {
+      const x = u64(src, rows * count).slice(),
+        out = u64(dst, (rows * count * (count - 1)) / 2);
+      let at = 0;
+      for (let r = 0; r < rows; r++) for (let a = 0; a < count; a++) for (let b = a + 1; b < count; b++) out[at++] = x[r * count + a]! - x[r * count + b]!;
+    },
+    pairSums(dst, src, rows, count) {
+      const x = u64(src, (rows * count * (count - 1)) / 2).slice(),
+        out = u64(dst, rows * count);
+      out.fill(0n);
+      let at = 0;
+      for (let r = 0; r < rows; r++)
+        for (let a = 0; a < count; a++)
+          for (let b = a + 1; b < count; b++, at++) {
+            out[r * count + a]! += x[at]!;
+            out[r * count + b]! -= x[at]!;
+          }
     },
     tableRotate(dst, table, r, bits, xor, n) {
       for (let i = 0; i < n; i++) {

@@ -275,6 +275,7 @@ export abstract class Engine {
     if (this.observe) wires.forEach((w, i) => this.observe!(first + i, open.name, [w], [shares[i]!]));
     return wires;
   }
+
   protected abstract exchange(shares: readonly Tensor[], wires: readonly Tensor[], bytes: number, firstGate: number): Program<void>;
 
   narrow(x: Tensor, shift: number): Tensor {
@@ -287,10 +288,10 @@ export abstract class Engine {
   widen(x: Tensor, shift = 0): Tensor {
     return this.apply(widen, null, [this.narrow(x, shift)])[0]!;
   }
+  /** Over the smaller of the two rings: the larger operand is read modulo it. */
   mul(op: Bilinear, x: Tensor, y: Tensor): Tensor {
-    const bits = Math.min(x.bits, y.bits),
-      a = this.mod(this.withHalves(x), bits),
-      b = x === y ? a : this.mod(this.withHalves(y), bits);
+    const a = this.withHalves(x),
+      b = x === y ? a : this.withHalves(y);
     return this.apply(mul, op, [a, b])[0]!;
   }
   mul3(shape: Mul3, x: Tensor, y: Tensor, z: Tensor): Tensor {
@@ -351,7 +352,7 @@ export abstract class Engine {
 
   // ---- linear maps ---------------------------------------------------------------------------------------------------------------------
   linear(map: Linear, x: Tensor): Tensor {
-    const y = this.tensor({ form: x.form, size: map.size, bits: map.bits ?? x.bits, scale: x.scale + (map.scale ?? 0), boolean: x.boolean });
+    const y = this.tensor({ form: x.form, size: map.size, bits: map.bits ?? x.bits, scale: x.scale + (map.scale ?? 0), boolean: x.boolean, cyclic: x.cyclic });
     y.halves = x.halves;
     this.absorb(map.name, x.size, y.size, y.bits);
     const k = this.kernels;

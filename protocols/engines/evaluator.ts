@@ -135,7 +135,7 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
     rows: number,
     cols: number,
   ): void {
-    if (this.following || src.root < 0 || dst.form !== 'wire') return;
+    if (this.following || src.root < 0 || dst.form !== 'wire' || dst.mask === 0) return;
     const top = this.mark(),
       half = this.scratch(src.size);
     this.masks.first(half, src.root, src.bits, src.size);

@@ -9,12 +9,13 @@ import { CachetError } from '../errors.ts';
 import { share } from '../tensor.ts';
 import { bytesOf, type Gate } from './gate.ts';
 
-export const b2a: Gate<{ bits: number }> = {
+/** cyclic: the consumer uses the ring as it wraps, unsigned (a rank). */
+export const b2a: Gate<{ bits: number; cyclic?: boolean }> = {
   name: 'b2a',
-  shape({ bits }, [x]) {
+  shape({ bits, cyclic = false }, [x]) {
     if (x!.form !== 'wire' || !x!.boolean || x!.bits !== 1)
       throw new CachetError({ code: 'shape', step: 'b2a', what: 'wrong operand', expected: 'a Boolean wire of 1 bit', got: `${x!.form} of ${x!.bits} bits` });
-    return [share(x!.size, bits, 0)];
+    return [{ ...share(x!.size, bits, 0), cyclic }];
   },
   cost: ({ bits }, [x]) => ({ p0: 0, p1: x!.size * bytesOf(bits) }),
   domain: () => undefined,

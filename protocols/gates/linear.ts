@@ -31,6 +31,29 @@ export const columns = (rows: number, stride: number, from: number, cols: number
   },
 });
 
+/** `rows` pieces of `cols` elements, from one place to another; strides from one piece to the next. */
+export interface Move {
+  readonly dst: number;
+  readonly dstStride: number;
+  readonly src: number;
+  readonly srcStride: number;
+  readonly rows: number;
+  readonly cols: number;
+}
+
+/** Elements in another order, by moves that fill the whole result. */
+export const rearrange = (name: string, size: number, moves: readonly Move[]): Linear => ({
+  name,
+  size,
+  integer(k, dst, src) {
+    for (const m of moves) k.copyRows(dst + 8 * m.dst, m.dstStride, src + 8 * m.src, m.srcStride, m.rows, m.cols);
+  },
+  real(dst, src) {
+    for (const m of moves)
+      for (let r = 0; r < m.rows; r++) dst.set(src.subarray(m.src + r * m.srcStride, m.src + r * m.srcStride + m.cols), m.dst + r * m.dstStride);
+  },
+});
+
 /** [rows, cols] -> [cols, rows]; for a few rows. */
 export const transpose = (rows: number, cols: number): Linear => ({
   name: 'transpose',
@@ -107,6 +130,45 @@ export const segmentSpread = (lengths: Constant<Uint32Array>, size: number, shif
   real(dst, src) {
     let at = 0;
     lengths.array.forEach((n, s) => dst.fill(src[s]! * 2 ** (shift - scale), at, (at += n)));
+  },
+});
+
+/** The same value at a scale finer by `shift`: the integer times 2^shift, over the same ring. */
+export const finer = (size: number, shift: number): Linear => ({
+  name: 'finer',
+  size,
+  scale: shift,
+  integer: (k, dst, src) => k.mulScalar(dst, src, 2 ** shift, size, SET),
+  real: (dst, src) => dst.set(src.subarray(0, size)),
+});
+
+export const pairsOf = (count: number): number => (count * (count - 1)) / 2;
+
+/** Differences x_a - x_b of all pairs a < b of each row: [rows, count] -> [rows, pairs], in lexicographic order. On wires of few bits: the operands of a comparison. */
+export const pairDifferences = (rows: number, count: number): Linear => ({
+  name: 'pairDifferences',
+  size: rows * pairsOf(count),
+  integer: (k, dst, src) => k.pairDifferences(dst, src, rows, count),
+  real(dst, src) {
+    let at = 0;
+    for (let r = 0; r < rows * count; r += count) for (let a = 0; a < count; a++) for (let b = a + 1; b < count; b++) dst[at++] = src[r + a]! - src[r + b]!;
+  },
+});
+
+/** The transposed map, [rows, pairs] -> [rows, count]: of [x_a < x_b] it gives, for each element, the number of elements before it less its own index. */
+export const pairSums = (rows: number, count: number): Linear => ({
+  name: 'pairSums',
+  size: rows * count,
+  integer: (k, dst, src) => k.pairSums(dst, src, rows, count),
+  real(dst, src) {
+    let at = 0;
+    dst.fill(0);
+    for (let r = 0; r < rows * count; r += count)
+      for (let a = 0; a < count; a++)
+        for (let b = a + 1; b < count; b++, at++) {
+          dst[r + a]! += src[at]!;
+          dst[r + b]! -= src[at]!;
+        }
   },
 });
 

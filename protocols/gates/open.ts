@@ -21,7 +21,7 @@ export const open = {
         expected: `a share over ${bits} bits or more`,
         got: `${x.form} over ${x.bits} bits`,
       });
-    return { form: 'wire', size: x.size, bits, scale: x.scale, boolean: x.boolean };
+    return { form: 'wire', size: x.size, bits, scale: x.scale, boolean: x.boolean, cyclic: x.cyclic };
   },
   /** Bytes that each evaluator sends for this tensor. */
   cost: (wire: TensorSpec): number => packedBytes(wire.bits, wire.size),

@@ -75,6 +75,17 @@ export const bindWindows = (plan: WindowsPlan, coefficients: readonly Constant<B
   splines: plan.splines.map((s, i) => ({ ...s, coefficients: coefficients[i]! })),
 });
 
+/** The same function for operands below `high`, a power of two: windows above it are left out, keys are shorter by the bits saved. */
+export function windowsBelow(p: WindowsParams, high: number): WindowsParams {
+  const saved = Math.log2(p.high / high);
+  if (saved <= 0) return p;
+  const splines = p.splines
+    .map((s) => ({ ...s, domainBits: s.domainBits - saved, keyBits: s.keyBits - saved }))
+    .filter((s) => s.keyBits > 0 && s.firstCell < 2 ** s.keyBits)
+    .map((s) => ({ ...s, cells: Math.min(s.cells, 2 ** s.keyBits - s.firstCell) }));
+  return { ...p, high, splines };
+}
+
 /** Smooth step from 0 to 1 on [0, 1] with two vanishing derivatives at both ends. */
 function step(u: number): number {
   const v = Math.min(1, Math.max(0, u));

@@ -7,17 +7,22 @@ import type { Program } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
 import { clearUnused, columns, repeatFirst, rope, row, segmentSpread, segmentSum, transpose, type Slots } from '../gates/linear.ts';
 import { mix, packedSize, scaleRows, scores, type AttentionShape } from '../gates/mul.ts';
+import type { Policy } from '../policy.ts';
 import { share, wire, type Tensor } from '../tensor.ts';
+import { selections, type LayerSelection } from './mpcache/clusters.ts';
+import { chosenAttention, keyScale, type Choice } from './mpcache/selection.ts';
 import { norm } from './norm.ts';
-import { BUCKET_SHIFT, RING, SCALE, type LayerPlan, type ModelPlan } from './plan.ts';
+import { RING, SCALE, type LayerPlan, type ModelPlan } from './plan.ts';
 import { project } from './project.ts';
-import { rowMax } from './rowMax.ts';
+import { bucketShift, rowMax } from './rowMax.ts';
 
-/** Keys (rotated, 2^12 in Z_2^32) and values (2^10 in Z_2^a) of one layer: [kvHeads, capacity, headDim]. */
+/** Keys (rotated, 2^12 or coarser in Z_2^32) and values (2^10 in Z_2^a) of one layer: [kvHeads, capacity, headDim]. */
 export interface LayerCache {
   readonly keys: Tensor;
   readonly values: Tensor;
   readonly capacity: number;
+  /** Of steps of one token; undefined where they attend to everything. */
+  readonly selection: LayerSelection | undefined;
 }
 
 /** What the caches hold already. A session of several turns has slots that no token fills: what an answer did not need of its allowance. */
@@ -30,20 +35,29 @@ export interface Past {
   readonly unused: Slots | undefined;
 }
 
-export function createCache(e: Engine, plan: ModelPlan, capacity: number): LayerCache[] {
+/** Caches of all layers with the public prefix in their first slots. Sums of logits that score clusters need room: their keys are at a coarser scale. */
+export function createCache(e: Engine, plan: ModelPlan, capacity: number, policy?: Policy): LayerCache[] {
   const { kvHeads, headDim } = plan.shape,
-    prefix = plan.prefixIds.length;
+    prefix = plan.prefixIds.length,
+    chosen = selections(policy, plan.shape.layers);
   return plan.layers.map((layer, l) => {
-    const keys = e.zeros(wire(kvHeads * capacity * headDim, RING.logits, SCALE.activation));
+    const selection = chosen[l],
+      scale = keyScale(plan, layer, selection),
+      coarser = BigInt(SCALE.activation - scale),
+      keys = e.zeros(wire(kvHeads * capacity * headDim, RING.logits, scale));
     const values = e.zeros(wire(kvHeads * capacity * headDim, layer.attention.bits, SCALE.value));
     for (let h = 0; h < kvHeads; h++)
       for (let t = 0; t < prefix; t++) {
         const from = (t * kvHeads + h) * headDim,
           to = (h * capacity + t) * headDim;
-        e.storePublic(keys, to, plan.prefixKeys[l]!.subarray(from, from + headDim));
+        e.storePublic(
+          keys,
+          to,
+          plan.prefixKeys[l]!.subarray(from, from + headDim).map((v) => v >> coarser),
+        );
         e.storePublic(values, to, plan.prefixValues[l]!.subarray(from, from + headDim));
       }
-    return { keys, values, capacity };
+    return { keys, values, capacity, selection };
   });
 }
 
@@ -72,13 +86,14 @@ export function* attention(
   rows: number,
   past: Past,
   queries: number,
+  choice?: Choice,
 ): Program<Tensor> {
   const { width, heads, kvHeads, headDim } = plan.shape,
     qSize = heads * headDim,
     kSize = kvHeads * headDim,
     { bits } = layer.attention,
     h = yield* norm(e, layer.norm1, x, rows, width, 'squares');
-  e.part = 'attention';
+  e.part = 'projections';
   const hq = queries === rows ? h : e.linear(row(rows - 1, width), h),
     [yq, yk, yv] = yield* e.open([yield* project(e, layer.q, hq, queries), yield* project(e, layer.k, h, rows), yield* project(e, layer.v, h, rows)]);
   const [q, k] = [yq!, yk!].map((y) => e.widen(y, y.scale - SCALE.activation)),
@@ -87,19 +102,29 @@ export function* attention(
   e.note('k', k!);
   e.note('v', v);
   const turned = (y: Tensor, count: number, n: number, position: number): { x: Tensor; bits: number } =>
-    plan.rope ? { x: e.linear(rope(plan.rope, count, n * headDim, 0, n, headDim, position), y), bits: 44 } : { x: y, bits: RING.logits };
-  const [qw, kw, vw] = yield* e.open([turned(q!, queries, heads, past.position + rows - queries), turned(k!, rows, kvHeads, past.position), { x: v, bits }]);
-  const key = e.withHalves(e.narrow(kw!, kw!.scale - SCALE.activation)),
+      plan.rope ? { x: e.linear(rope(plan.rope, count, n * headDim, 0, n, headDim, position), y), bits: 44 } : { x: y, bits: RING.logits },
+    coarser = SCALE.activation - cache.keys.scale,
+    k32 = turned(k!, rows, kvHeads, past.position);
+  const [qw, kw, vw] = yield* e.open([turned(q!, queries, heads, past.position + rows - queries), { x: k32.x, bits: k32.bits + coarser }, { x: v, bits }]);
+  const key = e.withHalves(e.narrow(kw!, kw!.scale - cache.keys.scale)),
     query = e.withHalves(e.narrow(qw!, qw!.scale - SCALE.activation));
   for (let g = 0; g < kvHeads; g++) {
     e.store(cache.keys, (g * cache.capacity + past.slots) * headDim, headDim, key, g * headDim, kSize, rows, headDim);
     e.store(cache.values, (g * cache.capacity + past.slots) * headDim, headDim, vw!, g * headDim, kSize, rows, headDim);
   }
+  e.part = 'attention';
   const group = heads / kvHeads,
     before = past.slots + rows - queries,
     tile = tileHeads(plan.shape, queries, before),
     tiled = tile < kvHeads,
     outputScale = plan.residualScale - layer.o.fraction;
+  if (choice) {
+    const shape = { queries, heads, group, dim: headDim, past: before, capacity: cache.capacity, firstKv: 0, prefix: plan.prefixIds.length },
+      on = yield* chosenAttention(e, plan, layer, cache.keys, cache.values, query, shape, past.unused, choice),
+      output = e.widen(on, on.scale - outputScale);
+    e.part = '';
+    return yield* project(e, layer.o, output, queries);
+  }
   const all = tiled ? e.zeros(share(queries * qSize, 64, outputScale)) : undefined;
   for (let first = 0; first < kvHeads; first += tile) {
     const mark = e.mark(),
@@ -146,7 +171,7 @@ function* softmax(e: Engine, plan: ModelPlan, layer: LayerPlan, cache: LayerCach
       top = yield* rowMax(e, zw!, rows, groups, reference, plan.nonzero);
     // The reference alone is opened, one small value a row; the logits' wire is shifted by it without another opening.
     const [shift] = yield* e.open([top]);
-    zw = e.sub(zw!, e.linear(segmentSpread(rows, size, BUCKET_SHIFT, RING.logits, z.scale), shift!));
+    zw = e.sub(zw!, e.linear(segmentSpread(rows, size, bucketShift(z), RING.logits, z.scale), shift!));
   }
   const fine = e.narrow(zw!, z.scale - table.inputScale);
   e.note('relative', fine);

@@ -22,9 +22,6 @@ import type { Constant, Matrix } from '../tensor.ts';
 export const SCALE = { activation: 12, value: 10, rope: 12, silu: 32 } as const;
 export const RING = { residual: 64, logits: 32, mlp: 56 } as const;
 
-/** Logits are referred to buckets of 2 nats (2^25 at scale 24); 64 of them cover the cyclic range of 128 nats. */
-export const BUCKET_SHIFT = 25;
-
 export interface NormPlan {
   /** Ring over which the residual stream is opened. */
   readonly openBits: number;

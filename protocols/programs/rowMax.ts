@@ -12,20 +12,35 @@ import { bucket, BUCKETS } from '../gates/bucket.ts';
 import { parities, segmentSum } from '../gates/linear.ts';
 import { lookup, type LookupTable } from '../gates/lookup.ts';
 import type { Constant, Tensor } from '../tensor.ts';
-import { BUCKET_SHIFT, type Reference } from './plan.ts';
+import type { Reference } from './plan.ts';
 
-/** z: logits wire over Z_2^32 at scale 24, rows of the given lengths; `groups` holds `reference.count` per row. */
+/** A bucket of 2 nats, as a shift of logits at their scale. */
+export const bucketShift = (z: Tensor): number => z.scale + 1;
+
+/** z: logits wire over Z_2^32, rows of the given lengths; `groups` holds `reference.count` per row. */
 export function* rowMax(
   e: Engine,
   z: Tensor,
   rows: Constant<Uint32Array>,
   groups: Constant<Uint32Array>,
-  reference: Extract<Reference, { kind: 'buckets' }>,
+  reference: Buckets,
   nonzero: LookupTable,
 ): Program<Tensor> {
-  const index = e.mod(e.narrow(z, BUCKET_SHIFT), Math.log2(BUCKETS), true),
-    [suffix] = e.apply(bucket, { low: reference.low, inputScale: index.scale }, [index]),
-    [words] = yield* e.open([e.linear(parities(rows, reference.first - reference.low, reference.count), suffix!)]),
-    [flags] = e.apply(lookup, nonzero, [words!]);
+  const [words] = yield* e.open([rowWords(e, z, rows, reference)]);
+  return rowTop(e, words!, groups, reference, nonzero);
+}
+
+type Buckets = Extract<Reference, { kind: 'buckets' }>;
+
+/** The first half of `rowMax`, up to its opening: words of parities, share over Z_2^WORD_BITS, `reference.count` a row. */
+export function rowWords(e: Engine, z: Tensor, rows: Constant<Uint32Array>, reference: Buckets): Tensor {
+  const index = e.mod(e.narrow(z, bucketShift(z)), Math.log2(BUCKETS), true),
+    [suffix] = e.apply(bucket, { low: reference.low, inputScale: index.scale }, [index]);
+  return e.linear(parities(rows, reference.first - reference.low, reference.count), suffix!);
+}
+
+/** The second half: from the opened words to the references. */
+export function rowTop(e: Engine, words: Tensor, groups: Constant<Uint32Array>, reference: Buckets, nonzero: LookupTable): Tensor {
+  const [flags] = e.apply(lookup, nonzero, [words]);
   return e.addConstant(e.linear(segmentSum(groups), flags!), reference.first - 1);
 }

@@ -12,6 +12,8 @@ import { share, type Tensor } from '../tensor.ts';
 import { attention, createCache, type LayerCache, type Past } from './attention.ts';
 import { fill } from './filled.ts';
 import { mlp } from './mlp.ts';
+import { layoutOf } from './mpcache/clusters.ts';
+import { keptRows, type Choice } from './mpcache/selection.ts';
 import { RING, type ModelPlan } from './plan.ts';
 
 /**
@@ -29,17 +31,19 @@ export function* forward(
 ): Program<Tensor> {
   const { width } = plan.shape,
     stream = e.zeros(share(rows * width, RING.residual, plan.residualScale));
+  const rowsOf = new Map<number, Tensor>();
   let current = x,
     result = x;
   for (const [l, layer] of plan.layers.entries()) {
-    const mark = e.mark(),
+    const choice = rows === 1 ? choiceOf(e, plan, caches[l]!, l, past.slots + 1, rowsOf) : undefined,
+      mark = e.mark(),
       final = l === plan.layers.length - 1,
       queries = final && !allPositions ? 1 : rows;
     e.layer = l;
     e.note('input', current);
     const [xw] = yield* e.open([{ x: current, bits: layer.norm1.openBits }]);
     const kept = queries === rows ? current : e.linear(row(rows - 1, width), current);
-    const middle = e.add(kept, yield* attention(e, plan, layer, caches[l]!, xw!, rows, past, queries));
+    const middle = e.add(kept, yield* attention(e, plan, layer, caches[l]!, xw!, rows, past, queries, choice));
     e.note('stream', middle);
     const [mw] = yield* e.open([{ x: middle, bits: layer.norm2.openBits }]);
     const next = e.add(middle, yield* mlp(e, plan, layer, mw!, queries));
@@ -54,6 +58,16 @@ export function* forward(
   return result;
 }
 
+/** What a step of one token attends to in a layer, undefined for everything; `rowsOf` holds the choices that further layers take, by layer. */
+function choiceOf(e: Engine, plan: ModelPlan, { selection }: LayerCache, l: number, slots: number, rowsOf: Map<number, Tensor>): Choice | undefined {
+  const layout = selection && layoutOf(selection, slots);
+  if (!selection || !layout) return undefined;
+  const found = selection.leader === l ? undefined : rowsOf.get(selection.leader),
+    kept = selection.leads ? keptRows(e, plan, selection, layout) : undefined;
+  if (kept) rowsOf.set(l, kept);
+  return { selection, layout, rows: found ?? kept, taken: found !== undefined };
+}
+
 /** Tokens of a turn after the first go in steps of at most so many: bounds the memory that a session of several turns may need. */
 export const TURN_ROWS = 64;
 
@@ -62,20 +76,21 @@ export const TURN_ROWS = 64;
  * at most TURN_ROWS; then up to `answer - 1` single tokens (the last one's successor is not asked for; it comes with the next turn). One step each: input
  * from the client, the program, output to the client. What an answer leaves of its allowance is passed over: dealt, but not run. `context` bounds
  * the slots of all turns together: tokens + answer - 1 each. `filled` slots before them get random keys and values, in a step of their own (benchmarks).
+ * `policy`: what single tokens attend to.
  * @throws CachetError 'policy' for a cache policy that this program cannot follow.
  */
 export function* session(e: Engine, plan: ModelPlan, first: Turn, context: number, filled = 0, policy: Policy = FULL): Program<void> {
-  if (policy.static || policy.dynamic)
+  if (policy.static)
     throw new CachetError({
       code: 'policy',
       step: `policy ${policy.name}`,
-      what: 'cache policy that drops tokens',
-      expected: 'one that keeps and attends to all',
-      got: 'eviction or selection',
+      what: 'cache policy that evicts tokens',
+      expected: 'one that keeps all',
+      got: 'static eviction',
       hint: '--policy full',
     });
   const { width } = plan.shape,
-    caches = createCache(e, plan, plan.prefixIds.length + filled + context),
+    caches = createCache(e, plan, plan.prefixIds.length + filled + context, policy),
     unused: [number, number][] = [];
   let slots = plan.prefixIds.length + filled,
     position = slots,

@@ -187,6 +187,29 @@ function swapBits(x: u64, step: u64, mask: u64, on: u64): u64 {
   return (y & on) | (x & ~on);
 }
 
+export function pairDifferences(dst: usize, src: usize, rows: i32, count: i32): void {
+  for (let r = 0; r < rows; r++, src += <usize>count << 3)
+    for (let a = 0; a < count; a++) {
+      const x = load<u64>(src + (<usize>a << 3));
+      for (let b = a + 1; b < count; b++, dst += 8) store<u64>(dst, x - load<u64>(src + (<usize>b << 3)));
+    }
+}
+
+export function pairSums(dst: usize, src: usize, rows: i32, count: i32): void {
+  memory.fill(dst, 0, (<usize>rows * <usize>count) << 3);
+  for (let r = 0; r < rows; r++, dst += <usize>count << 3)
+    for (let a = 0; a < count; a++) {
+      const first = dst + (<usize>a << 3);
+      let sum = load<u64>(first);
+      for (let b = a + 1; b < count; b++, src += 8) {
+        const v = load<u64>(src), second = dst + (<usize>b << 3);
+        sum += v;
+        store<u64>(second, load<u64>(second) - v);
+      }
+      store<u64>(first, sum);
+    }
+}
+
 export function tableRotate(dst: usize, table: usize, r: usize, bits: i32, xor: i32, n: i32): void {
   const words = 1 << (bits - 6);
   for (let i = 0; i < n; i++) {

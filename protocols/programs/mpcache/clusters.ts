@@ -1,0 +1,184 @@
+/**
+ * Clusters of a row of slots, for a step of one query: which slots always compete for nothing, which clusters are candidates, how many of them are chosen. All of
+ * it is public: a function of the policy and of the number of slots. Source: MPCache (arXiv 2501.06807), section 4.2.
+ */
+import { CachetError } from '../../errors.ts';
+import { rearrange, type Linear, type Move, type Slots } from '../../gates/linear.ts';
+import type { DynamicPolicy, Policy } from '../../policy.ts';
+
+/** What a layer's steps of one token attend to. */
+export interface LayerSelection {
+  readonly dynamic: DynamicPolicy;
+  /** Of the finest clusters, the share that is attended to, the always attended ones included. */
+  readonly ratio: number;
+  /** The layer whose choice this one takes; its own number where it chooses itself. */
+  readonly leader: number;
+  /** Whether other layers take this layer's choice. */
+  readonly leads: boolean;
+}
+
+/** By layer; undefined where a layer attends to everything. @throws CachetError 'policy' for what these programs cannot do. */
+export function selections(policy: Policy | undefined, layers: number): readonly (LayerSelection | undefined)[] {
+  if (policy) check(policy);
+  const dynamic = policy?.dynamic,
+    skipped = new Set(policy?.skipLayers),
+    leaders = sharingLeaders(policy, layers);
+  return leaders.map((leader, l) =>
+    dynamic && !skipped.has(l)
+      ? {
+          dynamic,
+          ratio: (policy.layers[l]?.ratio ?? dynamic.ratio).at(-1)!,
+          leader,
+          leads: leaders.some((other, m) => m !== l && other === l && !skipped.has(m)),
+        }
+      : undefined,
+  );
+}
+
+function check({ dynamic: d, streaming }: Policy): void {
+  const unknown = !d
+    ? undefined
+    : d.sizes.length > 1
+      ? 'clusters of several levels'
+      : d.score !== 'mean'
+        ? `score ${d.score}`
+        : d.ranking !== 'pairs'
+          ? `ranking by ${d.ranking}`
+          : d.gather !== 'logits'
+            ? `gathering of ${d.gather}`
+            : d.reuse > 1
+              ? 'a choice for several tokens'
+              : Object.keys(streaming).length > 0
+                ? 'streaming heads'
+                : undefined;
+  if (unknown !== undefined)
+    throw new CachetError({
+      code: 'policy',
+      what: `the policy has ${unknown}`,
+      expected: 'clusters of one size, mean scores, ranking by pairs, gathering of logits, a choice for each token',
+      got: unknown,
+      hint: 'another policy',
+    });
+}
+
+/** Per layer the first of its group; groups of `pairs` are (2, 3), (4, 5), ..: layers 0 and 1 are on their own, as in the paper. */
+function sharingLeaders(policy: Policy | undefined, layers: number): number[] {
+  const leaders = Array.from({ length: layers }, (_, l) => l),
+    skipped = new Set(policy?.skipLayers),
+    sharing = policy?.sharing ?? 'none',
+    groups = sharing === 'none' ? [] : sharing === 'pairs' ? leaders.filter((l) => l >= 2 && l % 2 === 0 && l + 1 < layers).map((l) => [l, l + 1]) : sharing;
+  for (const group of groups) {
+    const [leader, ...others] = group.filter((l) => l < layers && !skipped.has(l));
+    for (const l of others) leaders[l] = leader!;
+  }
+  return leaders;
+}
+
+/** A row of `slots` slots: `head` of them, then `candidates` clusters of `size`, then `tail` slots. Head and tail are always attended to, and `chosen` clusters. */
+export interface Layout {
+  readonly slots: number;
+  readonly size: number;
+  readonly head: number;
+  readonly candidates: number;
+  readonly chosen: number;
+  readonly tail: number;
+}
+
+/**
+ * The layout of a row, or undefined where nothing is left to choose. The budget is `ratio` of all clusters, the last, incomplete one included; the always attended
+ * ones count in it, and at least one candidate is chosen.
+ */
+export function layoutOf({ dynamic, ratio }: LayerSelection, slots: number): Layout | undefined {
+  const size = dynamic.sizes.at(-1)!,
+    complete = Math.floor(slots / size),
+    first = Math.min(dynamic.always.first, complete),
+    until = Math.max(first, complete - dynamic.always.recent),
+    candidates = until - first,
+    all = Math.ceil(slots / size),
+    chosen = Math.max(1, Math.round(ratio * all) - (all - candidates));
+  if (chosen >= candidates) return undefined;
+  return { slots, size, head: first * size, candidates, chosen, tail: slots - until * size };
+}
+
+/** Slots that a query attends to. */
+export const attended = (l: Layout): number => l.head + l.chosen * l.size + l.tail;
+
+/** [heads, slots] -> the candidates' slots by selector head, [selectors, candidates, group, size]. */
+export function candidateBlocks(l: Layout, selectors: number, group: number): Linear {
+  const { slots, size, head, candidates } = l,
+    moves: Move[] = [];
+  for (let h = 0; h < selectors * group; h++) {
+    const [g, a] = [Math.floor(h / group), h % group];
+    moves.push({ dst: (g * candidates * group + a) * size, dstStride: group * size, src: h * slots + head, srcStride: size, rows: candidates, cols: size });
+  }
+  return rearrange('candidateBlocks', selectors * candidates * group * size, moves);
+}
+
+/** [selectors, clusters, group, size] -> [selectors, group, clusters, size]: each head's slots in one piece. */
+export function byHead(selectors: number, clusters: number, group: number, size: number): Linear {
+  const moves: Move[] = [];
+  for (let g = 0; g < selectors; g++)
+    for (let a = 0; a < group; a++)
+      moves.push({
+        dst: (g * group + a) * clusters * size,
+        dstStride: size,
+        src: (g * clusters * group + a) * size,
+        srcStride: group * size,
+        rows: clusters,
+        cols: size,
+      });
+  return rearrange('byHead', selectors * group * clusters * size, moves);
+}
+
+/** The inverse of `byHead`. */
+export function byCluster(selectors: number, clusters: number, group: number, size: number): Linear {
+  const moves = Array.from({ length: selectors * group }, (_, h): Move => {
+    const [g, a] = [Math.floor(h / group), h % group];
+    return { dst: (g * clusters * group + a) * size, dstStride: group * size, src: h * clusters * size, srcStride: size, rows: clusters, cols: size };
+  });
+  return rearrange('byCluster', selectors * clusters * group * size, moves);
+}
+
+/** [count, rows, cols] -> [count, cols, rows]. */
+export function transposed(count: number, rows: number, cols: number): Linear {
+  const moves: Move[] = [];
+  for (let i = 0; i < count; i++)
+    for (let r = 0; r < rows; r++) moves.push({ dst: i * rows * cols + r, dstStride: rows, src: (i * rows + r) * cols, srcStride: 1, rows: cols, cols: 1 });
+  return rearrange('transposed', count * rows * cols, moves);
+}
+
+/** The same integers at scale 0: values in steps of 2^-scale. */
+export const inSteps = (size: number, scale: number): Linear => ({
+  name: 'inSteps',
+  size,
+  scale: -scale,
+  integer: (k, dst, src) => k.copy(dst, src, size),
+  real(dst, src) {
+    for (let i = 0; i < size; i++) dst[i] = src[i]! * 2 ** scale;
+  },
+});
+
+/** Lengths of equal runs, for `segmentSum` and the like. */
+export const equalRuns = (runs: number, length: number): Uint32Array<ArrayBuffer> => new Uint32Array(runs).fill(length);
+
+/** A public constant for the slots that no token fills, 0 elsewhere: integers of one row at a scale. */
+export function unusedRow(slots: number, unused: Slots, value: number, scale: number): BigInt64Array<ArrayBuffer> {
+  const row = new BigInt64Array(slots);
+  for (const [from, to] of unused) row.fill(BigInt(Math.round(value * 2 ** scale)), Math.min(from, slots), Math.min(to, slots));
+  return row;
+}
+
+/** The slots that no token fills, counted from the first candidate's. */
+export const unusedCandidates = (l: Layout, unused: Slots): Slots => within(unused, l.head, l.slots - l.tail).map(([from, to]) => [from - l.head, to - l.head]);
+
+/** The always attended slots that no token fills, as places in a row of attended slots: head, chosen, tail. */
+export function unusedAttended(l: Layout, unused: Slots): Slots {
+  const shift = l.slots - attended(l);
+  return [
+    ...within(unused, 0, l.head),
+    ...within(unused, l.slots - l.tail, l.slots).map(([from, to]): readonly [number, number] => [from - shift, to - shift]),
+  ];
+}
+
+const within = (ranges: Slots, low: number, high: number): (readonly [from: number, to: number])[] =>
+  ranges.map(([from, to]) => [Math.max(from, low), Math.min(to, high)] as const).filter(([from, to]) => to > from);

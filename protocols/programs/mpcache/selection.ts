@@ -1,0 +1,221 @@
+/**
+ * Attention of one query to chosen clusters of the cache. All logits are computed and opened; clusters are scored by linear maps of them, ranked, and one-hot rows
+ * gather the chosen clusters' logits. The softmax is over exactly the attended slots; its probabilities, normalised, are scattered back by the same rows, so keys
+ * and values never move. The second layer of a sharing group takes the first's rows and ranks nothing. Source: MPCache (arXiv 2501.06807), section 4; Cachet DESIGN 2.
+ *
+ * Rounds from the logits to the output: logits, comparisons, ranks, rows, gathered logits, exponentials, 1 / sum, probabilities, scattered probabilities, output: 10,
+ * with a reference near the row's maximum in the rounds of the ranking; 7 with another layer's rows, and 2 for a reference. Nothing is revealed: which clusters are
+ * chosen, their order and ties stay secret; how many is public.
+ *
+ * Scales: exponentials 2^sp in Z_2^n, 1 / sum 2^sr, probabilities 2^(sp + sr) in Z_2^n, narrowed to 2^13 in Z_2^a; with values 2^10 in Z_2^a.
+ */
+import type { Program } from '../../engines/effects.ts';
+import type { Engine } from '../../engines/engine.ts';
+import { negativeTable } from '../../gates/less.ts';
+import { clearUnused, columns, finer, repeatFirst, segmentSpread, segmentSum, type Slots } from '../../gates/linear.ts';
+import { mix, packedSize, scaleRows, scores, type AttentionShape } from '../../gates/mul.ts';
+import { windowsBelow } from '../../gates/windows.ts';
+import type { DynamicPolicy } from '../../policy.ts';
+import { wire, type Tensor } from '../../tensor.ts';
+import { RING, SCALE, type AttentionPlan, type LayerPlan, type ModelPlan } from '../plan.ts';
+import { bucketShift, rowMax, rowTop, rowWords } from '../rowMax.ts';
+import {
+  attended,
+  byCluster,
+  byHead,
+  candidateBlocks,
+  equalRuns,
+  inSteps,
+  transposed,
+  unusedAttended,
+  unusedCandidates,
+  unusedRow,
+  type Layout,
+  type LayerSelection,
+} from './clusters.ts';
+import { compareAll, oneHotRows, ranksOf } from './ranking.ts';
+
+/** What a layer's step attends to, and where its choice is kept for the layers that share it. */
+export interface Choice {
+  readonly selection: LayerSelection;
+  readonly layout: Layout;
+  /** Columns of the choice, wire [selectors, candidates, chosen] over Z_2^32: found here where another layer has chosen, to be written where this one leads. */
+  readonly rows: Tensor | undefined;
+  readonly taken: boolean;
+}
+
+const heads = (shape: { readonly heads: number; readonly kvHeads: number }, d: DynamicPolicy): { selectors: number; group: number } => {
+  const selectors = d.perHead === 'kv' ? shape.kvHeads : shape.heads;
+  return { selectors, group: shape.heads / selectors };
+};
+
+/** A place for a layer's rows that outlives the layer. */
+export function keptRows(e: Engine, plan: ModelPlan, { dynamic }: LayerSelection, { chosen, candidates }: Layout): Tensor {
+  return e.zeros(wire(heads(plan.shape, dynamic).selectors * chosen * candidates, RING.logits, 0));
+}
+
+/** Nats between the logits of a row, at most: what the layer's exponential covers. */
+const spreadOf = ({ reference, exp }: AttentionPlan): number =>
+  (reference.kind === 'buckets' ? -exp.low : 2 ** exp.domainBits - 2 ** (exp.domainBits - exp.cellsLog2)) / 2 ** exp.inputScale;
+
+/** Scores are sums of so many logits. */
+const summands = (shape: { readonly heads: number; readonly kvHeads: number }, d: DynamicPolicy): number => d.sizes.at(-1)! * heads(shape, d).group;
+
+/** Of the 2^b steps of a score, so many may lie between two of them: half, less what narrowing may add. */
+const steps = (bits: number): number => 2 ** (bits - 1) - 2;
+
+/** Scale of a layer's cached keys: sums of a cluster's logits, at this scale and that of queries, must lie within half of the logits' ring. */
+export function keyScale(plan: ModelPlan, layer: LayerPlan, selection: LayerSelection | undefined): number {
+  if (!selection) return SCALE.activation;
+  const d = selection.dynamic,
+    room = RING.logits + Math.log2(steps(d.bits) / 2 ** d.bits) - Math.log2(spreadOf(layer.attention) * summands(plan.shape, d));
+  return Math.min(SCALE.activation, Math.floor(room) - SCALE.activation);
+}
+
+/** Scale of normalised probabilities, where the values leave room for it. */
+const PROBABILITY_SCALE = 13;
+/** Bits of 1 / sum where the sum is largest. */
+const RECIPROCAL_BITS = 6;
+
+/** Rings and scales of the softmax over `n` attended slots. */
+export function budget(
+  p: AttentionPlan,
+  n: number,
+): { ring: number; expScale: number; reciprocalScale: number; scale: number; outputRing: number; high: number } {
+  const valueBits = p.bits - 2 - p.exp.outputScale - SCALE.value - p.reciprocalScale,
+    scale = Math.min(PROBABILITY_SCALE, RING.logits - 2 - SCALE.value - valueBits),
+    outputRing = scale + SCALE.value + valueBits + 2,
+    // All logits at the reference's upper end, one bucket of it missed.
+    high = p.reference.kind === 'buckets' ? Math.min(p.reciprocal.high, 2 ** Math.ceil(Math.log2(n * Math.exp(4)))) : p.reciprocal.high,
+    expScale = p.exp.outputScale - 3;
+  // Probabilities before they are narrowed: 2^(expScale + reciprocalScale), the output's ring and no more.
+  const wanted = outputRing - scale + expScale + Math.ceil(Math.log2(high)) + RECIPROCAL_BITS,
+    ring = Math.min(64, 8 * Math.ceil(wanted / 8)),
+    reciprocalScale = Math.min(ring - outputRing + scale - expScale, p.reciprocal.outputScale);
+  return { ring, expScale, reciprocalScale, scale, outputRing, high };
+}
+
+/** softmax(q k^T) v over the attended slots of one query: wire [heads, dim]. */
+export function* chosenAttention(
+  e: Engine,
+  plan: ModelPlan,
+  layer: LayerPlan,
+  keys: Tensor,
+  values: Tensor,
+  query: Tensor,
+  shape: AttentionShape,
+  unused: Slots | undefined,
+  choice: Choice,
+): Program<Tensor> {
+  const { layout: l, selection } = choice,
+    { dynamic } = selection,
+    { selectors, group } = heads(plan.shape, dynamic),
+    all = e.constant('tables', equalRuns(shape.heads, l.slots)),
+    size = packedSize(shape),
+    n = attended(l);
+  let z = e.mul(scores(shape), query, keys);
+  if (unused) {
+    z = e.linear(repeatFirst(all, size, unused), z);
+    z = e.addRow(z, e.constant('tables', unusedRow(l.slots, unused, -UNUSED_NATS, z.scale)));
+  }
+  e.note('logits', z);
+  const [zw] = yield* e.open([z]),
+    blocks = e.linear(candidateBlocks(l, selectors, group), zw!),
+    { reference } = layer.attention,
+    buckets = reference.kind === 'buckets' ? reference : undefined,
+    counts = e.constant('tables', equalRuns(shape.heads, buckets?.count ?? 0));
+  let rows = choice.rows,
+    shift: Tensor | undefined;
+  if (!choice.taken) {
+    const compared = compareAll(e, score(e, plan, layer, selection, l, blocks), selectors, l.candidates, negative(e, dynamic.bits)),
+      [flags, words] = yield* e.open(buckets ? [compared, rowWords(e, zw!, all, buckets)] : [compared]),
+      ordered = ranksOf(e, flags!, selectors, l.candidates),
+      [ranks, top] = yield* e.open(buckets ? [ordered, rowTop(e, words!, counts, buckets, plan.nonzero)] : [ordered]),
+      [chosen] = yield* e.open([oneHotRows(e, ranks!, l.candidates, l.chosen, RING.logits)]);
+    if (rows) e.store(rows, 0, chosen!.size, chosen!, 0, chosen!.size, 1, chosen!.size);
+    rows = chosen!;
+    shift = top;
+  }
+  e.note('chosen', rows!);
+  // Gather.
+  const cluster = group * l.size,
+    [gathered] = yield* e.open([
+      e.mul(mix(pick(selectors * l.chosen, l.chosen, l.candidates, cluster)), e.linear(transposed(selectors, l.candidates, l.chosen), rows!), blocks),
+    ]);
+  let row = attendedRow(e, l, shape.heads, zw!, group === 1 ? gathered! : e.linear(byHead(selectors, l.chosen, group, l.size), gathered!));
+  const runs = e.constant('tables', equalRuns(shape.heads, n));
+  if (choice.taken && buckets) [shift] = yield* e.open([yield* rowMax(e, row, runs, counts, buckets, plan.nonzero)]);
+  if (shift) row = e.sub(row, e.linear(segmentSpread(runs, row.size, bucketShift(row), RING.logits, row.scale), shift));
+  // Softmax.
+  const { exp: table, reciprocal } = layer.attention,
+    { ring, expScale, reciprocalScale, scale, outputRing, high } = budget(layer.attention, n),
+    fine = e.narrow(row, row.scale - table.inputScale);
+  e.note('relative', fine);
+  const [exp] = e.expTable({ ...table, outputScale: expScale }, fine),
+    [p] = yield* e.open([{ x: unused ? e.linear(clearUnused(runs, exp!.size, unusedAttended(l, unused)), exp!) : exp!, bits: ring }]),
+    sums = e.linear(finer(shape.heads, table.outputScale - expScale), e.linear(segmentSum(runs), p!));
+  e.note('sums', sums);
+  const more = reciprocal.outputScale - reciprocalScale,
+    [r] = yield* e.open([{ x: e.windows(windowsBelow(reciprocal, high), sums), bits: Math.min(64, ring + more) }]),
+    [weights] = yield* e.open([e.mul(scaleRows(shape.heads, n), p!, e.narrow(r!, more))]),
+    probability = e.mod(e.withHalves(e.narrow(weights!, weights!.scale - scale)), outputRing);
+  // Scatter.
+  const chosen = e.linear(columns(shape.heads, n, l.head, l.chosen * l.size), probability),
+    grouped = group === 1 ? chosen : e.linear(byCluster(selectors, l.chosen, group, l.size), chosen),
+    scattered = e.mul(mix(pick(selectors * l.candidates, l.candidates, l.chosen, cluster)), rows!, grouped),
+    spread = group === 1 ? scattered : e.linear(byHead(selectors, l.candidates, group, l.size), scattered),
+    candidates = e.constant('tables', equalRuns(shape.heads, l.candidates * l.size)),
+    [back] = yield* e.open([unused ? e.linear(clearUnused(candidates, spread.size, unusedCandidates(l, unused)), spread) : spread]),
+    [output] = yield* e.open([e.mul(mix(shape), wholeRow(e, l, shape.heads, probability, back!), values)]);
+  e.note('attention', output!);
+  return output!;
+}
+
+const negative = (e: Engine, bits: number) => e.constant('tables', negativeTable(bits));
+
+/** Slots that no token fills lie so far below their row's first logit: within the exponential's margin, and of no weight. */
+const UNUSED_NATS = 9;
+
+/** Clusters' scores, wire [selectors, candidates] over Z_2^bits: sums of logits in steps as fine as the layer's spread allows. */
+function score(e: Engine, plan: ModelPlan, layer: LayerPlan, { dynamic }: LayerSelection, l: Layout, blocks: Tensor): Tensor {
+  const count = summands(plan.shape, dynamic),
+    { selectors } = heads(plan.shape, dynamic),
+    sums = e.linear(segmentSum(e.constant('tables', equalRuns(selectors * l.candidates, count))), blocks),
+    finest = Math.ceil(Math.log2((spreadOf(layer.attention) * count * 2 ** blocks.scale) / steps(dynamic.bits)));
+  const coarse = e.mod(e.narrow(sums, finest), dynamic.bits, true);
+  return e.linear(inSteps(coarse.size, coarse.scale), coarse);
+}
+
+/** One-hot rows [heads, from] times blocks [heads / group, from, dim]. */
+const pick = (count: number, group: number, from: number, dim: number): AttentionShape => ({
+  queries: 1,
+  heads: count,
+  group,
+  dim,
+  past: from - 1,
+  capacity: from,
+  firstKv: 0,
+  prefix: 0,
+});
+
+/** Head, chosen clusters and tail of each row, side by side: wire [heads, attended]. */
+function attendedRow(e: Engine, l: Layout, count: number, all: Tensor, chosen: Tensor): Tensor {
+  const n = attended(l),
+    middle = l.chosen * l.size,
+    row = e.zeros(wire(count * n, all.bits, all.scale));
+  e.store(row, 0, n, all, 0, l.slots, count, l.head);
+  e.store(row, l.head, n, chosen, 0, middle, count, middle);
+  e.store(row, l.head + middle, n, all, l.slots - l.tail, l.slots, count, l.tail);
+  return row;
+}
+
+/** The same for all slots: wire [heads, slots]. */
+function wholeRow(e: Engine, l: Layout, count: number, attendedOnes: Tensor, candidates: Tensor): Tensor {
+  const n = attended(l),
+    middle = l.candidates * l.size,
+    row = e.zeros(wire(count * l.slots, candidates.bits, attendedOnes.scale));
+  e.store(row, 0, l.slots, attendedOnes, 0, n, count, l.head);
+  e.store(row, l.head, l.slots, candidates, 0, middle, count, middle);
+  e.store(row, l.head + middle, l.slots, attendedOnes, n - l.tail, n, count, l.tail);
+  return row;
+}

@@ -1,0 +1,279 @@
+/** Dynamic selection: the protocol against Fixed bit for bit, the Meter against both, Float against the policy's rule in plain JavaScript; each technique alone. */
+import { describe, expect, it } from 'vitest';
+import { bindPlan } from '../protocols/artefact.ts';
+import { meterSession } from '../protocols/cost.ts';
+import type { Program } from '../protocols/engines/effects.ts';
+import type { Engine } from '../protocols/engines/engine.ts';
+import { Fixed } from '../protocols/engines/fixed.ts';
+import { FULL, policySchema, type Policy } from '../protocols/policy.ts';
+import { createCache } from '../protocols/programs/attention.ts';
+import { attended, layoutOf, selections } from '../protocols/programs/mpcache/clusters.ts';
+import { forward, session } from '../protocols/programs/transformer.ts';
+import type { Tensor } from '../protocols/tensor.ts';
+import { runFixed, runFloat, runLocal, split } from './support/local.ts';
+import { embedding, golden, tinyNotes } from './support/tinyNotes.ts';
+
+const artefact = tinyNotes(),
+  { layers, heads, kvHeads, headDim, width } = artefact.shape,
+  prefix = artefact.prefixIds.length,
+  ids = golden().flatMap((c) => c.promptIds.slice(1));
+
+type Dynamic = NonNullable<Policy['dynamic']>;
+
+const policy = (dynamic: Partial<Dynamic> = {}, rest: Partial<Policy> = {}): Policy =>
+  policySchema.parse({
+    name: 'test',
+    static: null,
+    dynamic: {
+      sizes: [8],
+      ratio: [0.4],
+      score: 'mean',
+      bits: 8,
+      perHead: 'kv',
+      ranking: 'pairs',
+      gather: 'logits',
+      always: { first: 1, recent: 1 },
+      ...dynamic,
+    },
+    sharing: 'none',
+    skipLayers: [],
+    layers: {},
+    streaming: {},
+    ...rest,
+  });
+
+const PROMPT = 75,
+  tokens = [ids.slice(0, PROMPT), [ids[PROMPT]!], [ids[PROMPT + 1]!]].map((list) => embedding(artefact, list)),
+  program = (p: Policy | undefined) => (e: Engine) => session(e, bindPlan(e, artefact), { tokens: PROMPT, answer: 3 }, PROMPT + 2, 0, p);
+
+const sum = (a: Uint8Array, b: Uint8Array): number[] => {
+  const x = new BigInt64Array(a.slice().buffer),
+    y = new BigInt64Array(b.slice().buffer);
+  return Array.from(x, (v, i) => Number(BigInt.asIntN(64, v + y[i]!)) / 2 ** artefact.residualScale);
+};
+
+describe('the layout of a row', () => {
+  const of = (dynamic: Partial<Dynamic>, slots: number) => layoutOf(selections(policy(dynamic), 1)[0]!, slots);
+
+  it('counts the always attended clusters in the budget', () => {
+    expect(of({}, 78)).toEqual({ slots: 78, size: 8, head: 8, candidates: 7, chosen: 1, tail: 14 });
+    expect(attended(of({}, 78)!)).toBe(8 + 8 + 14);
+    expect(of({ always: { first: 0, recent: 0 } }, 80)).toEqual({ slots: 80, size: 8, head: 0, candidates: 10, chosen: 4, tail: 0 });
+  });
+
+  it('is undefined where nothing is left to choose', () => {
+    expect(of({}, 20)).toBeUndefined();
+    expect(of({ ratio: [1] }, 80)).toBeUndefined();
+  });
+});
+
+describe('who chooses', () => {
+  const leaders = (rest: Partial<Policy>, n = 6) => selections(policy({}, rest), n).map((s) => (s ? [s.leader, s.leads] : undefined));
+
+  it('pairs leave layers 0 and 1 on their own', () =>
+    expect(leaders({ sharing: 'pairs' })).toEqual([
+      [0, false],
+      [1, false],
+      [2, true],
+      [2, false],
+      [4, true],
+      [4, false],
+    ]));
+
+  it('any groups, without skipped layers', () => {
+    expect(leaders({ sharing: [[0, 2, 5]], skipLayers: [0] })).toEqual([undefined, [1, false], [2, true], [3, false], [4, false], [2, false]]);
+    expect(leaders({ sharing: [[4, 5]], skipLayers: [5] })[4]).toEqual([4, false]);
+  });
+});
+
+const CASES: readonly (readonly [string, Policy])[] = [
+  ['clusters of 8, each layer for itself', policy()],
+  ['pairs of layers', policy({}, { sharing: 'pairs' })],
+  ['each query head for itself, 6 bits, clusters of 4', policy({ perHead: 'query', bits: 6, sizes: [4] })],
+  ['skipped layers, budgets of their own, a group', policy({}, { skipLayers: [0], layers: { 2: { ratio: [0.6] } }, sharing: [[1, 4]] })],
+];
+
+describe.each(CASES)('%s', (_, p) => {
+  const fixed = runFixed(program(p), tokens),
+    shares = tokens.map((values, i) => split(values, artefact.residualScale, i + 1)),
+    run = runLocal(program(p), [shares.map((s) => s[0]), shares.map((s) => s[1])]),
+    cost = meterSession(artefact, { promptTokens: PROMPT, maxTokens: 3, policy: p });
+
+  it('equals Fixed bit for bit', () => {
+    expect(run.outputs[0].map((a, i) => sum(a, run.outputs[1][i]!))).toEqual(fixed.outputs.map((o) => [...o]));
+  });
+
+  it('costs what the Meter says', () => {
+    for (const engine of [...run.evaluators, run.dealer, fixed.engine]) expect(engine.steps).toEqual(cost.steps);
+    expect([run.rounds, run.onlineBytes, run.dealtBytes]).toEqual([cost.rounds, cost.onlineBytes, cost.dealtBytes]);
+  });
+
+  it('is near Float, which chooses by exact scores', () => {
+    const float = runFloat(program(p), tokens);
+    fixed.outputs.forEach((o, i) => expect(distance(o, float[i]!)).toBeLessThan(0.2));
+  });
+});
+
+/** Of two vectors, relative to the second one's length. */
+function distance(a: Float64Array, b: Float64Array): number {
+  const norm = (f: (i: number) => number): number => Math.sqrt(b.reduce((s, _, i) => s + f(i) ** 2, 0));
+  return norm((i) => a[i]! - b[i]!) / norm((i) => b[i]!);
+}
+
+describe('the rule of the policy', () => {
+  interface Step {
+    /** [heads, slots] */
+    readonly logits: Float64Array;
+    /** [heads, headDim] */
+    readonly attention: Float64Array;
+    /** [selectors, candidates, chosen] */
+    readonly chosen: Float64Array;
+    /** [kvHeads, capacity, headDim] */
+    readonly values: Float64Array;
+    readonly capacity: number;
+  }
+
+  /** Per layer what the last of the steps attended to; of Fixed the integers, of Float its real numbers. */
+  const lastStep =
+    (p: Policy, done: (layers: Step[]) => void) =>
+    (e: Engine): Program<void> =>
+      (function* () {
+        const notes = new Map<string, Float64Array>(),
+          plan = bindPlan(e, artefact),
+          caches = createCache(e, plan, prefix + PROMPT + 1, p),
+          past = (slots: number) => ({ slots, position: slots, unused: undefined }),
+          read = (x: Tensor): Float64Array => (e instanceof Fixed ? e.values(x) : x.real!.slice());
+        yield* forward(e, plan, caches, yield* e.input(PROMPT * width, plan.residualScale), PROMPT, past(prefix));
+        e.watch = (name, x) => notes.set(name, read(x));
+        yield* forward(e, plan, caches, yield* e.input(width, plan.residualScale), 1, past(prefix + PROMPT));
+        const of = (l: number, name: string) => notes.get(`${l}.${name}`)!;
+        done(
+          caches.map((c, l) => ({
+            logits: of(l, 'logits'),
+            attention: of(l, 'attention'),
+            chosen: of(l, 'chosen'),
+            values: read(c.values),
+            capacity: c.capacity,
+          })),
+        );
+      })();
+
+  /** Attention of one head to a list of slots. */
+  function attend(logits: Float64Array, values: Float64Array, from: number, slots: readonly number[]): Float64Array {
+    const top = Math.max(...slots.map((t) => logits[t]!)),
+      weights = slots.map((t) => Math.exp(logits[t]! - top)),
+      total = weights.reduce((s, v) => s + v, 0);
+    return Float64Array.from({ length: headDim }, (_, d) => slots.reduce((s, t, i) => s + (weights[i]! / total) * values[from + t * headDim + d]!, 0));
+  }
+
+  /** Slots that a query head attends to, from the logits of all of its group. */
+  function chosenSlots(logits: readonly Float64Array[], size: number, ratio: number): number[] {
+    const slots = logits[0]!.length,
+      complete = Math.floor(slots / size),
+      score = (c: number): number => logits.reduce((s, row) => s + row.subarray(c * size, (c + 1) * size).reduce((a, b) => a + b, 0), 0),
+      candidates = Array.from({ length: complete - 2 }, (_, i) => i + 1).sort((a, b) => score(b) - score(a) || a - b),
+      clusters = new Set([
+        0,
+        complete - 1,
+        ...candidates.slice(0, Math.max(1, Math.round(ratio * Math.ceil(slots / size)) - 2 - (slots > complete * size ? 1 : 0))),
+      ]);
+    return Array.from({ length: slots }, (_, t) => t).filter((t) => t >= complete * size || clusters.has(Math.floor(t / size)));
+  }
+
+  /** Of each head the output and what it should be. */
+  function compare({ logits, attention, values, capacity }: Step, slots: (head: number, row: (h: number) => Float64Array) => readonly number[]): void {
+    const row = (h: number) => logits.subarray((h * logits.length) / heads, ((h + 1) * logits.length) / heads);
+    for (let h = 0; h < heads; h++) {
+      const kv = Math.floor((h * kvHeads) / heads),
+        want = attend(row(h), values, kv * capacity * headDim, slots(h, row));
+      want.forEach((v, d) => expect(Math.abs(attention[h * headDim + d]! - v)).toBeLessThan(0.005));
+    }
+  }
+
+  it.each([
+    ['kv', 8, 0.4],
+    ['query', 4, 0.3],
+  ] as const)('per %s head, clusters of %d, ratio %d', (perHead, size, ratio) => {
+    const group = heads / kvHeads;
+    let steps: Step[] = [];
+    runFloat(
+      lastStep(policy({ perHead, sizes: [size], ratio: [ratio] }), (s) => (steps = s)),
+      tokens,
+    );
+    expect(steps).toHaveLength(layers);
+    for (const step of steps)
+      compare(step, (h, row) => {
+        const first = Math.floor(h / group) * group;
+        return chosenSlots(perHead === 'kv' ? Array.from({ length: group }, (_, i) => row(first + i)) : [row(h)], size, ratio);
+      });
+  });
+
+  it('in integers: ranks are a permutation, and the softmax is over the clusters that they choose', () => {
+    const p = policy({ ratio: [0.6] }),
+      l = layoutOf(selections(p, layers)[0]!, prefix + PROMPT + 1)!;
+    let steps: Step[] = [];
+    runFixed(
+      lastStep(p, (s) => (steps = s)),
+      tokens,
+    );
+    expect(l.chosen).toBeGreaterThan(2);
+    for (const step of steps) {
+      const clusters = Array.from({ length: kvHeads }, (_, g) =>
+        Array.from({ length: l.chosen }, (_, j) => {
+          const column = Array.from({ length: l.candidates }, (_, c) => step.chosen[(g * l.candidates + c) * l.chosen + j]!);
+          expect(column.filter((v) => v === 0)).toHaveLength(l.candidates - 1);
+          return column.indexOf(1);
+        }),
+      );
+      clusters.forEach((list) => expect(new Set(list).size).toBe(l.chosen));
+      compare(step, (h) => {
+        const chosen = clusters[Math.floor((h * kvHeads) / heads)]!;
+        return Array.from({ length: l.slots }, (_, t) => t).filter(
+          (t) => t < l.head || t >= l.slots - l.tail || chosen.includes(Math.floor((t - l.head) / l.size)),
+        );
+      });
+    }
+  });
+
+  it('is full attention where all clusters are chosen', () => {
+    const all = runFloat(program(policy({ ratio: [1] })), tokens),
+      full = runFloat(program(undefined), tokens);
+    all.forEach((v, i) => expect(distance(v, full[i]!)).toBeLessThan(1e-3));
+    expect(meterSession(artefact, { promptTokens: PROMPT, maxTokens: 2, policy: policy({ ratio: [1] }) }).steps[1]!.rounds).toBe(
+      meterSession(artefact, { promptTokens: PROMPT, maxTokens: 2 }).steps[1]!.rounds,
+    );
+  });
+
+  it('is nearly full attention where all clusters but one are chosen', () => {
+    const most = runFloat(program(policy({ ratio: [0.93] })), tokens),
+      full = runFloat(program(undefined), tokens);
+    expect(layoutOf(selections(policy({ ratio: [0.93] }), layers)[0]!, prefix + PROMPT + 1)).toBeDefined();
+    most.forEach((v, i) => expect(distance(v, full[i]!)).toBeLessThan(0.1));
+  });
+});
+
+describe('what is not there', () => {
+  const refused = (p: Policy): string => {
+    try {
+      selections(p, layers);
+      return '';
+    } catch (error) {
+      return (error as Error).message;
+    }
+  };
+
+  it('is refused, with its name', () => {
+    expect(refused(policy({ sizes: [7] }))).toBe('');
+    expect(refused(policy({ sizes: [16, 8], ratio: [0.5, 0.2] }))).toContain('clusters of several levels');
+    expect(refused(policy({ score: 'minmax' }))).toContain('score minmax');
+  });
+});
+
+describe('rounds', () => {
+  const layerRounds = (p: Policy = FULL): number => meterSession(artefact, { promptTokens: PROMPT, maxTokens: 2, policy: p }).steps[1]!.rounds;
+
+  it('are four more a layer that ranks, one less than that a layer that shares', () => {
+    expect(layerRounds(policy()) - layerRounds(undefined)).toBe(4 * layers);
+    expect(layerRounds(policy({}, { sharing: [[0, 1, 2, 3, 4, 5]] })) - layerRounds(undefined)).toBe(4 + 3 * (layers - 1));
+  });
+});
