@@ -56,8 +56,8 @@ function cryptographic(): number {
   return ((high >>> 5) * 2 ** 26 + (low >>> 6)) / 2 ** 53;
 }
 
-/** mulberry32: good enough to make a sampled answer repeatable; never used for anything secret. */
-function seeded(seed: number): () => number {
+/** Uniform in [0, 1), the same for the same seed (mulberry32): good enough to make a sample repeatable; never used for anything secret. */
+export function seeded(seed: number): () => number {
   let state = seed | 0;
   return () => {
     state = (state + 0x6d2b79f5) | 0;

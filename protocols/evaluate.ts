@@ -97,7 +97,7 @@ export function evaluate(o: EvaluateOptions): Evaluation {
     // A few rows at a time: a vocabulary of logits for all would be large.
     for (let first = 0; first < rows; first += ROWS) {
       const n = Math.min(ROWS, rows - first),
-        [exact, mine] = [float, hidden].map((h) => logits(client, h.subarray(first * shape.width, (first + n) * shape.width), n));
+        [exact, mine] = [float, hidden].map((h) => headLogits(client, h.subarray(first * shape.width, (first + n) * shape.width), n));
       for (let r = 0; r < n; r++) {
         const [a, b] = [exact!, mine!].map((z) => z.subarray(r * shape.vocab, (r + 1) * shape.vocab)) as [Float64Array, Float64Array],
           p = describe(a),
@@ -142,7 +142,8 @@ function* positionsOf(e: Engine, plan: ModelPlan, rows: number): Program<void> {
   e.endStep();
 }
 
-function drive(program: Program<unknown>): void {
+/** Runs a program without parties to its end. */
+export function drive(program: Program<unknown>): void {
   for (const effect of program) if (effect.kind === 'job') void effect.run();
 }
 
@@ -155,8 +156,8 @@ function runFloat(plan: ModelPlan, w: ModelWeights, ids: readonly number[]): Flo
 
 type Client = Pick<ModelWeights, 'shape' | 'finalNorm' | 'finalNormBias' | 'head'>;
 
-/** [rows, vocab] */
-function logits(w: Client, hidden: Float64Array, rows: number): Float64Array {
+/** The client's final norm and head on the residual stream of `rows` positions -> [rows, vocab]. */
+export function headLogits(w: Client, hidden: Float64Array, rows: number): Float64Array {
   const { width, vocab } = w.shape,
     x = new Float64Array(rows * width),
     out = new Float64Array(rows * vocab);
@@ -166,7 +167,7 @@ function logits(w: Client, hidden: Float64Array, rows: number): Float64Array {
 }
 
 /** Most likely token, its margin, and the logarithm of the sum of exponentials. */
-function describe(z: Float64Array): { best: number; margin: number; logSum: number } {
+export function describe(z: Float64Array): { best: number; margin: number; logSum: number } {
   let best = 0,
     second = -Infinity,
     sum = 0;

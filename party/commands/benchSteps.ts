@@ -7,13 +7,7 @@ import { benchSteps, type Spread, type StepsRow } from '../bench/steps.ts';
 import { parseNet } from '../shaper.ts';
 import { artefactOf } from '../preparing.ts';
 import { bytes, count, describeMachine, onInterrupt, Progress, table } from '../terminal.ts';
-import { integer, policyOption } from './options.ts';
-
-/** Numbers with spaces between. */
-const integers =
-  (low: number) =>
-  (text: string): number[] =>
-    text.trim().split(/\s+/).map(integer(low));
+import { integer, integers, policyOption } from './options.ts';
 
 interface Options {
   readonly model: string;

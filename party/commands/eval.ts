@@ -1,20 +1,28 @@
 /** `cachet eval`: how faithful a model's artefact is on a text. */
 import { Command, Option } from 'commander';
-import { openModel, readBytes } from '../../client/node.ts';
+import { openModel, readBytes, readPolicy, readTokenizer } from '../../client/node.ts';
 import { Tokenizer } from '../../client/tokenizer.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { evaluate, type Evaluation } from '../../protocols/evaluate.ts';
+import { describePolicy } from '../../protocols/policy.ts';
+import { measureQuality, type PolicyQuality } from '../../protocols/quality.ts';
 import { artefactOf } from '../preparing.ts';
-import { Progress, table } from '../terminal.ts';
-import { integer } from './options.ts';
+import { qualityTexts } from '../qualityTexts.ts';
+import { Progress, table, wrap } from '../terminal.ts';
+import { integer, integers } from './options.ts';
 
 interface Options {
   model: string;
   weights?: string;
-  text: string;
+  text?: string;
   window: number;
   positions: number;
   sample: number;
+  policy?: string[];
+  promptTokens: number[];
+  continuation: number;
+  questions: number;
+  seed: number;
   json?: boolean;
 }
 
@@ -24,12 +32,23 @@ export const evalCommand = new Command('eval')
   )
   .requiredOption('--model <model>', 'model with an artefact')
   .option('--weights <model>', "where its unquantised weights are (default: the model's own)")
-  .requiredOption('--text <file>', 'text that was not used to prepare the model; special tokens may be written out')
+  .option('--text <file>', 'text that was not used to prepare the model; special tokens may be written out')
   .addOption(new Option('--window <n>', 'tokens in one piece, each after the public prefix').argParser(integer(2)).default(256))
   .addOption(new Option('--positions <n>', 'tokens predicted at most').argParser(integer(1)).default(1000))
   .addOption(new Option('--sample <n>', 'tokens of the first window that also go through the protocol').argParser(integer(0)).default(4))
+  .option('--policy <policies...>', 'compare cache policies with the full cache instead, on pieces of the text and on generated facts')
+  .addOption(
+    new Option('--prompt-tokens <list>', 'with --policy: private tokens of prompts, with spaces between')
+      .argParser(integers(64))
+      .default([500, 700, 900], '500 700 900'),
+  )
+  .addOption(new Option('--continuation <n>', 'with --policy: tokens predicted after a piece').argParser(integer(1)).default(64))
+  .addOption(new Option('--questions <n>', 'with --policy: facts asked for').argParser(integer(0)).default(50))
+  .addOption(new Option('--seed <n>', 'with --policy: of the facts').argParser(integer(0)).default(1))
   .option('--json', 'print the result as JSON on stdout')
   .action(async (o: Options) => {
+    if (o.policy) return comparePolicies(o, o.policy);
+    if (o.text === undefined) throw new CachetError({ code: 'usage', what: 'no text', expected: '--text FILE, or --policy', got: 'neither' });
     const progress = new Progress({ silent: o.json === true }),
       started = performance.now(),
       artefact = await artefactOf(o.model),
@@ -63,6 +82,38 @@ export function windowsOf(ids: readonly number[], prefix: readonly number[], win
   }
   return windows;
 }
+
+async function comparePolicies(o: Options, names: readonly string[]): Promise<void> {
+  const progress = new Progress({ silent: o.json === true }),
+    artefact = await artefactOf(o.model),
+    tokenizer = await readTokenizer(o.model),
+    policies = await Promise.all(names.map((name) => readPolicy(name, artefact.shape))),
+    texts = qualityTexts({
+      ...o,
+      artefact,
+      tokenizer,
+      text: o.text === undefined ? undefined : new TextDecoder().decode(await readBytes(o.text, 'usage')),
+      prompts: o.promptTokens,
+    }),
+    rows = measureQuality({ artefact, policies, texts, onProgress: (text) => progress.update(text) });
+  progress.update('');
+  if (o.json)
+    return void console.log(
+      JSON.stringify({ model: o.model, artefact: artefact.digest, text: o.text ?? null, promptTokens: o.promptTokens, seed: o.seed, policies: rows }),
+    );
+  for (const policy of policies) console.log(wrap(describePolicy(policy)));
+  console.log(`\n${artefact.name} at prompts of ${o.promptTokens.join(', ')} tokens, against its own full cache:\n`);
+  console.log(table([['policy', 'perplexity', 'KL', 'same top', 'answers', 'lost'], ...rows.map(cells)]));
+}
+
+const cells = (r: PolicyQuality): string[] => [
+  r.policy.name,
+  r.perplexity ? `${r.perplexity.policy.toFixed(3)} (${r.perplexity.change >= 0 ? '+' : ''}${percent(r.perplexity.change)})` : '',
+  r.divergence === null ? '' : r.divergence.toExponential(2),
+  r.top1Agreement === null ? '' : percent(r.top1Agreement),
+  r.questions > 0 ? `${r.answered} of ${r.questions}` : '',
+  r.questions > 0 ? `${r.lost} of ${r.answeredFull}` : '',
+];
 
 const percent = (v: number): string => `${(100 * v).toFixed(2)} %`;
 

@@ -23,6 +23,12 @@ export function integer(low: number): (text: string) => number {
   };
 }
 
+/** Numbers with spaces between. */
+export const integers =
+  (low: number) =>
+  (text: string): number[] =>
+    text.trim().split(/\s+/).map(integer(low));
+
 export function real(text: string): number {
   const v = Number(text);
   if (!Number.isFinite(v) || text.trim() === '') throw new InvalidArgumentError(`expected a number, got ${text}.`);

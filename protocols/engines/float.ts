@@ -1,6 +1,6 @@
 /** Float: the program on float64, without rings or parties: every gate's ideal function. The reference, and the engine that calibrates. */
 import type { Gate } from '../gates/gate.ts';
-import type { Tensor } from '../tensor.ts';
+import type { Tensor, TensorSpec } from '../tensor.ts';
 import type { Program } from './effects.ts';
 import { Engine } from './engine.ts';
 
@@ -10,12 +10,17 @@ export class Float extends Engine {
   protected override readonly kernels = undefined;
   private readonly next: (size: number) => Float64Array | undefined;
   private readonly emit: (values: Float64Array) => void;
+  private readonly filling: ((size: number) => Float64Array) | undefined;
 
-  /** `next` gives the input values of each step, undefined where an answer ends early; `emit` takes its outputs. */
-  constructor(o: { next: (size: number) => Float64Array | undefined; emit: (values: Float64Array) => void }) {
+  /**
+   * `next` gives the input values of each step, undefined where an answer ends early; `emit` takes its outputs. `filling` gives the values that stand in for
+   * those of a filled cache, in the order in which programs/filled.ts asks for them.
+   */
+  constructor(o: { next: (size: number) => Float64Array | undefined; emit: (values: Float64Array) => void; filling?: (size: number) => Float64Array }) {
     super();
     this.next = o.next;
     this.emit = o.emit;
+    this.filling = o.filling;
   }
 
   protected override allocate(): number {
@@ -35,6 +40,12 @@ export class Float extends Engine {
     if (!values) return undefined;
     const x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false });
     x.real!.set(values);
+    return x;
+  }
+
+  override uniform(spec: Pick<TensorSpec, 'size' | 'bits' | 'scale'>, range: number): Tensor {
+    const x = super.uniform(spec, range);
+    if (this.filling) x.real!.set(this.filling(x.size));
     return x;
   }
 

@@ -1,0 +1,101 @@
+/** Policies against the full cache: a run over a cached beginning is the whole session, divergences are what they are said to be, texts keep their facts. */
+import { describe, expect, it } from 'vitest';
+import { readTokenizer } from '../client/node.ts';
+import { needles, notes } from '../client/questions.ts';
+import { qualityTexts } from '../party/qualityTexts.ts';
+import { bindPlan, clientTensors } from '../protocols/artefact.ts';
+import { Float } from '../protocols/engines/float.ts';
+import { describe as describeLogits, drive, headLogits } from '../protocols/evaluate.ts';
+import { embedTokens } from '../protocols/models/embedding.ts';
+import { FULL, type Policy } from '../protocols/policy.ts';
+import { session } from '../protocols/programs/transformer.ts';
+import { measureQuality, type QualityText } from '../protocols/quality.ts';
+import { golden, tinyNotes } from './support/tinyNotes.ts';
+
+const artefact = tinyNotes(),
+  tokenizer = await readTokenizer('tiny-notes'),
+  count = (text: string): number => tokenizer.encode(text).length;
+const clusters: Policy = {
+  ...FULL,
+  name: 'clusters',
+  dynamic: {
+    sizes: [8],
+    ratio: [0.3],
+    score: 'mean',
+    alpha: 0.6,
+    bits: 8,
+    perHead: 'kv',
+    ranking: 'pairs',
+    gather: 'logits',
+    always: { first: 1, recent: 1 },
+    reuse: 1,
+  },
+};
+
+describe('the quality of policies', () => {
+  const ids = golden()[0]!.promptIds,
+    text: QualityText = { ids: ids.slice(0, 38), items: [{ kind: 'text', prompt: ids.slice(38, 44), continuation: ids.slice(44, 52) }] };
+
+  it('is that of whole sessions: a cached beginning changes nothing', () => {
+    const client = { shape: artefact.shape, ...clientTensors(artefact) },
+      losses: number[] = [];
+    let at = 44;
+    const float = new Float({
+      next: (size) => (size > artefact.shape.width ? embedTokens(client, ids.slice(1, 44), 1) : embedTokens(client, [ids[at]!], at++)),
+      emit: (hidden) => {
+        const z = headLogits(client, hidden, 1);
+        losses.push(describeLogits(z).logSum - z[ids[44 + losses.length]!]!);
+      },
+    });
+    drive(session(float, bindPlan(float, artefact), { tokens: 43, answer: 8 }, 50));
+    const [full] = measureQuality({ artefact, policies: [FULL], texts: [text] });
+    expect(full!.positions).toBe(8);
+    expect(full!.perplexity!.full).toBeCloseTo(Math.exp(losses.reduce((a, b) => a + b) / 8), 4);
+    expect(full).toMatchObject({ divergence: 0, top1Agreement: 1, perplexity: { change: 0 } });
+  });
+
+  it('differs from full where tokens are left out, and does not where all are chosen', () => {
+    const all: Policy = { ...clusters, name: 'all', dynamic: { ...clusters.dynamic!, ratio: [1] } },
+      [some, none] = measureQuality({ artefact, policies: [clusters, all], texts: [text] });
+    expect(none!.divergence).toBeLessThan(1e-7);
+    expect(some!.divergence).toBeGreaterThan(1e-6);
+    expect(some!.perplexity!.full).toBe(none!.perplexity!.full);
+    expect(some!.divergence).toBeGreaterThan(100 * none!.divergence!);
+  });
+
+  it('counts the questions that a policy loses of those that the full cache answers', () => {
+    const texts = qualityTexts({
+        artefact,
+        model: 'tiny-notes',
+        tokenizer,
+        text: undefined,
+        prompts: [128],
+        continuation: 8,
+        positions: 8,
+        questions: 6,
+        seed: 3,
+      }),
+      blind: Policy = { ...clusters, name: 'blind', dynamic: { ...clusters.dynamic!, sizes: [2], ratio: [0.01], always: { first: 0, recent: 1 } } },
+      [full, lost] = measureQuality({ artefact, policies: [FULL, blind], texts });
+    expect(full).toMatchObject({ questions: 6, answered: full!.answeredFull, lost: 0, perplexity: null });
+    expect(full!.answered).toBeGreaterThanOrEqual(5);
+    expect(lost!.lost).toBeGreaterThanOrEqual(2);
+    expect(lost!.answered).toBe(lost!.answeredFull - lost!.lost);
+  }, 60_000);
+});
+
+describe.each([
+  ['notes', notes],
+  ['needles', needles],
+] as const)('%s', (_, make) => {
+  const made = make({ seed: 5, tokens: 400, questions: 8, count });
+
+  it('are the same for a seed, of the length asked for, each answer stated once', () => {
+    expect(make({ seed: 5, tokens: 400, questions: 8, count })).toEqual(made);
+    expect(make({ seed: 6, tokens: 400, questions: 8, count }).text).not.toBe(made.text);
+    expect(Math.abs(count(made.text) - 400)).toBeLessThan(120);
+    expect(made.questions).toHaveLength(8);
+    expect(new Set(made.questions.map((q) => q.question)).size).toBe(8);
+    for (const { answer } of made.questions) expect(made.text).toContain(answer.replace(/\.$/, ''));
+  });
+});
