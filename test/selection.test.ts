@@ -5,7 +5,7 @@ import { meterSession } from '../protocols/cost.ts';
 import type { Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { Fixed } from '../protocols/engines/fixed.ts';
-import { FULL, policySchema, type Policy } from '../protocols/policy.ts';
+import { policySchema, type Policy } from '../protocols/policy.ts';
 import { createCache } from '../protocols/programs/attention.ts';
 import { attended, layoutOf, selections } from '../protocols/programs/mpcache/clusters.ts';
 import { forward, session } from '../protocols/programs/transformer.ts';
