@@ -5,7 +5,7 @@ import { meterSession } from '../protocols/cost.ts';
 import type { Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { Fixed } from '../protocols/engines/fixed.ts';
-import { FULL, policySchema, type Policy } from '../protocols/policy.ts';
+import { policySchema, type Policy } from '../protocols/policy.ts';
 import { createCache } from '../protocols/programs/attention.ts';
 import { attended, layoutOf, selections } from '../protocols/programs/mpcache/clusters.ts';
 import { forward, session } from '../protocols/programs/transformer.ts';
@@ -270,7 +270,7 @@ describe('what is not there', () => {
 });
 
 describe('rounds', () => {
-  const layerRounds = (p: Policy = FULL): number => meterSession(artefact, { promptTokens: PROMPT, maxTokens: 2, policy: p }).steps[1]!.rounds;
+  const layerRounds = (p?: Policy): number => meterSession(artefact, { promptTokens: PROMPT, maxTokens: 2, ...(p && { policy: p }) }).steps[1]!.rounds;
 
   it('are four more a layer that ranks, one less than that a layer that shares', () => {
     expect(layerRounds(policy()) - layerRounds(undefined)).toBe(4 * layers);
