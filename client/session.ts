@@ -48,6 +48,8 @@ export interface SessionOptions {
   readonly context?: number;
   /** Slots of random keys and values before these, for benchmarks; the parties must be set up for it. @default 0 */
   readonly filled?: number;
+  /** Whether these compete with the prompt's tokens where the policy evicts. @default false */
+  readonly evictFilled?: boolean;
   /** What the cache keeps and what tokens attend to. @default every token attends to all */
   readonly policy?: Policy;
   /** The client deals; without it the helper does. */
@@ -99,6 +101,7 @@ export class PrivateSession {
       maxTokens: o.maxTokens,
       context: o.context ?? o.promptTokens + o.maxTokens - 1,
       filled: o.filled ?? 0,
+      ...(o.evictFilled && { evictFilled: true }),
       policy: o.policy ?? FULL,
     };
     if (o.promptTokens < 1) throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'at least one private token', got: 'none' });

@@ -26,7 +26,7 @@ export const tokenCost = (artefact: Artefact, cached: number, policy: Policy = F
 /** `turns`: those after the first. */
 export function meterSession(
   artefact: Artefact,
-  spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'> & Partial<Pick<SessionSpec, 'dealer' | 'filled' | 'policy'>>,
+  spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'> & Partial<Pick<SessionSpec, 'dealer' | 'filled' | 'policy' | 'evictFilled'>>,
   turns: readonly Turn[] = [],
 ): SessionCost {
   const meter = new Meter(),
@@ -41,6 +41,7 @@ export function meterSession(
     [first, ...turns].reduce((n, t) => n + turnSlots(t), 0),
     filled,
     spec.policy,
+    spec.evictFilled,
   ))
     if (effect.kind === 'turn') effect.turn = waiting.shift();
   const steps = filled > 0 ? meter.steps.slice(1) : meter.steps,

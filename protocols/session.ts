@@ -9,6 +9,7 @@ import type { Trace } from './engines/engine.ts';
 import { Evaluator, type EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
 import { checkPolicy, policySchema } from './policy.ts';
+import { evictionBytes } from './programs/mpcache/eviction.ts';
 import { session, TURN_ROWS } from './programs/transformer.ts';
 
 export type { DealerKeys, EvaluatorKeys };
@@ -32,6 +33,8 @@ export const sessionSpecSchema = z.strictObject({
   context: z.number().int().min(1),
   /** Slots before these with random keys and values instead of tokens: benchmarks alone; parties refuse it unless they are set up for them. */
   filled: z.number().int().min(0).default(0),
+  /** Whether these compete with the prompt's tokens where the policy evicts. */
+  evictFilled: z.literal(true).optional(),
   /** What the cache keeps and what tokens attend to: the whole of it, no name that parties might read differently. */
   policy: policySchema,
 });
@@ -96,7 +99,7 @@ export function evaluatorProgram(o: {
   const engine = new Evaluator(o);
   engine.relay = o.spec.dealer === 'client';
   engine.trace = o.trace;
-  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled, o.spec.policy);
+  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled, o.spec.policy, o.spec.evictFilled);
 }
 
 /** The dealer's whole session: emits the material of all steps. Yields jobs and turns. */
@@ -112,7 +115,7 @@ export function dealerProgram(o: {
   const engine = new Dealer(o);
   engine.relay = o.spec.dealer === 'client';
   engine.trace = o.trace;
-  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled, o.spec.policy);
+  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled, o.spec.policy, o.spec.evictFilled);
 }
 
 /** Bytes of arena that a session's engine needs, an upper estimate from the largest live set of a layer. Memory that is not touched is not resident. */
@@ -129,5 +132,7 @@ export function arenaBytes(role: 'evaluator' | 'helper', artefact: Artefact, spe
     weights = role === 'evaluator' ? partyBytes(artefact) : 0,
     tables = 16 << 20;
   // Per logit: wires and shares of logits (twice), words, probabilities, temporaries; per activation the same.
-  return weights + tables + cache + 8 * (40 * logits + 40 * activations) + (32 << 20);
+  const rule = spec.policy.static,
+    eviction = rule ? evictionBytes(s, rule, first + (spec.evictFilled ? spec.filled : 0)) : 0;
+  return weights + tables + cache + eviction + 8 * (40 * logits + 40 * activations) + (32 << 20);
 }

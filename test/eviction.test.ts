@@ -12,6 +12,7 @@ import { evict, planEviction } from '../protocols/programs/mpcache/eviction.ts';
 import { LEVEL_BITS, LEVEL_OPEN_BITS, levelsOf, wholeLevels } from '../protocols/programs/mpcache/importance.ts';
 import { slotsByHistogram, slotsByPairs } from '../protocols/programs/mpcache/slots.ts';
 import { forward, session } from '../protocols/programs/transformer.ts';
+import { share } from '../protocols/tensor.ts';
 import { runFixed, runFloat, runLocal, runMeter, split } from './support/local.ts';
 import { embedding, golden, tinyNotes } from './support/tinyNotes.ts';
 
@@ -249,4 +250,61 @@ describe('static eviction', () => {
       for (const e of run.evaluators) expect(whole(e.steps)).toEqual(whole(cost.steps));
       expect(run.rounds).toBe(whole(cost.steps).reduce((n, step) => n + step.rounds, 0));
     });
+
+  it('works in tiles of the selector as in one piece', () => {
+    const run = (tile?: number) => (e: Engine) =>
+      (function* (): Program<void> {
+        const plan = bindPlan(e, artefact),
+          p = policy({}),
+          eviction = planEviction(e, plan, p, TOKENS, prefix, prefix)!,
+          caches = createCache(e, plan, prefix + TOKENS);
+        for (const { leader, votes } of eviction.groups) caches[leader]!.votes = votes;
+        yield* forward(e, plan, caches, yield* e.input(prompt.length, plan.residualScale), TOKENS, { slots: prefix, position: prefix, unused: undefined });
+        yield* evict(e, plan, eviction, caches, tile);
+        kept.push(caches.map((c) => Array.from({ length: 28 }, (_, i) => keyOf(c.keys.real!, c.capacity, i))));
+        yield* e.output(e.zeros(share(1, 64, 0)));
+      })();
+    const kept: number[][][][] = [];
+    runFloat(run(), [prompt]);
+    // 42 tokens are dropped, a block has 64: seven rows of the selector at once.
+    runFloat(run(7 * (42 + 64)), [prompt]);
+    expect(kept[1]).toEqual(kept[0]);
+  });
+
+  const cost = (p: Policy, tokens = 300) => meterSession(artefact, { promptTokens: tokens, maxTokens: 2, policy: p });
+
+  it('costs a later token what a shorter prompt costs it, exactly', () => {
+    // 0.4 of 300 are 120.
+    expect(cost(policy({})).steps[1]).toEqual(cost(FULL, 120).steps[1]);
+    expect(cost(policy({ keep: { tokens: 77 } })).steps[1]).toEqual(cost(FULL, 77).steps[1]);
+    expect(cost(policy({ keep: 1 })).steps).toEqual(cost(FULL).steps);
+  });
+
+  it("costs a layer that takes another one's choice its products alone", () => {
+    const own = cost(policy({})).steps[0]!,
+      shared = cost(policy({}, { sharing: [[2, 3]] })).steps[0]!,
+      calls = (name: string): number => own.gates.get(name)!.calls - shared.gates.get(name)!.calls;
+    // Neither votes nor levels nor point functions nor slots of its own: the two products of its keys and values stay.
+    const windows = own.gates.get('spline')!.calls - cost(FULL).steps[0]!.gates.get('spline')!.calls;
+    expect(calls('spline')).toBe(windows / layers);
+    expect(calls('onehot')).toBe(own.gates.get('onehot')!.calls / layers);
+    expect(calls('mul')).toBe(1);
+    expect(own.partRounds.get('eviction')! - shared.partRounds.get('eviction')!).toBe(2);
+  });
+
+  it('lets filled slots compete, as if they were tokens of the prompt', () => {
+    const FILLED = 90,
+      p = policy({}),
+      token = [embedding(artefact, [17]), embedding(artefact, [400])],
+      program = (e: Engine): Program<void> => session(e, bindPlan(e, artefact), { tokens: 1, answer: 2 }, 2, FILLED, p, true),
+      shares = token.map((v, i) => split(v, artefact.residualScale, i + 1)),
+      run = runLocal(program, [shares.map((s) => s[0]), shares.map((s) => s[1])]),
+      spec = { promptTokens: 1, maxTokens: 2, filled: FILLED, policy: p },
+      { filling, steps } = meterSession(artefact, { ...spec, evictFilled: true });
+    expect(sums(run.outputs, artefact.residualScale)).toEqual(runFixed(program, token).outputs.map((o) => [...o]));
+    for (const e of run.evaluators) expect(e.steps).toEqual([filling, ...steps]);
+    // Of 91 slots 36 are kept.
+    expect(steps[1]).toEqual(cost(FULL, 36).steps[1]);
+    expect(meterSession(artefact, spec).steps).toEqual(meterSession(artefact, { ...spec, policy: FULL }).steps);
+  });
 });

@@ -46,7 +46,12 @@ export const costCommand = new Command('cost')
       policy,
     });
     const cost = meterSession(artefact, { promptTokens: o.promptTokens, maxTokens: o.maxTokens, dealer, policy }, turns),
-      plain = ({ gates, parts, ...s }: StepCost) => ({ ...s, gates: Object.fromEntries(gates), parts: Object.fromEntries(parts) });
+      plain = ({ gates, parts, partRounds, ...s }: StepCost) => ({
+        ...s,
+        gates: Object.fromEntries(gates),
+        parts: Object.fromEntries(parts),
+        partRounds: Object.fromEntries(partRounds),
+      });
     if (o.json)
       return void console.log(
         JSON.stringify({ model: artefact.name, promptTokens: o.promptTokens, maxTokens: o.maxTokens, dealer, policy, ...cost, steps: cost.steps.map(plain) }),

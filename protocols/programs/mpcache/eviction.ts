@@ -11,16 +11,22 @@
  */
 import type { Program } from '../../engines/effects.ts';
 import type { Engine } from '../../engines/engine.ts';
-import { columns, transpose } from '../../gates/linear.ts';
+import { columns, pairsOf, transpose } from '../../gates/linear.ts';
 import { selectRows, type Block } from '../../gates/mul.ts';
 import { onehot } from '../../gates/onehot.ts';
+import type { ModelShape } from '../../models/config.ts';
 import { chooserOf, keptTokens, votingQueries, type Policy, type StaticPolicy } from '../../policy.ts';
 import { share, wire, type Tensor } from '../../tensor.ts';
 import { tileHeads, type LayerCache, type Votes } from '../attention.ts';
 import { RING, type ModelPlan } from '../plan.ts';
-import { ceilLog2, largest, LEVEL_BITS, LEVEL_OPEN_BITS, levelsOf, wholeLevels } from './importance.ts';
+import { ceilLog2, largest, LEVEL_BITS, LEVEL_OPEN_BITS, levelsOf, OPEN_SCALE, wholeLevels } from './importance.ts';
 import { rankBits } from './ranking.ts';
-import { slotsByHistogram, slotsByPairs } from './slots.ts';
+import { MOST_BY_PAIRS, slotsByHistogram, slotsByPairs } from './slots.ts';
+
+/** Tokens of a block of S. */
+const BLOCK = 64;
+/** Elements of S at once, about: 60 bytes each. */
+const TILE = 1 << 22;
 
 /** Layers with one choice: the first one's. */
 interface Group {
@@ -72,8 +78,16 @@ export function planEviction(e: Engine, plan: ModelPlan, policy: Policy, rows: n
   return { policy: rule, groups, dropped, from, tokens };
 }
 
-/** Elements of S at once, about: 60 bytes each. */
-const TILE = 1 << 22;
+/**
+ * Memory in bytes, about: an upper estimate for `tokens` of which some are dropped, all layers choosing. Per importance: votes and levels; per token and layer: slots;
+ * a selector or a tile of it; products.
+ */
+export function evictionBytes(shape: ModelShape, rule: StaticPolicy, tokens: number): number {
+  const importances = shape.layers * tokens * (rule.heads === 'max' ? shape.heads : 1),
+    pairs = rule.ranking === 'pairs' ? pairsOf(Math.min(tokens, MOST_BY_PAIRS)) : 0,
+    moved = 2 * shape.kvHeads * shape.headDim * tokens;
+  return 8 * (16 * importances + 40 * shape.layers * tokens + 16 * pairs + 10 * Math.min(TILE, tokens * (tokens + BLOCK)) + 8 * moved) + (8 << 20);
+}
 
 /** Drops what the votes say; the caches' slots move down. `tile`: elements of a selector at once; bounds the memory. */
 export function* evict(e: Engine, plan: ModelPlan, eviction: Eviction, caches: readonly LayerCache[], tile = TILE): Program<void> {
@@ -101,7 +115,11 @@ function* levelsOfAll(e: Engine, plan: ModelPlan, { groups, tokens }: Eviction):
   const shares = importances.map((x, i) => {
     e.layer = groups[i]!.leader;
     e.note('importance', x);
-    return { x: levelsOf(e, x, rows, tokens), bits: LEVEL_OPEN_BITS };
+    const kept = e.zeros(share(x.size, 64, OPEN_SCALE)),
+      mark = e.mark();
+    e.store(kept, 0, x.size, levelsOf(e, x, rows, tokens), 0, x.size, 1, x.size);
+    e.release(mark);
+    return { x: kept, bits: LEVEL_OPEN_BITS };
   });
   const levels = (yield* e.open(shares)).map((x) => wholeLevels(e, x)),
     chosen = groups[0]!.votes.perHead ? yield* largest(e, levels, heads, tokens) : levels;
@@ -126,9 +144,6 @@ function* slotsOf(e: Engine, { policy, tokens }: Eviction, groups: readonly Grou
   return e.mod(slots!, bits, true);
 }
 
-/** Tokens of a block of S. */
-const BLOCK = 64;
-
 /** Brings the survivors of a group's layers to the front. slots: wire [rows, tokens], of which `row` is the group's. */
 function* compact(
   e: Engine,
@@ -143,7 +158,7 @@ function* compact(
   const { kvHeads, headDim } = plan.shape,
     bits = Math.max(RING.logits, ...group.layers.map((l) => caches[l]!.values.bits)),
     { kept } = group,
-    most = Math.max(BLOCK, Math.floor(tile / (tokens - kept + BLOCK)));
+    most = Math.max(1, Math.floor(tile / (tokens - kept + BLOCK)));
   e.layer = group.leader;
   for (let first = 0; first < kept; first += most) {
     const mark = e.mark(),

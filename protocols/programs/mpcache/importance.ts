@@ -20,7 +20,7 @@ const LEVELS: LevelsFunction = { name: 'levels', steps: 5, octaves: 12 };
 /** Levels begin at so many octaves below the mean, rounded down to a power of two. */
 const OCTAVES_BELOW = 8;
 /** Scale at which levels are opened, before they are narrowed to integers. */
-const OPEN_SCALE = 16;
+export const OPEN_SCALE = 16;
 /** Windows of a factor of 16; cells of an eighth of a window's lower end; 2^6 steps a cell. */
 const FACTOR = 16,
   CELLS = 8,

@@ -25,7 +25,7 @@ const PLACES = 64;
 const COUNT_BITS = 16;
 const MOST = 2 ** (COUNT_BITS - 1) - 1;
 /** Places of a row whose ranks are found by pairs: their tables stay below 2^10 entries. */
-const MOST_BY_PAIRS = 1024;
+export const MOST_BY_PAIRS = 1024;
 
 /**
  * scores: wire [rows, count] of 7 bits with its mask's halves. Slots, a share [rows, count] over Z_2^16, of which rankBits(count) are to be opened. 7 rounds;
