@@ -9,7 +9,7 @@ import { init, use } from 'echarts/core';
 import { LineChart } from 'echarts/charts';
 import { GridComponent, LegendComponent, TitleComponent } from 'echarts/components';
 import { SVGRenderer } from 'echarts/renderers';
-import { compare, goals } from '../test/spu/rows.mjs';
+import { compare, compareOperators, goals, operatorGoals } from '../test/spu/rows.mjs';
 
 use([LineChart, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
 
@@ -185,10 +185,28 @@ function charts(points) {
   };
 }
 
+function operatorTables(operators) {
+  const figures = compareOperators(operators);
+  return [
+    "In the paper's shape: 32 heads of 32, 512 cached tokens in clusters of 16, 50 tokens chosen (ours: 4 clusters). SPU gathers rows of K with one-hot rows of 512; ours gathers the chosen clusters' _logits_ and scatters their",
+    "probabilities back, so that K and V stay where they are; a gather of K itself is shown beside it. Ours: all parties in one process, both evaluators' work one after the other, preprocessing ready; SPU: in-memory link.",
+    '',
+    table([
+      ['operator', 'system', 'ms', 'MB, online + dealt', 'rounds or messages'],
+      ...figures.peer.map((r) => [r.operator, 'SPU ABY3', r.ms.toFixed(0), (r.bytes / 1e6).toFixed(1), String(r.messages)]),
+      ...figures.ours.map((r) => [r.operator, 'Cachet', r.ms.toFixed(2), (r.bytes / 1e6).toFixed(3), String(r.rounds)]),
+    ]),
+    ...operatorGoals(figures).map(
+      (g) =>
+        `\n${g.measure === 'bytes' ? 'Traffic' : 'Time'} of SPU's one-hot gather over ours: **${g.got.toFixed(0)}x** (goal ${g.least}x, ${g.met ? 'met' : '**missed**'}).`,
+    ),
+  ].join('\n');
+}
+
 function runs(files) {
   return files
     .map(({ name, date, machine: m, versions: v, points }) => {
-      const reps = Math.max(...points.map((p) => Math.max(p.ours.length, p.peer.length))),
+      const reps = Math.max(1, ...points.map((p) => Math.max(p.ours.length, p.peer.length))),
         commits = [...new Set(points.flatMap((p) => p.ours.map((r) => r.commit)).filter((c) => c !== undefined))];
       return [
         `- [\`${name}\`](benchmarks/${name}), ${date.slice(0, 10)}: ${m.cpu}, ${m.cores} cores, ${m.memoryGiB} GiB, load average ${m.loadAtStart.toFixed(1)} at the start; Node ${v.node.slice(1)}, ${v.peer[0].replace('==', ' ')};`,
@@ -198,7 +216,7 @@ function runs(files) {
     .join('\n');
 }
 
-function text(files, rows, points) {
+function text(files, rows, points, operators) {
   const decode = points.filter((p) => p.task === 'decode'),
     prefill = points.filter((p) => p.task === 'prefill');
   return [
@@ -229,6 +247,7 @@ function text(files, rows, points) {
         ]
       : []),
     ...(prefill.length > 0 ? ['## Prefill', latencyTable(prefill), bytesTable(prefill)] : []),
+    ...(operators ? ['## Operators of cache selection', operatorTables(operators)] : []),
     ...(rows.length > 0 ? ['## Our engine on other models and networks', ownTable(rows)] : []),
     '## Again',
     'The environment of SPU (CPython 3.11, x86-64 Linux) is made on the first run; about 8 GB of memory must be free.',
@@ -245,6 +264,7 @@ export function render(contents) {
       files,
       contents.flatMap((c) => c.rows ?? []),
       points,
+      files.findLast((f) => f.operators)?.operators,
     )}\n`,
     charts: points.some((p) => p.task === 'decode' && p.weights === 'public') ? charts(points) : {},
   };

@@ -7,6 +7,7 @@ import { Trio } from '../party/launch.ts';
 import { connect } from '../party/sockets.ts';
 import { tokenCost } from '../protocols/cost.ts';
 import { benchGates } from '../party/bench/gates.ts';
+import { benchOperators } from '../party/bench/operators.ts';
 import { tinyNotes } from './support/tinyNotes.ts';
 
 const artefact = tinyNotes();
@@ -31,6 +32,23 @@ describe('cachet bench', () => {
     }
     expect(row!.dealMs).toBeGreaterThan(1);
     for (const mib of Object.values(row!.peakRssMiB)) expect(mib).toBeGreaterThan(50);
+  });
+
+  it('operators: rounds and bytes of each alone', () => {
+    const [heads, dim, clusters, k, size] = [2, 8, 4, 2, 8],
+      rows = benchOperators({ heads, dim, tokens: clusters * size, size, chosen: 9 }, 2),
+      pairs = (clusters * (clusters - 1)) / 2;
+    expect(rows.map((r) => [r.operator, r.rounds])).toEqual([
+      ['similarity', 1],
+      ['top-k', 3],
+      ['gather and scatter', 2],
+      ['gather of keys', 1],
+    ]);
+    // Payloads, a header of 32 bytes for each frame; dealt to P0 and P1.
+    expect(rows[0]).toMatchObject({ onlineBytes: 2 * (32 + 4 * heads * clusters), dealtBytes: 64 + 4 * heads * clusters });
+    expect(rows[1]!.dealtBytes).toBe(64 + heads * (9 * pairs + 2 * clusters * (17 + 16)));
+    expect(rows[2]).toMatchObject({ onlineBytes: 2 * (64 + 4 * heads * size * (k + clusters)), dealtBytes: 64 + 4 * heads * size * (k + clusters) });
+    for (const { ms } of rows) expect(ms.median).toBeGreaterThan(0);
   });
 
   it('prefill: with the preprocessing ready only where it may wait', async () => {

@@ -1,7 +1,7 @@
 /** The benchmark against SPU: what its runner accepts from both sides, ratios, goals that are missed, and its one-line errors; no engine runs here. */
 import { execFile } from 'node:child_process';
 import { expect, it } from 'vitest';
-import { BenchmarkError, compare, goals, median, parseOurs, parsePeer } from './spu/rows.mjs';
+import { BenchmarkError, compare, compareOperators, goals, median, operatorGoals, parseOperators, parseOurs, parsePeer } from './spu/rows.mjs';
 
 const ourRow = (onlineMs: number, more: object = {}) => ({
     task: 'decode',
@@ -133,4 +133,26 @@ it('the runner says that Python is missing', async () => {
       execFile(process.execPath, ['test/spu/run.mjs', ...args], { env: { ...process.env, ...env } }, (_, __, stderr) => resolve(stderr)),
     );
   expect(await ends({ PYTHON: 'no-such-python' }, '--only', 'spu')).toMatch(/^bench:spu: no-such-python failed; expected exit status 0; got ENOENT[^\n]*\n$/);
+});
+
+it('sets our gather and scatter against the one-hot gather', () => {
+  const rows = [
+      { operator: 'top-k', ms: { median: 2 }, rounds: 3, onlineBytes: 4e4, dealtBytes: 3e5 },
+      { operator: 'gather and scatter', ms: { median: 5 }, rounds: 2, onlineBytes: 1.5e5, dealtBytes: 5e4 },
+    ],
+    ours = [parseOperators(JSON.stringify({ rows })), rows.map((r) => ({ ...r, ms: { median: 9 } }))],
+    peer = { topk: [], onehot: [], gather: [{ execS: [4.2], bytes: 216e6, messages: [80, 90, 90] }] },
+    figures = compareOperators({ ours, peer });
+  expect(figures.gather).toEqual({ time: 600, bytes: 1080 });
+  expect(operatorGoals(figures).map((g) => [g.measure, g.met])).toEqual([
+    ['bytes', true],
+    ['time', true],
+  ]);
+  expect(operatorGoals(compareOperators({ ours: [rows.map((r) => ({ ...r, dealtBytes: 1e6, ms: { median: 60 } }))], peer })).map((g) => g.met)).toEqual([
+    false,
+    false,
+  ]);
+  expect(operatorGoals(compareOperators({ ours: [], peer }))).toEqual([]);
+  expect(() => parseOperators('{"rows":[]}')).toThrow(/expected rows; got none/);
+  expect(() => parseOperators(JSON.stringify({ rows: [{ ...rows[0], ms: {} }] }))).toThrow(/no number ms\.median/);
 });

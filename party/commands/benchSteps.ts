@@ -3,7 +3,9 @@ import { Command, Option } from 'commander';
 import { EMBEDDED_MODEL, readPolicy } from '../../client/node.ts';
 import { benchGates, machineLimits, type GateRow } from '../bench/gates.ts';
 import { benchKernels } from '../bench/kernels.ts';
+import { benchOperators, PAPER_SHAPE } from '../bench/operators.ts';
 import { benchSteps, type Spread, type StepsRow } from '../bench/steps.ts';
+import { CachetError } from '../../protocols/errors.ts';
 import { parseNet } from '../shaper.ts';
 import { artefactOf } from '../preparing.ts';
 import { bytes, count, describeMachine, onInterrupt, Progress, table } from '../terminal.ts';
@@ -99,6 +101,40 @@ export const opsCommand = new Command('ops')
       `\n${o.model}, a token at ${o.context} cached tokens; ns and bytes (all parties) per element.\nlimit: memory ${limits.memoryGBs.toFixed(1)} GB/s, ${limits.gmacs.toFixed(1)} GMAC/s, PRG ${limits.prgGBs.toFixed(1)} GB/s\n`,
     );
     console.log(table([['gate', 'calls', 'elements', 'deal', 'evaluate', 'limit', 'times', 'bytes', 'ms'], ...gates.map(cells)]));
+  });
+
+export const operatorsCommand = new Command('operators')
+  .description('The operators of cache selection, each alone, in the shape of the paper (32 heads of 32, 512 tokens in clusters of 16, 50 chosen).')
+  .addOption(new Option('--tokens <n>', 'cached tokens, a multiple of the cluster').argParser(integer(16)).default(PAPER_SHAPE.tokens))
+  .addOption(new Option('--size <n>', 'tokens of a cluster').argParser(integer(1)).default(PAPER_SHAPE.size))
+  .addOption(new Option('--reps <n>', 'repetitions that are timed').argParser(integer(1)).default(9))
+  .option('--json', 'rows as JSON on stdout')
+  .action((o: { tokens: number; size: number; reps: number; json?: boolean }) => {
+    if (o.tokens % o.size !== 0)
+      throw new CachetError({
+        code: 'usage',
+        what: 'clusters do not fill the tokens',
+        expected: 'a multiple of --size',
+        got: `${o.tokens} tokens`,
+        hint: '--tokens 512 --size 16',
+      });
+    const machine = describeMachine(),
+      rows = benchOperators({ ...PAPER_SHAPE, tokens: o.tokens, size: o.size }, o.reps);
+    if (o.json) return void console.log(JSON.stringify({ machine, rows }));
+    console.log(`${machine}\n`);
+    console.log(
+      table([
+        ['operator', 'ms', '(min .. max)', 'rounds', 'online', 'dealt'],
+        ...rows.map((r) => [
+          r.operator,
+          r.ms.median.toFixed(2),
+          `(${r.ms.min.toFixed(2)} .. ${r.ms.max.toFixed(2)})`,
+          String(r.rounds),
+          bytes(r.onlineBytes),
+          bytes(r.dealtBytes),
+        ]),
+      ]),
+    );
   });
 
 const cells = (g: GateRow): string[] => [

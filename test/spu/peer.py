@@ -26,8 +26,12 @@ import threading
 import time
 from dataclasses import dataclass
 
+# Of MPCache (arXiv 2501.06807, section 5): 32 heads of 32, --context tokens, 50 of them chosen.
+OPERATORS = ["topk", "onehot", "gather"]
+CHOSEN = 50
+
 parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-parser.add_argument("--task", choices=["decode", "prefill", "softmax"], default="decode")
+parser.add_argument("--task", choices=["decode", "prefill", "softmax", *OPERATORS], default="decode")
 parser.add_argument("--context", type=int, default=512, help="cached tokens of a decode step, columns of the softmax")
 parser.add_argument("--tokens", type=int, default=32, help="private tokens of a prefill, rows of the softmax")
 parser.add_argument("--weights", choices=["public", "secret"], default="public")
@@ -133,6 +137,21 @@ def task(rng):
     if options.task == "softmax":
         rows = rng.standard_normal((options.tokens, options.context), dtype=np.float32)
         return softmax, [rows], [SECRET]
+
+    if options.task in OPERATORS:
+        heads, size = 32, 32
+        scores = rng.standard_normal((heads, options.context), dtype=np.float32)
+        chosen = np.stack([rng.permutation(options.context)[:CHOSEN] for _ in range(heads)]).astype(np.int32)
+        keys = rng.standard_normal((heads, options.context, size), dtype=np.float32)
+
+        def rows(index):
+            return (index[:, :, None] == jnp.arange(options.context, dtype=jnp.int32)).astype(jnp.float32)
+
+        if options.task == "topk":
+            return lambda x: jax.lax.top_k(x, CHOSEN)[0], [scores], [SECRET]
+        if options.task == "onehot":
+            return rows, [chosen], [SECRET]
+        return lambda index, k: rows(index) @ k, [chosen, keys], [SECRET, SECRET]
 
     def cache():
         return {name: rng.standard_normal((HEADS, options.context, HEAD), dtype=np.float32) for name in ["k", "v"]}
@@ -258,7 +277,7 @@ def main():
         "parties": PARTIES,
         "threads": options.threads,
         "task": options.task,
-        "model": "softmax" if options.task == "softmax" else "gpt2",
+        "model": "gpt2" if options.task in ["decode", "prefill"] else options.task,
         "layers": options.layers,
         "weights": options.weights,
         "context": options.context if options.task != "prefill" else 0,

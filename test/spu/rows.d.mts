@@ -13,3 +13,9 @@ export function goals(
   point: object,
   figures: Figures,
 ): { measure: string; least: number | undefined; most: number | undefined; stretch: number | undefined; got: number; met: boolean }[];
+export function parseOperators(text: string): Record<string, unknown>[];
+interface Gather {
+  gather?: { time: number; bytes: number };
+}
+export function compareOperators(operators: object): Gather & { ours: object[]; peer: object[] };
+export function operatorGoals(figures: Gather): { measure: string; least: number; got: number; met: boolean }[];

@@ -121,3 +121,50 @@ export function goals(point, { ours, ratios }) {
     return { measure, least, most, stretch, got, met: least === undefined ? got <= most : got >= least };
   });
 }
+
+/** Of the paper (MPCache, arXiv 2501.06807, section 5.3): its cluster gather against gathering token by token with one-hot rows. */
+const GATHER_GOALS = [
+  { measure: 'bytes', least: 369.8 },
+  { measure: 'time', least: 73.5 },
+];
+
+/**
+ * The rows of `cachet bench operators --json`.
+ * @throws BenchmarkError where the text is not JSON, has no rows, or a compared field is not a number.
+ */
+export function parseOperators(text) {
+  const { rows } = json(text, 'cachet bench operators');
+  if (!Array.isArray(rows) || rows.length === 0)
+    throw new BenchmarkError('cachet bench operators printed another result; expected rows; got none; try: npm run build');
+  for (const row of rows) for (const path of ['ms.median', 'rounds', 'onlineBytes', 'dealtBytes']) field(row, path, 'a row of cachet bench operators');
+  return rows;
+}
+
+/**
+ * Operators of both sides, medians over runs: `{ ours: [{ operator, ms, rounds, bytes }], peer: [{ operator, ms, messages, bytes }], gather }`; `gather` is SPU's
+ * one-hot gather over ours `{ time, bytes }`, undefined while a side has no row. Ours is all that replaces it: the chosen clusters' logits gathered and their
+ * probabilities scattered, online and dealt.
+ */
+export function compareOperators({ ours: runs, peer }) {
+  const ours = (runs[0] ?? []).map(({ operator, rounds }, i) => ({
+      operator,
+      ms: median(runs.map((rows) => rows[i].ms.median)),
+      rounds,
+      bytes: Math.max(...runs.map((rows) => rows[i].onlineBytes + rows[i].dealtBytes)),
+    })),
+    theirs = Object.entries(peer)
+      .filter(([, rows]) => rows.length > 0)
+      .map(([operator, rows]) => ({
+        operator,
+        ms: 1000 * median(rows.flatMap((r) => r.execS)),
+        messages: Math.min(...rows.map((r) => Math.max(...r.messages))),
+        bytes: Math.min(...rows.map((r) => r.bytes)),
+      })),
+    mine = ours.find((r) => r.operator === 'gather and scatter'),
+    other = theirs.find((r) => r.operator === 'gather');
+  return { ours, peer: theirs, ...(mine && other && { gather: { time: other.ms / mine.ms, bytes: other.bytes / mine.bytes } }) };
+}
+
+/** The goals of the gather: `{ measure, least, got, met }`; none while a side has no row. */
+export const operatorGoals = ({ gather }) =>
+  gather ? GATHER_GOALS.map(({ measure, least }) => ({ measure, least, got: gather[measure], met: gather[measure] >= least })) : [];

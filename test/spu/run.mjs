@@ -2,7 +2,7 @@
  * Our engine and SPU on the same shapes, in turns on this machine: ours, SPU, ours, SPU .. for every point, so that what else the machine does
  * falls on both. SPU runs in a private virtual environment (made on the first run, CPython 3.11), its script is peer.py. Needs `npm run build`.
  *
- *   npm run bench:spu -- [--contexts 512,1024,2048] [--prefill 32] [--weights public] [--reps 2] [--tokens 4] [--only ours|spu] [--json] [--out FILE]
+ *   npm run bench:spu -- [--contexts 512,1024,2048] [--prefill 32] [--weights public] [--reps 2] [--tokens 4] [--operators] [--only ours|spu] [--json] [--out FILE]
  *
  * PYTHON names the Python that makes the environment. A saved file becomes a part of docs/BENCHMARKS.md by `npm run docs -- --benchmarks FILE`.
  */
@@ -13,7 +13,7 @@ import { cpus, loadavg, totalmem } from 'node:os';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { BenchmarkError, compare, goals, parseOurs, parsePeer } from './rows.mjs';
+import { BenchmarkError, compare, compareOperators, goals, operatorGoals, parseOperators, parseOurs, parsePeer } from './rows.mjs';
 
 const root = fileURLToPath(new URL('../../', import.meta.url)),
   CLI = `${root}dist/party/cli.js`,
@@ -80,6 +80,7 @@ function options() {
         weights: { type: 'string', default: 'public' },
         reps: { type: 'string', default: '2' },
         tokens: { type: 'string', default: '4' },
+        operators: { type: 'boolean', default: false },
         only: { type: 'string' },
         json: { type: 'boolean', default: false },
         out: { type: 'string' },
@@ -145,6 +146,27 @@ async function measure(point, o, python) {
   return { ...point, ours, peer, figures, goals: goals(point, figures) };
 }
 
+/** The operators of cache selection in the paper's shape, both sides in turns. */
+async function measureOperators(o, python) {
+  const operators = { ours: [], peer: { topk: [], onehot: [], gather: [] } };
+  for (let rep = 1; rep <= o.reps; rep++) {
+    if (o.only !== 'spu') {
+      operators.ours.push(parseOperators(await run('cachet bench operators', process.execPath, [CLI, 'bench', 'operators', '--json'], 'npm run build')));
+      say(
+        `operators, ${rep} of ${o.reps}: ours ${operators.ours
+          .at(-1)
+          .map((r) => `${r.operator} ${r.ms.median.toFixed(2)} ms`)
+          .join(', ')}`,
+      );
+    }
+    for (const [task, rows] of o.only === 'ours' ? [] : Object.entries(operators.peer)) {
+      rows.push(parsePeer(await run('SPU', python, [PEER, '--task', task, '--context', '512', '--reps', '1', '--json'], 'free memory of 8 GB')));
+      say(`operators, ${rep} of ${o.reps}: SPU ${task} ${(1000 * rows.at(-1).execS[0]).toFixed(0)} ms, ${(rows.at(-1).bytes / 1e6).toFixed(1)} MB`);
+    }
+  }
+  return operators;
+}
+
 function saved(file, write) {
   try {
     write();
@@ -186,6 +208,10 @@ async function main() {
     // After each point: a long run that is cut off keeps what it has.
     if (o.out !== undefined) saved(o.out, () => writeFileSync(o.out, `${JSON.stringify(result, undefined, 2)}\n`));
   }
+  if (o.operators) {
+    result.operators = await measureOperators(o, python);
+    if (o.out !== undefined) saved(o.out, () => writeFileSync(o.out, `${JSON.stringify(result, undefined, 2)}\n`));
+  }
   if (o.json) console.log(JSON.stringify(result));
   else
     for (const point of result.points) {
@@ -202,6 +228,9 @@ async function main() {
       );
       if (missed.length > 0) console.log(`  missed: ${missed.join(', ')}`);
     }
+  if (!o.json && result.operators)
+    for (const g of operatorGoals(compareOperators(result.operators)))
+      console.log(`gather, ${g.measure}: ${g.got.toFixed(0)}x (goal ${g.least}${g.met ? '' : ', missed'})`);
 }
 
 main().catch((error) => {
