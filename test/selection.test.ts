@@ -28,6 +28,7 @@ const policy = (dynamic: Partial<Dynamic> = {}, rest: Partial<Policy> = {}): Pol
       sizes: [8],
       ratio: [0.4],
       score: 'mean',
+      spread: 24,
       bits: 8,
       perHead: 'kv',
       ranking: 'pairs',
@@ -53,12 +54,28 @@ const sum = (a: Uint8Array, b: Uint8Array): number[] => {
 };
 
 describe('the layout of a row', () => {
-  const of = (dynamic: Partial<Dynamic>, slots: number) => layoutOf(selections(policy(dynamic), 1)[0]!, slots);
+  const of = (dynamic: Partial<Dynamic>, slots: number) => layoutOf(selections(policy(dynamic), 1)[0]!, slots)!;
 
   it('counts the always attended clusters in the budget', () => {
-    expect(of({}, 78)).toEqual({ slots: 78, size: 8, head: 8, candidates: 7, chosen: 1, tail: 14 });
-    expect(attended(of({}, 78)!)).toBe(8 + 8 + 14);
-    expect(of({ always: { first: 0, recent: 0 } }, 80)).toEqual({ slots: 80, size: 8, head: 0, candidates: 10, chosen: 4, tail: 0 });
+    expect(of({}, 78)).toEqual({ slots: 78, size: 8, head: 8, candidates: 7, chosen: 1, tail: 14, levels: [{ count: 7, keep: 1, width: 1 }] });
+    expect(attended(of({}, 78))).toBe(8 + 8 + 14);
+    expect(of({ always: { first: 0, recent: 0 } }, 80)).toMatchObject({ slots: 80, size: 8, head: 0, candidates: 10, chosen: 4, tail: 0 });
+  });
+
+  it('has levels of whole coarse clusters, without those that keep all', () => {
+    expect(of({ sizes: [16, 4], ratio: [0.5, 0.6] }, 78)).toEqual({
+      slots: 78,
+      size: 4,
+      head: 16,
+      candidates: 12,
+      chosen: 4,
+      tail: 14,
+      levels: [
+        { count: 3, keep: 2, width: 4 },
+        { count: 8, keep: 4, width: 1 },
+      ],
+    });
+    expect(of({ sizes: [16, 8, 4], ratio: [1, 0.5, 0.5] }, 98).levels.map((x) => x.width)).toEqual([2, 1]);
   });
 
   it('is undefined where nothing is left to choose', () => {
@@ -90,6 +107,11 @@ const CASES: readonly (readonly [string, Policy])[] = [
   ['clusters of 8, each layer for itself', policy()],
   ['pairs of layers', policy({}, { sharing: 'pairs' })],
   ['each query head for itself, 6 bits, clusters of 4', policy({ perHead: 'query', bits: 6, sizes: [4] })],
+  ['two levels', policy({ sizes: [16, 4], ratio: [0.5, 0.5] })],
+  [
+    'three levels, the first of which keeps all where few are there',
+    policy({ sizes: [8, 4, 2], ratio: [0.6, 0.6, 0.5], perHead: 'query' }, { sharing: 'pairs' }),
+  ],
   ['skipped layers, budgets of their own, a group', policy({}, { skipLayers: [0], layers: { 2: { ratio: [0.6] } }, sharing: [[1, 4]] })],
 ];
 
@@ -126,7 +148,7 @@ describe('the rule of the policy', () => {
     readonly logits: Float64Array;
     /** [heads, headDim] */
     readonly attention: Float64Array;
-    /** [selectors, candidates, chosen] */
+    /** [selectors, chosen, candidates] */
     readonly chosen: Float64Array;
     /** [kvHeads, capacity, headDim] */
     readonly values: Float64Array;
@@ -220,7 +242,7 @@ describe('the rule of the policy', () => {
     for (const step of steps) {
       const clusters = Array.from({ length: kvHeads }, (_, g) =>
         Array.from({ length: l.chosen }, (_, j) => {
-          const column = Array.from({ length: l.candidates }, (_, c) => step.chosen[(g * l.candidates + c) * l.chosen + j]!);
+          const column = Array.from({ length: l.candidates }, (_, c) => step.chosen[(g * l.chosen + j) * l.candidates + c]!);
           expect(column.filter((v) => v === 0)).toHaveLength(l.candidates - 1);
           return column.indexOf(1);
         }),
@@ -252,6 +274,13 @@ describe('the rule of the policy', () => {
   });
 });
 
+describe('the window of scores', () => {
+  it('is checked by Fixed: ranks of scores too far apart are no permutation', () =>
+    expect(() => runFixed(program(policy({ spread: 1 })), tokens)).toThrow(/layer \d+, gate \d+, truthTable: value outside its domain/));
+
+  it('without a spread is that of the logits', () => expect(runFixed(program(policy({ spread: undefined })), tokens).outputs).toHaveLength(3));
+});
+
 describe('what is not there', () => {
   const refused = (p: Policy): string => {
     try {
@@ -264,7 +293,6 @@ describe('what is not there', () => {
 
   it('is refused, with its name', () => {
     expect(refused(policy({ sizes: [7] }))).toBe('');
-    expect(refused(policy({ sizes: [16, 8], ratio: [0.5, 0.2] }))).toContain('clusters of several levels');
     expect(refused(policy({ score: 'minmax' }))).toContain('score minmax');
   });
 });

@@ -9,8 +9,8 @@ import type { DynamicPolicy, Policy } from '../../policy.ts';
 /** What a layer's steps of one token attend to. */
 export interface LayerSelection {
   readonly dynamic: DynamicPolicy;
-  /** Of the finest clusters, the share that is attended to, the always attended ones included. */
-  readonly ratio: number;
+  /** By level: the share of clusters that is kept; at the finest level of all slots, the always attended ones included. */
+  readonly ratio: readonly number[];
   /** The layer whose choice this one takes; its own number where it chooses itself. */
   readonly leader: number;
   /** Whether other layers take this layer's choice. */
@@ -27,7 +27,7 @@ export function selections(policy: Policy | undefined, layers: number): readonly
     dynamic && !skipped.has(l)
       ? {
           dynamic,
-          ratio: (policy.layers[l]?.ratio ?? dynamic.ratio).at(-1)!,
+          ratio: policy.layers[l]?.ratio ?? dynamic.ratio,
           leader,
           leads: leaders.some((other, m) => m !== l && other === l && !skipped.has(m)),
         }
@@ -38,24 +38,22 @@ export function selections(policy: Policy | undefined, layers: number): readonly
 function check({ dynamic: d, streaming }: Policy): void {
   const unknown = !d
     ? undefined
-    : d.sizes.length > 1
-      ? 'clusters of several levels'
-      : d.score !== 'mean'
-        ? `score ${d.score}`
-        : d.ranking !== 'pairs'
-          ? `ranking by ${d.ranking}`
-          : d.gather !== 'logits'
-            ? `gathering of ${d.gather}`
-            : d.reuse > 1
-              ? 'a choice for several tokens'
-              : Object.keys(streaming).length > 0
-                ? 'streaming heads'
-                : undefined;
+    : d.score !== 'mean'
+      ? `score ${d.score}`
+      : d.ranking !== 'pairs'
+        ? `ranking by ${d.ranking}`
+        : d.gather !== 'logits'
+          ? `gathering of ${d.gather}`
+          : d.reuse > 1
+            ? 'a choice for several tokens'
+            : Object.keys(streaming).length > 0
+              ? 'streaming heads'
+              : undefined;
   if (unknown !== undefined)
     throw new CachetError({
       code: 'policy',
       what: `the policy has ${unknown}`,
-      expected: 'clusters of one size, mean scores, ranking by pairs, gathering of logits, a choice for each token',
+      expected: 'mean scores, ranking by pairs, gathering of logits, a choice for each token',
       got: unknown,
       hint: 'another policy',
     });
@@ -74,6 +72,14 @@ function sharingLeaders(policy: Policy | undefined, layers: number): number[] {
   return leaders;
 }
 
+/** One level of a choice: of `count` clusters, `keep` are kept. */
+export interface Level {
+  readonly count: number;
+  readonly keep: number;
+  /** Finest clusters in one of this level. */
+  readonly width: number;
+}
+
 /** A row of `slots` slots: `head` of them, then `candidates` clusters of `size`, then `tail` slots. Head and tail are always attended to, and `chosen` clusters. */
 export interface Layout {
   readonly slots: number;
@@ -82,22 +88,33 @@ export interface Layout {
   readonly candidates: number;
   readonly chosen: number;
   readonly tail: number;
+  /** Coarsest first; each but the first ranks the children of what the one before kept. The last keeps `chosen` clusters of `size`. */
+  readonly levels: readonly Level[];
 }
 
 /**
- * The layout of a row, or undefined where nothing is left to choose. The budget is `ratio` of all clusters, the last, incomplete one included; the always attended
- * ones count in it, and at least one candidate is chosen.
+ * The layout of a row, or undefined where nothing is left to choose. The budget is the last ratio of all finest clusters, the last, incomplete one included; the
+ * always attended ones count in it, and at least one candidate is chosen. Candidates fill clusters of the coarsest size: what is left over is always attended to.
  */
 export function layoutOf({ dynamic, ratio }: LayerSelection, slots: number): Layout | undefined {
-  const size = dynamic.sizes.at(-1)!,
+  const { sizes, always } = dynamic,
+    size = sizes.at(-1)!,
+    coarse = sizes[0]! / size,
     complete = Math.floor(slots / size),
-    first = Math.min(dynamic.always.first, complete),
-    until = Math.max(first, complete - dynamic.always.recent),
-    candidates = until - first,
+    first = Math.min(Math.ceil(always.first / coarse) * coarse, complete),
+    candidates = Math.max(0, Math.floor((complete - always.recent - first) / coarse) * coarse),
     all = Math.ceil(slots / size),
-    chosen = Math.max(1, Math.round(ratio * all) - (all - candidates));
+    chosen = Math.max(1, Math.round(ratio.at(-1)! * all) - (all - candidates));
   if (chosen >= candidates) return undefined;
-  return { slots, size, head: first * size, candidates, chosen, tail: slots - until * size };
+  const levels: Level[] = [];
+  sizes.forEach((s, i) => {
+    const width = s / size,
+      above = levels.at(-1),
+      count = above ? (above.keep * above.width) / width : candidates / width,
+      keep = i === sizes.length - 1 ? chosen : Math.max(Math.ceil(chosen / width), Math.round((ratio[i]! * candidates) / width));
+    if (keep < count) levels.push({ count, keep, width });
+  });
+  return { slots, size, head: first * size, candidates, chosen, tail: slots - (first + candidates) * size, levels };
 }
 
 /** Slots that a query attends to. */
@@ -137,6 +154,39 @@ export function byCluster(selectors: number, clusters: number, group: number, si
     return { dst: (g * clusters * group + a) * size, dstStride: group * size, src: h * clusters * size, srcStride: size, rows: clusters, cols: size };
   });
   return rearrange('byCluster', selectors * clusters * group * size, moves);
+}
+
+/**
+ * Rows of a level as one operand of the product with those of the level above: [count, chosen, kept * width] -> [count, chosen, width, kept], where a place is
+ * (kept cluster, child).
+ */
+export function childRows(count: number, chosen: number, kept: number, width: number): Linear {
+  const moves = Array.from({ length: count * chosen }, (_, i): Move[] =>
+    Array.from({ length: width }, (_, u) => ({
+      dst: (i * width + u) * kept,
+      dstStride: 1,
+      src: i * kept * width + u,
+      srcStride: width,
+      rows: kept,
+      cols: 1,
+    })),
+  ).flat();
+  return rearrange('childRows', count * chosen * width * kept, moves);
+}
+
+/** [count, chosen, width, clusters] -> [count, chosen, clusters * width]: places in the level above and children, in position order. */
+export function inOrder(count: number, chosen: number, width: number, clusters: number): Linear {
+  const moves = Array.from({ length: count * chosen }, (_, i): Move[] =>
+    Array.from({ length: width }, (_, u) => ({
+      dst: i * clusters * width + u,
+      dstStride: width,
+      src: (i * width + u) * clusters,
+      srcStride: 1,
+      rows: clusters,
+      cols: 1,
+    })),
+  ).flat();
+  return rearrange('inOrder', count * chosen * width * clusters, moves);
 }
 
 /** [count, rows, cols] -> [count, cols, rows]. */

@@ -3,8 +3,8 @@
  * gather the chosen clusters' logits. The softmax is over exactly the attended slots; its probabilities, normalised, are scattered back by the same rows, so keys
  * and values never move. The second layer of a sharing group takes the first's rows and ranks nothing. Source: MPCache (arXiv 2501.06807), section 4; Cachet DESIGN 2.
  *
- * Rounds from the logits to the output: logits, comparisons, ranks, rows, gathered logits, exponentials, 1 / sum, probabilities, scattered probabilities, output: 10,
- * with a reference near the row's maximum in the rounds of the ranking; 7 with another layer's rows, and 2 for a reference. Nothing is revealed: which clusters are
+ * Rounds from the logits to the output: logits, comparisons, ranks, rows, gathered logits, exponentials, 1 / sum, probabilities, scattered probabilities, output: 10
+ * (5 more for each further level of clusters), with a reference near the row's maximum in the rounds of the ranking; 7 with another layer's rows, and 2 for a reference. Nothing is revealed: which clusters are
  * chosen, their order and ties stay secret; how many is public.
  *
  * Scales: exponentials 2^sp in Z_2^n, 1 / sum 2^sr, probabilities 2^(sp + sr) in Z_2^n, narrowed to 2^13 in Z_2^a; with values 2^10 in Z_2^a.
@@ -30,8 +30,11 @@ import {
   unusedAttended,
   unusedCandidates,
   unusedRow,
+  childRows,
+  inOrder,
   type Layout,
   type LayerSelection,
+  type Level,
 } from './clusters.ts';
 import { compareAll, oneHotRows, ranksOf } from './ranking.ts';
 
@@ -39,7 +42,7 @@ import { compareAll, oneHotRows, ranksOf } from './ranking.ts';
 export interface Choice {
   readonly selection: LayerSelection;
   readonly layout: Layout;
-  /** Columns of the choice, wire [selectors, candidates, chosen] over Z_2^32: found here where another layer has chosen, to be written where this one leads. */
+  /** Rows of the choice, wire [selectors, chosen, candidates] over Z_2^32: found here where another layer has chosen, to be written where this one leads. */
   readonly rows: Tensor | undefined;
   readonly taken: boolean;
 }
@@ -54,12 +57,12 @@ export function keptRows(e: Engine, plan: ModelPlan, { dynamic }: LayerSelection
   return e.zeros(wire(heads(plan.shape, dynamic).selectors * chosen * candidates, RING.logits, 0));
 }
 
-/** Nats between the logits of a row, at most: what the layer's exponential covers. */
-const spreadOf = ({ reference, exp }: AttentionPlan): number =>
-  (reference.kind === 'buckets' ? -exp.low : 2 ** exp.domainBits - 2 ** (exp.domainBits - exp.cellsLog2)) / 2 ** exp.inputScale;
+/** Nats between the scores of a row, at most: given, or what the layer's exponential covers. */
+const spreadOf = (d: DynamicPolicy, { reference, exp }: AttentionPlan): number =>
+  d.spread ?? (reference.kind === 'buckets' ? -exp.low : 2 ** exp.domainBits - 2 ** (exp.domainBits - exp.cellsLog2)) / 2 ** exp.inputScale;
 
-/** Scores are sums of so many logits. */
-const summands = (shape: { readonly heads: number; readonly kvHeads: number }, d: DynamicPolicy): number => d.sizes.at(-1)! * heads(shape, d).group;
+/** Scores are sums of so many logits, for clusters of a size. */
+const summands = (shape: { readonly heads: number; readonly kvHeads: number }, d: DynamicPolicy, size: number): number => size * heads(shape, d).group;
 
 /** Of the 2^b steps of a score, so many may lie between two of them: half, less what narrowing may add. */
 const steps = (bits: number): number => 2 ** (bits - 1) - 2;
@@ -68,7 +71,7 @@ const steps = (bits: number): number => 2 ** (bits - 1) - 2;
 export function keyScale(plan: ModelPlan, layer: LayerPlan, selection: LayerSelection | undefined): number {
   if (!selection) return SCALE.activation;
   const d = selection.dynamic,
-    room = RING.logits + Math.log2(steps(d.bits) / 2 ** d.bits) - Math.log2(spreadOf(layer.attention) * summands(plan.shape, d));
+    room = RING.logits + Math.log2(steps(d.bits) / 2 ** d.bits) - Math.log2(spreadOf(d, layer.attention) * summands(plan.shape, d, d.sizes[0]!));
   return Math.min(SCALE.activation, Math.floor(room) - SCALE.activation);
 }
 
@@ -127,21 +130,19 @@ export function* chosenAttention(
   let rows = choice.rows,
     shift: Tensor | undefined;
   if (!choice.taken) {
-    const compared = compareAll(e, score(e, plan, layer, selection, l, blocks), selectors, l.candidates, negative(e, dynamic.bits)),
-      [flags, words] = yield* e.open(buckets ? [compared, rowWords(e, zw!, all, buckets)] : [compared]),
-      ordered = ranksOf(e, flags!, selectors, l.candidates),
-      [ranks, top] = yield* e.open(buckets ? [ordered, rowTop(e, words!, counts, buckets, plan.nonzero)] : [ordered]),
-      [chosen] = yield* e.open([oneHotRows(e, ranks!, l.candidates, l.chosen, RING.logits)]);
-    if (rows) e.store(rows, 0, chosen!.size, chosen!, 0, chosen!.size, 1, chosen!.size);
-    rows = chosen!;
-    shift = top;
+    const beside = buckets && {
+      first: () => rowWords(e, zw!, all, buckets),
+      second: (words: Tensor) => rowTop(e, words, counts, buckets, plan.nonzero),
+    };
+    const chosen = yield* choose(e, plan, layer, selection, l, blocks, beside);
+    if (rows) e.store(rows, 0, chosen.rows.size, chosen.rows, 0, chosen.rows.size, 1, chosen.rows.size);
+    ({ rows } = chosen);
+    shift = chosen.beside;
   }
   e.note('chosen', rows!);
   // Gather.
   const cluster = group * l.size,
-    [gathered] = yield* e.open([
-      e.mul(mix(pick(selectors * l.chosen, l.chosen, l.candidates, cluster)), e.linear(transposed(selectors, l.candidates, l.chosen), rows!), blocks),
-    ]);
+    [gathered] = yield* e.open([e.mul(mix(pick(selectors * l.chosen, l.chosen, l.candidates, cluster)), rows!, blocks)]);
   let row = attendedRow(e, l, shape.heads, zw!, group === 1 ? gathered! : e.linear(byHead(selectors, l.chosen, group, l.size), gathered!));
   const runs = e.constant('tables', equalRuns(shape.heads, n));
   if (choice.taken && buckets) [shift] = yield* e.open([yield* rowMax(e, row, runs, counts, buckets, plan.nonzero)]);
@@ -162,7 +163,11 @@ export function* chosenAttention(
   // Scatter.
   const chosen = e.linear(columns(shape.heads, n, l.head, l.chosen * l.size), probability),
     grouped = group === 1 ? chosen : e.linear(byCluster(selectors, l.chosen, group, l.size), chosen),
-    scattered = e.mul(mix(pick(selectors * l.candidates, l.candidates, l.chosen, cluster)), rows!, grouped),
+    scattered = e.mul(
+      mix(pick(selectors * l.candidates, l.candidates, l.chosen, cluster)),
+      e.linear(transposed(selectors, l.chosen, l.candidates), rows!),
+      grouped,
+    ),
     spread = group === 1 ? scattered : e.linear(byHead(selectors, l.candidates, group, l.size), scattered),
     candidates = e.constant('tables', equalRuns(shape.heads, l.candidates * l.size)),
     [back] = yield* e.open([unused ? e.linear(clearUnused(candidates, spread.size, unusedCandidates(l, unused)), spread) : spread]),
@@ -171,18 +176,68 @@ export function* chosenAttention(
   return output!;
 }
 
-const negative = (e: Engine, bits: number) => e.constant('tables', negativeTable(bits));
-
 /** Slots that no token fills lie so far below their row's first logit: within the exponential's margin, and of no weight. */
 const UNUSED_NATS = 9;
 
-/** Clusters' scores, wire [selectors, candidates] over Z_2^bits: sums of logits in steps as fine as the layer's spread allows. */
-function score(e: Engine, plan: ModelPlan, layer: LayerPlan, { dynamic }: LayerSelection, l: Layout, blocks: Tensor): Tensor {
-  const count = summands(plan.shape, dynamic),
-    { selectors } = heads(plan.shape, dynamic),
-    sums = e.linear(segmentSum(e.constant('tables', equalRuns(selectors * l.candidates, count))), blocks),
-    finest = Math.ceil(Math.log2((spreadOf(layer.attention) * count * 2 ** blocks.scale) / steps(dynamic.bits)));
-  const coarse = e.mod(e.narrow(sums, finest), dynamic.bits, true);
+/** What is opened in the rounds of the first level's comparisons and of its ranks, from the former's result. */
+interface Beside {
+  first(): Tensor;
+  second(opened: Tensor): Tensor;
+}
+
+/**
+ * Level by level: scores of the clusters, their ranks, one-hot rows of the best; then the scores of their children. Rows of the finest level, wire
+ * [selectors, chosen, candidates] over Z_2^32. 3 rounds, and 5 for each further level: the children's scores and the product of both levels' rows are opened too.
+ */
+function* choose(
+  e: Engine,
+  plan: ModelPlan,
+  layer: LayerPlan,
+  { dynamic }: LayerSelection,
+  l: Layout,
+  blocks: Tensor,
+  beside: Beside | undefined,
+): Program<{ rows: Tensor; beside: Tensor | undefined }> {
+  const { selectors } = heads(plan.shape, dynamic),
+    negative = e.constant('tables', negativeTable(dynamic.bits)),
+    sums = ({ width }: Level): Tensor => {
+      const count = l.candidates / width;
+      return e.linear(segmentSum(e.constant('tables', equalRuns(selectors * count, summands(plan.shape, dynamic, width * l.size)))), blocks);
+    };
+  let rows: Tensor | undefined, above: Level | undefined, result: Tensor | undefined;
+  for (const level of l.levels) {
+    const { count, keep, width } = level,
+      fan = above ? above.width / width : 1;
+    let scores = sums(level);
+    if (above) [scores] = (yield* e.open([e.mul(mix(pick(selectors * above.keep, above.keep, l.candidates / above.width, fan)), rows!, scores)])) as [Tensor];
+    const extra = above ? undefined : beside,
+      compared = compareAll(
+        e,
+        quantised(e, scores, dynamic.bits, spreadOf(dynamic, layer.attention) * summands(plan.shape, dynamic, width * l.size)),
+        selectors,
+        count,
+        negative,
+      ),
+      [flags, first] = yield* e.open(extra ? [compared, extra.first()] : [compared]),
+      ordered = ranksOf(e, flags!, selectors, count),
+      [ranks, second] = yield* e.open(extra ? [ordered, extra.second(first!)] : [ordered]),
+      [places] = yield* e.open([oneHotRows(e, ranks!, count, keep, RING.logits)]),
+      own = e.linear(transposed(selectors, count, keep), places!);
+    if (extra) result = second;
+    if (above) {
+      const clusters = l.candidates / above.width,
+        product = e.mul(mix(pick(selectors * keep * fan, keep * fan, above.keep, clusters)), e.linear(childRows(selectors, keep, above.keep, fan), own), rows!);
+      [rows] = yield* e.open([e.linear(inOrder(selectors, keep, fan, clusters), product)]);
+    } else rows = own;
+    above = level;
+  }
+  return { rows: rows!, beside: result };
+}
+
+/** Sums whose differences stay within `spread`, as a wire over Z_2^bits at scale 0, in steps as fine as that allows. */
+function quantised(e: Engine, sums: Tensor, bits: number, spread: number): Tensor {
+  const shift = Math.max(0, Math.ceil(Math.log2((spread * 2 ** sums.scale) / steps(bits)))),
+    coarse = e.mod(e.narrow(sums, shift), bits, true);
   return e.linear(inSteps(coarse.size, coarse.scale), coarse);
 }
 
