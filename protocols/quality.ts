@@ -232,6 +232,6 @@ function runPolicy({ artefact, client, plan }: Model, policy: Policy, cached: Ca
       { best, logSum } = describe(z);
     predictions.push({ best, logs: item.kind === 'text' ? Float32Array.from(z, (v) => v - logSum) : new Float32Array(0) });
   };
-  drive(session(new Float({ next, emit, filling }), plan, { tokens: batch, answer: most + 1 }, batch + most, filled, policy));
+  drive(session(new Float({ next, emit, filling }), plan, { tokens: batch, answer: most + 1 }, batch + most, filled, policy, true));
   return predictions;
 }
