@@ -13,7 +13,8 @@ export interface Socket {
   binaryType: string;
   readonly readyState: number;
   readonly bufferedAmount: number;
-  send(data: Uint8Array<ArrayBuffer>): void;
+  /** `sent` once the bytes are not needed any more; never, where the socket does not say (a browser's copies them). */
+  send(data: Uint8Array<ArrayBuffer>, sent?: () => void): void;
   close(code?: number, reason?: string): void;
   addEventListener(
     type: 'open' | 'message' | 'close' | 'error',
@@ -25,6 +26,8 @@ const NO_HASH: DesyncHash = { low: 0, high: 0 };
 /** Most bytes of a session's frames that may come before this end knows of it. */
 const MAX_HELD = 4 * MAX_FRAME_PAYLOAD;
 const OPEN = 1;
+/** Frames of at most 2^SMALLEST bytes share buffers of that size. */
+const SMALLEST = 10;
 
 const countedAs = (kind: number): 'round' | 'dealt' | 'other' => (kind === FRAME.round ? 'round' : kind === FRAME.dealt ? 'dealt' : 'other');
 
@@ -34,6 +37,7 @@ export class Link {
   /** Bytes sent and received, payloads and headers, by what they are. */
   readonly counted = { round: { sent: 0, received: 0 }, dealt: { sent: 0, received: 0 }, other: { sent: 0, received: 0 } };
   onControl: ((message: Control) => void) | undefined;
+  /** The payload is the caller's: whoever keeps it copies it. */
   onFrame: ((header: FrameHeader, payload: Uint8Array) => void) | undefined;
   /** Called once, with the reason; not after `close` here. `clean`: the other end closed the link in good order. */
   onEnd: ((error: CachetError, clean: boolean) => void) | undefined;
@@ -43,6 +47,8 @@ export class Link {
   private held: { readonly header: FrameHeader; readonly payload: Uint8Array }[] = [];
   private readonly next = { sent: [0, 0, 0, 0, 0], received: [0, 0, 0, 0, 0] };
   private ended = false;
+  /** Buffers that frames were sent from, by the logarithm of their size. Without them every byte sent is garbage outside of V8's heap, which makes it collect. */
+  private readonly spare: Uint8Array<ArrayBuffer>[][] = [];
 
   constructor(socket: Socket, peer: string) {
     this.socket = socket;
@@ -135,14 +141,22 @@ export class Link {
   }
 
   private frame(header: Omit<FrameHeader, 'session' | 'length' | 'sequence'>, length: number): Uint8Array<ArrayBuffer> {
-    const frame = new Uint8Array(HEADER_BYTES + length);
+    const frame = this.buffer(HEADER_BYTES + length);
     writeHeader(new DataView(frame.buffer), { ...header, length, session: this.session ?? [0, 0], sequence: this.next.sent[header.kind]!++ });
     this.counted[countedAs(header.kind)].sent += frame.length;
     return frame;
   }
 
+  private buffer(bytes: number): Uint8Array<ArrayBuffer> {
+    const size = Math.max(SMALLEST, Math.ceil(Math.log2(bytes))),
+      whole = (this.spare[size] ??= []).pop() ?? new Uint8Array(2 ** size);
+    return whole.subarray(0, bytes);
+  }
+
   private push(frame: Uint8Array<ArrayBuffer>): void {
-    if (this.socket.readyState === OPEN) this.socket.send(frame);
+    if (this.socket.readyState !== OPEN) return;
+    const whole = new Uint8Array(frame.buffer);
+    this.socket.send(frame, () => void this.spare[Math.log2(whole.length)]!.push(whole));
   }
 
   private receive(data: unknown): void {
@@ -167,7 +181,7 @@ export class Link {
   /** A frame in its order: of the session, or of its setting up. An error counts on either side of the bind, since the ends do not bind at once. */
   private take(header: FrameHeader, payload: Uint8Array): void {
     const unbound = header.session[0] === 0 && header.session[1] === 0,
-      control = header.kind === FRAME.control ? parseControl(unpack(payload)) : undefined,
+      control = header.kind === FRAME.control ? parseControl(unpack(payload.slice())) : undefined,
       early = !this.session && !unbound;
     if (control?.type === 'error' && (early || unbound || this.ofSession(header))) throw relayedError(control, this.peer);
     if (early) return this.hold(header, payload);
@@ -185,7 +199,7 @@ export class Link {
   }
 
   private hold(header: FrameHeader, payload: Uint8Array): void {
-    this.held.push({ header, payload });
+    this.held.push({ header, payload: payload.slice() });
     const bytes = this.held.reduce((sum, frame) => sum + HEADER_BYTES + frame.payload.length, 0);
     if (bytes > MAX_HELD)
       throw new CachetError({ code: 'frame', what: 'too many frames before the session', expected: `at most ${MAX_HELD} bytes`, got: `${bytes} bytes` });

@@ -36,6 +36,8 @@ export class Inbox {
       });
     this.frames.push({ header, payload });
     this.settle();
+    // What waits outlives the socket's buffer.
+    if (this.frames.length > 0) this.frames.push({ header, payload: this.frames.pop()!.payload.slice() });
   }
 
   /** One message at a time. `hash` is compared where given. */

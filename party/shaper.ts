@@ -48,7 +48,7 @@ export function parseNet(text: string): Net {
 export class ShapedSocket implements Socket {
   private readonly socket: Socket;
   private readonly net: Net;
-  private readonly queue: { readonly data: Uint8Array<ArrayBuffer>; readonly due: number }[] = [];
+  private readonly queue: { readonly data: Uint8Array<ArrayBuffer>; readonly sent: (() => void) | undefined; readonly due: number }[] = [];
   private queued = 0;
   /** When the line is free again. */
   private freeAt = 0;
@@ -82,10 +82,10 @@ export class ShapedSocket implements Socket {
     this.socket.addEventListener(...args);
   }
 
-  send(data: Uint8Array<ArrayBuffer>): void {
+  send(data: Uint8Array<ArrayBuffer>, sent?: () => void): void {
     const now = performance.now();
     this.freeAt = Math.max(now, this.freeAt) + (8 * data.length) / (this.net.mbps * 1e3);
-    this.queue.push({ data, due: this.freeAt + this.net.rttMs / 2 });
+    this.queue.push({ data, sent, due: this.freeAt + this.net.rttMs / 2 });
     this.queued += data.length;
     this.wait();
   }
@@ -108,9 +108,9 @@ export class ShapedSocket implements Socket {
   private release(): void {
     const now = performance.now();
     while (this.queue.length > 0 && this.queue[0]!.due <= now) {
-      const { data } = this.queue.shift()!;
+      const { data, sent } = this.queue.shift()!;
       this.queued -= data.length;
-      if (this.socket.readyState === 1) this.socket.send(data);
+      if (this.socket.readyState === 1) this.socket.send(data, sent);
     }
     if (this.queue.length > 0) this.wait();
     else if (this.closing) this.socket.close(this.closing.code, this.closing.reason);

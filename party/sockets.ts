@@ -39,8 +39,41 @@ function heartbeat(socket: WebSocket, silenceMs: number, onSilence: () => void):
   socket.on('close', () => clearInterval(timer));
 }
 
+/** Payload of a WebSocket control frame, at most (RFC 6455, 5.5). */
+const MAX_CONTROL = 125;
+
+/** What a `ws` receiver has that its types do not tell; the version is pinned, test/links.test.ts shows that it is so. */
+interface Receiver {
+  consume(bytes: number): Buffer;
+  readonly _buffers: readonly Buffer[];
+  readonly _fin: boolean;
+  readonly _fragmented: number;
+}
+
+/**
+ * Messages that come in several reads are put together in one buffer a link instead of one each: handlers of links keep nothing of a message. What lies
+ * outside of V8's heap is dear to allocate: the sum makes V8 collect.
+ */
+function reuse(socket: WebSocket): void {
+  const receiver = (socket as unknown as { _receiver: Receiver })._receiver,
+    whole = Buffer.alloc(OPTIONS.maxPayload),
+    consume = receiver.consume.bind(receiver);
+  receiver.consume = (bytes) => {
+    const buffers = receiver._buffers;
+    // Not what is kept for later: a control frame's payload, a part of a message in several WebSocket frames.
+    if (bytes <= buffers[0]!.length || bytes > whole.length || bytes <= MAX_CONTROL || !receiver._fin || receiver._fragmented !== 0) return consume(bytes);
+    for (let at = 0; at < bytes;) {
+      const part = consume(Math.min(bytes - at, buffers[0]!.length));
+      whole.set(part, at);
+      at += part.length;
+    }
+    return whole.subarray(0, bytes);
+  };
+}
+
 function link(socket: WebSocket, peer: string, { net, silenceMs }: Line): Link {
   socket.binaryType = 'nodebuffer';
+  reuse(socket);
   socket.on('message', (data: Buffer) => passed(data.length));
   const made = new Link(shaped(socket as unknown as Socket, net), peer);
   heartbeat(socket, silenceMs, () =>
