@@ -17,6 +17,7 @@ import { HUGGING_FACE } from '../protocols/models/registry.ts';
 import { readSafetensors, readShards, SHARD_INDEX } from '../protocols/models/safetensors.ts';
 import type { ByteSource, TensorSource } from '../protocols/models/source.ts';
 import type { ModelWeights } from '../protocols/models/weights.ts';
+import { checkPolicy, parsePolicy, POLICY_NAMES, PRESETS, type Policy } from '../protocols/policy.ts';
 import { Tokenizer } from './tokenizer.ts';
 
 /** Model that ships with the package. */
@@ -74,7 +75,7 @@ const safetensorsPath = (folder: string): string | undefined => ['model.safetens
 /** The file that a model's weights are in, or the index of those; undefined where there is none. @throws CachetError 'model' if there are several GGUF files. */
 export const weightsPath = (model: string): string | undefined => ggufPath(model) ?? safetensorsPath(modelFolder(model));
 
-const cannotRead = (path: string, code: 'config' | 'artefact' | 'model' | 'usage', cause: unknown, hint?: string): CachetError =>
+const cannotRead = (path: string, code: 'config' | 'artefact' | 'model' | 'policy' | 'usage', cause: unknown, hint?: string): CachetError =>
   new CachetError({
     code,
     what: 'cannot read file',
@@ -128,7 +129,7 @@ export function fileSource(path: string): ByteSource & { readonly path: string; 
 }
 
 /** @throws CachetError naming the file. */
-export async function readBytes(path: string, code: 'config' | 'artefact' | 'model' | 'usage', hint?: string): Promise<Uint8Array> {
+export async function readBytes(path: string, code: 'config' | 'artefact' | 'model' | 'policy' | 'usage', hint?: string): Promise<Uint8Array> {
   try {
     return await readFile(path);
   } catch (cause) {
@@ -137,11 +138,11 @@ export async function readBytes(path: string, code: 'config' | 'artefact' | 'mod
 }
 
 /** @throws CachetError naming the file. */
-export async function readJson(path: string, code: 'config' | 'model' | 'usage', hint?: string): Promise<unknown> {
+export async function readJson(path: string, code: 'config' | 'model' | 'policy' | 'usage', hint?: string): Promise<unknown> {
   return parseJson(new TextDecoder().decode(await readBytes(path, code, hint)), path, code);
 }
 
-function parseJson(text: string, path: string, code: 'config' | 'model' | 'usage'): unknown {
+function parseJson(text: string, path: string, code: 'config' | 'model' | 'policy' | 'usage'): unknown {
   try {
     return JSON.parse(text);
   } catch (cause) {
@@ -173,6 +174,22 @@ export async function readModelArtefact(model: string): Promise<Artefact> {
     throw cannotRead(path, 'artefact', cause);
   });
   return readArtefact(fileSource(path), hash.digest('hex'));
+}
+
+/** A cache policy: a preset's name, or a JSON file. @throws CachetError 'policy' for neither, or for one that a model of this shape cannot follow. */
+export async function readPolicy(text: string, shape: ModelShape): Promise<Policy> {
+  const preset = (PRESETS as Readonly<Record<string, Policy>>)[text];
+  if (!preset && !existsSync(text))
+    throw new CachetError({
+      code: 'policy',
+      what: 'unknown cache policy',
+      expected: `${POLICY_NAMES.join(', ')}, or a JSON file`,
+      got: text,
+      hint: 'cachet policy lists the presets',
+    });
+  const policy = preset ?? parsePolicy(await readJson(text, 'policy'), text);
+  checkPolicy(policy, shape);
+  return policy;
 }
 
 /** The embedded model's name, a Hugging Face folder, a GGUF file or a folder with one, or `random:` and a name of protocols/models/random.ts. @throws CachetError 'model'. */

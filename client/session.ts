@@ -7,6 +7,7 @@ import { FRAME } from '../protocols/frames.ts';
 import type { Report } from '../protocols/handshake.ts';
 import { randomWords } from '../protocols/randomWords.ts';
 import { TURN_ROWS } from '../protocols/programs/transformer.ts';
+import { FULL, type Policy } from '../protocols/policy.ts';
 import type { Turn } from '../protocols/engines/effects.ts';
 import { checkSpec, noRoom, PROTOCOL_VERSION, turnSlots, type SessionSpec } from '../protocols/session.ts';
 import type { Artefact } from '../protocols/artefact.ts';
@@ -47,6 +48,10 @@ export interface SessionOptions {
   readonly context?: number;
   /** Slots of random keys and values before these, for benchmarks; the parties must be set up for it. @default 0 */
   readonly filled?: number;
+  /** Whether these compete with the prompt's tokens where the policy evicts. @default false */
+  readonly evictFilled?: boolean;
+  /** What the cache keeps and what tokens attend to. @default every token attends to all */
+  readonly policy?: Policy;
   /** The client deals; without it the helper does. */
   readonly deal?: Deal;
   /** @default 30000 */
@@ -96,6 +101,8 @@ export class PrivateSession {
       maxTokens: o.maxTokens,
       context: o.context ?? o.promptTokens + o.maxTokens - 1,
       filled: o.filled ?? 0,
+      ...(o.evictFilled && { evictFilled: true }),
+      policy: o.policy ?? FULL,
     };
     if (o.promptTokens < 1) throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'at least one private token', got: 'none' });
     checkSpec(o.artefact, spec);

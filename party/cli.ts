@@ -14,6 +14,7 @@ import { evalCommand } from './commands/eval.ts';
 import { initCommand } from './commands/init.ts';
 import { modelsCommand } from './commands/models.ts';
 import { partyCommand } from './commands/party.ts';
+import { policyCommand } from './commands/policy.ts';
 import { prepareCommand } from './commands/prepare.ts';
 import { traceCommand } from './commands/trace.ts';
 
@@ -28,6 +29,7 @@ const commands = [
   prepareCommand,
   evalCommand,
   costCommand,
+  policyCommand,
   benchCommand,
   traceCommand,
   completionCommand,

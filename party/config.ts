@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { EMBEDDED_MODEL, readJson } from '../client/node.ts';
 import { parseNet } from './shaper.ts';
 import { CachetError } from '../protocols/errors.ts';
+import { POLICY_NAMES } from '../protocols/policy.ts';
 
 export const ROLES = ['p0', 'p1', 'helper'] as const;
 export type PartyRole = (typeof ROLES)[number];
@@ -33,6 +34,11 @@ export const configSchema = z.strictObject({
     .regex(/^[^/:]+:\d+$/, 'HOST:PORT')
     .optional()
     .describe('where this party listens, if not at its address'),
+  policy: z
+    .string()
+    .min(1)
+    .optional()
+    .describe(`cache policy: ${POLICY_NAMES.join(', ')}, or a JSON file; at a party the only one that it runs`),
   kernels: z.enum(['wasm', 'reference']).default('wasm').describe('kernel backend: wasm or reference'),
   threads: z.number().int().min(1).max(MAX_THREADS).default(1).describe("threads that compute a session's large kernels, at each party"),
   timeoutMs: z.number().int().min(100).default(30_000).describe('longest wait for another party in set-up, ms'),

@@ -47,7 +47,7 @@ export function engineSpace(
   { whole = false, threads = 1 }: { readonly whole?: boolean; readonly threads?: number } = {},
 ): EngineSpace {
   const prompt = whole ? meterSession(artefact, { ...spec, maxTokens: 1 }).dealtBytes : 0,
-    wanted = Math.max(prompt, TOKENS_AHEAD * tokenCost(artefact, spec.filled + spec.context).dealtBytes),
+    wanted = Math.max(prompt, TOKENS_AHEAD * tokenCost(artefact, spec.filled + spec.context, spec.policy).dealtBytes),
     ring = Math.max(MIN_RING_BYTES, Math.min(2 ** Math.ceil(Math.log2(wanted)), 2 ** (20 + Math.floor(Math.log2(aheadMib))))),
     // An evaluator's second one is for what is relayed.
     rings: RingSizes = [ring, role === 'helper' || spec.dealer === 'client' ? ring : 0],

@@ -262,7 +262,7 @@ export class EvaluatorSession {
     if (m.bytes !== 8 * artefact.shape.width || this.relay !== 'none' || o.onTrace || !o.alone()) return false;
     // A session of one turn: the program waits for nothing but tokens.
     if (this.turns > 1 || spec.context > this.slots) return false;
-    if (tokenCost(artefact, spec.filled + spec.context).dealtBytes > ring.size) return false;
+    if (tokenCost(artefact, spec.filled + spec.context, spec.policy).dealtBytes > ring.size) return false;
     this.direct = new DirectEngine({
       memory: engine.memory,
       ring,

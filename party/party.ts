@@ -9,6 +9,7 @@ import { expectControl, type Link } from '../client/link.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { evaluatorKeys, KeyExchange, requireSameSpec, sessionId, type Control, type DealOffer, type Hello, type Join } from '../protocols/handshake.ts';
+import { policyDifference, type Policy } from '../protocols/policy.ts';
 import { checkSpec, type SessionSpec } from '../protocols/session.ts';
 import { collectSoon } from './collect.ts';
 import { addressOf, type Config, type PartyRole } from './config.ts';
@@ -38,6 +39,7 @@ export class Party {
   private readonly artefact: Artefact;
   private readonly onEvent: (event: PartyEvent) => void;
   private readonly trace: TraceFile | undefined;
+  private readonly policy: Policy | undefined;
   private readonly meetings = new Map<string, Meeting>();
   private readonly active = new Set<{ abort(error: CachetError): void }>();
   private readonly closing = new AbortController();
@@ -48,13 +50,22 @@ export class Party {
   private sessions = 0;
   private reserved = 0;
 
-  constructor(o: { role: PartyRole; config: Config; artefact: Artefact; onEvent: (event: PartyEvent) => void; trace?: TraceFile | undefined }) {
+  /** `policy`: the only one that sessions may have. @default any that the model can follow */
+  constructor(o: {
+    role: PartyRole;
+    config: Config;
+    artefact: Artefact;
+    onEvent: (event: PartyEvent) => void;
+    trace?: TraceFile | undefined;
+    policy?: Policy | undefined;
+  }) {
     this.role = o.role;
     this.config = o.config;
     this.line = lineOf(o.config);
     this.ledger = new Ledger(o.config.ledger);
     this.onEvent = o.onEvent;
     this.trace = o.trace;
+    this.policy = o.policy;
     // Every session waits on it.
     setMaxListeners(0, this.closing.signal);
     this.artefact = o.artefact;
@@ -126,6 +137,16 @@ export class Party {
 
   private checkSession(spec: SessionSpec): void {
     checkSpec(this.artefact, spec);
+    const other = this.policy && policyDifference(this.policy, spec.policy);
+    if (other)
+      throw new CachetError({
+        code: 'handshake',
+        party: this.role,
+        what: `another cache policy than this party runs, field ${other.field}`,
+        expected: other.expected,
+        got: other.got,
+        hint: `--policy ${this.policy!.name}, or the file that the parties were given`,
+      });
     if (spec.filled > 0 && !this.config.benchmark)
       throw new CachetError({
         code: 'policy',
@@ -305,7 +326,7 @@ export class Party {
   ): void {
     const id = shortId(session),
       started = performance.now();
-    this.onEvent({ event: 'session', session: id, promptTokens: spec.promptTokens, maxTokens: spec.maxTokens });
+    this.onEvent({ event: 'session', session: id, promptTokens: spec.promptTokens, maxTokens: spec.maxTokens, policy: spec.policy.name });
     const running = begin((error) => {
       this.active.delete(running);
       this.sessions--;

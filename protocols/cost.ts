@@ -3,7 +3,7 @@ import { bindPlan, type Artefact } from './artefact.ts';
 import type { Turn } from './engines/effects.ts';
 import type { StepCost } from './engines/engine.ts';
 import { Meter } from './engines/meter.ts';
-import type { Policy } from './policy.ts';
+import { FULL, type Policy } from './policy.ts';
 import { session } from './programs/transformer.ts';
 import { turnSlots, type SessionSpec } from './session.ts';
 
@@ -20,15 +20,14 @@ export interface SessionCost {
 }
 
 /** What one token costs with `cached` slots before it, the public prefix not counted. */
-export const tokenCost = (artefact: Artefact, cached: number, policy?: Policy): StepCost =>
-  meterSession(artefact, { promptTokens: 1, maxTokens: 1, filled: cached }, [], policy).steps[0]!;
+export const tokenCost = (artefact: Artefact, cached: number, policy: Policy = FULL): StepCost =>
+  meterSession(artefact, { promptTokens: 1, maxTokens: 1, filled: cached, policy }).steps[0]!;
 
 /** `turns`: those after the first. */
 export function meterSession(
   artefact: Artefact,
-  spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'> & Partial<Pick<SessionSpec, 'dealer' | 'filled'>>,
+  spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'> & Partial<Pick<SessionSpec, 'dealer' | 'filled' | 'policy' | 'evictFilled'>>,
   turns: readonly Turn[] = [],
-  policy?: Policy,
 ): SessionCost {
   const meter = new Meter(),
     first: Turn = { tokens: spec.promptTokens, answer: spec.maxTokens },
@@ -41,7 +40,8 @@ export function meterSession(
     first,
     [first, ...turns].reduce((n, t) => n + turnSlots(t), 0),
     filled,
-    policy,
+    spec.policy,
+    spec.evictFilled,
   ))
     if (effect.kind === 'turn') effect.turn = waiting.shift();
   const steps = filled > 0 ? meter.steps.slice(1) : meter.steps,

@@ -21,6 +21,7 @@ import { z } from 'zod';
 import type { DealerKeys } from './engines/dealer.ts';
 import type { EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError, ERROR_CODES } from './errors.ts';
+import { canonicalPolicy, policyDifference } from './policy.ts';
 import { PROTOCOL_VERSION, sessionSpecSchema, turnSchema, type SessionSpec } from './session.ts';
 
 const bytes = (n: number) => z.custom<Uint8Array>((b) => b instanceof Uint8Array && b.length === n, { message: `expected ${n} bytes` });
@@ -91,7 +92,7 @@ export function parseControl(value: unknown): Control {
 /** Two specs must be the same in every field. @throws CachetError 'handshake' naming the first that differs. */
 export function requireSameSpec(mine: SessionSpec, theirs: SessionSpec): void {
   for (const key of Object.keys(mine) as (keyof SessionSpec)[])
-    if (mine[key] !== theirs[key])
+    if (key !== 'policy' && mine[key] !== theirs[key])
       throw new CachetError({
         code: 'handshake',
         what: `parties disagree about ${key}`,
@@ -99,6 +100,15 @@ export function requireSameSpec(mine: SessionSpec, theirs: SessionSpec): void {
         got: String(theirs[key]),
         hint: 'give all parties the same model and version',
       });
+  const other = policyDifference(mine.policy, theirs.policy);
+  if (other)
+    throw new CachetError({
+      code: 'handshake',
+      what: `parties disagree about the cache policy's ${other.field}`,
+      expected: other.expected,
+      got: other.got,
+      hint: 'give all parties the same cache policy',
+    });
 }
 
 export interface Nonces {
@@ -110,8 +120,9 @@ export interface Nonces {
 
 export function sessionId(spec: SessionSpec, ticket: Uint8Array, nonces: Nonces): Uint8Array {
   const hash = sha256.create();
-  const { version, artefact, weights, dealer, promptTokens, maxTokens, context, filled } = spec;
-  hash.update(utf8ToBytes(JSON.stringify(['cachet session', version, artefact, weights, dealer, promptTokens, maxTokens, context, filled])));
+  const { version, artefact, weights, dealer, promptTokens, maxTokens, context, filled, policy } = spec,
+    agreed = ['cachet session', version, artefact, weights, dealer, promptTokens, maxTokens, context, filled, canonicalPolicy(policy)];
+  hash.update(utf8ToBytes(JSON.stringify(agreed)));
   for (const part of [ticket, nonces.client, nonces.p0, nonces.p1, nonces.helper]) hash.update(part);
   return hash.digest();
 }

@@ -8,11 +8,13 @@ import type { DealtSink, DealtSource, Program, Turn } from './engines/effects.ts
 import type { Trace } from './engines/engine.ts';
 import { Evaluator, type EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
+import { checkPolicy, policySchema } from './policy.ts';
+import { evictionBytes } from './programs/mpcache/eviction.ts';
 import { session, TURN_ROWS } from './programs/transformer.ts';
 
 export type { DealerKeys, EvaluatorKeys };
 
-export const PROTOCOL_VERSION = 3;
+export const PROTOCOL_VERSION = 4;
 
 /** Who deals the correlated randomness: a helper, or the client for itself (two parties; it may know all masks of its own session). */
 export const DEALERS = ['helper', 'client'] as const;
@@ -31,6 +33,10 @@ export const sessionSpecSchema = z.strictObject({
   context: z.number().int().min(1),
   /** Slots before these with random keys and values instead of tokens: benchmarks alone; parties refuse it unless they are set up for them. */
   filled: z.number().int().min(0).default(0),
+  /** Whether these compete with the prompt's tokens where the policy evicts. */
+  evictFilled: z.literal(true).optional(),
+  /** What the cache keeps and what tokens attend to: the whole of it, no name that parties might read differently. */
+  policy: policySchema,
 });
 export type SessionSpec = z.infer<typeof sessionSpecSchema>;
 
@@ -41,7 +47,7 @@ export const turnSlots = (turn: Turn): number => turn.tokens + turn.answer - 1;
 
 const firstTurn = (spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'>): Turn => ({ tokens: spec.promptTokens, answer: spec.maxTokens });
 
-/** @throws CachetError 'limit' if the model has no room for the session, 'policy' if weights and dealer do not go together. */
+/** @throws CachetError 'limit' if the model has no room for the session, 'policy' if weights and dealer do not go together or the model cannot follow the cache policy. */
 export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
   if (spec.weights === 'private')
     throw new CachetError({
@@ -51,6 +57,7 @@ export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
       got: 'private',
       hint: 'weights "open"; this version has no private weights',
     });
+  checkPolicy(spec.policy, artefact.shape);
   const prefix = artefact.prefixIds.length,
     cached = spec.filled > 0 ? `${prefix} public + ${spec.filled} filled` : `${prefix} public`,
     first = spec.promptTokens + spec.maxTokens,
@@ -92,7 +99,7 @@ export function evaluatorProgram(o: {
   const engine = new Evaluator(o);
   engine.relay = o.spec.dealer === 'client';
   engine.trace = o.trace;
-  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled);
+  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled, o.spec.policy, o.spec.evictFilled);
 }
 
 /** The dealer's whole session: emits the material of all steps. Yields jobs and turns. */
@@ -108,7 +115,7 @@ export function dealerProgram(o: {
   const engine = new Dealer(o);
   engine.relay = o.spec.dealer === 'client';
   engine.trace = o.trace;
-  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled);
+  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled, o.spec.policy, o.spec.evictFilled);
 }
 
 /** Bytes of arena that a session's engine needs, an upper estimate from the largest live set of a layer. Memory that is not touched is not resident. */
@@ -125,5 +132,7 @@ export function arenaBytes(role: 'evaluator' | 'helper', artefact: Artefact, spe
     weights = role === 'evaluator' ? partyBytes(artefact) : 0,
     tables = 16 << 20;
   // Per logit: wires and shares of logits (twice), words, probabilities, temporaries; per activation the same.
-  return weights + tables + cache + 8 * (40 * logits + 40 * activations) + (32 << 20);
+  const rule = spec.policy.static,
+    eviction = rule ? evictionBytes(s, rule, first + (spec.evictFilled ? spec.filled : 0)) : 0;
+  return weights + tables + cache + eviction + 8 * (40 * logits + 40 * activations) + (32 << 20);
 }

@@ -34,6 +34,17 @@ describe('cachet', () => {
     for (const word of words) expect(stdout).toContain(word);
   });
 
+  it('policy says the presets and files, and gives JSON for files', async () => {
+    const [all, paper, given] = await Promise.all([
+      cachet('policy'),
+      cachet('policy', 'mpcache-paper', '--json'),
+      cachet('policy', file('p.json', JSON.stringify({ name: 'mine', static: null, dynamic: null }))),
+    ]);
+    expect(all.stdout).toMatch(/full: every token attends to all\n.*mpcache-paper: keeps 40 % of the\s/s);
+    expect(JSON.parse(paper.stdout)).toMatchObject({ name: 'mpcache-paper', static: { keep: 0.4 }, sharing: 'pairs' });
+    expect(given.stdout).toBe('  mine: every token attends to all\n');
+  });
+
   it('cost --json is the Meter', async () => {
     const { stdout } = await cachet('cost', '--prompt-tokens', '20', '--max-tokens', '3', '--json'),
       cost = meterSession(tinyNotes(), { promptTokens: 20, maxTokens: 3 });
@@ -51,6 +62,14 @@ describe('cachet', () => {
     ],
     ['a missing model', ['cost', '--model', join(folder, 'none')], /cannot read file; expected .*none.*model.cachet; got ENOENT; try: cachet prepare/],
     ['a missing configuration', ['party', '--role', 'p0', '--config', join(folder, 'none')], /cannot read file/],
+    ['an unknown cache policy', ['cost', '--policy', 'most'], /unknown cache policy; expected full, mpcache, .*, or a JSON file; got most; try: cachet policy/],
+    ['a cache policy that is not JSON', ['demo', '--policy', file('q.json', '{')], /not JSON; expected JSON in .*q.json/],
+    ['a bad cache policy', ['cost', '--policy', file('r.json', '{"name":"x","static":{"keep":2}}')], /r.json, static.keep: bad cache policy/],
+    [
+      'a cache policy for another model',
+      ['cost', '--policy', file('s.json', '{"name":"x","static":null,"dynamic":null,"skipLayers":[6]}')],
+      /policy x, skipLayers: cache policy that the model cannot follow; expected layers from 0 to 5/,
+    ],
     ['a bad role', ['party', '--role', 'p2', '--config', 'x'], /Allowed choices are p0, p1, helper/],
     ['a log level that is none', ['party', '--role', 'p0', '--config', 'x', '--log-level', 'loud'], /Allowed choices are info, warn, error, silent/],
     [

@@ -8,6 +8,7 @@ import { session } from '../protocols/programs/transformer.ts';
 import { checkSpec, PROTOCOL_VERSION } from '../protocols/session.ts';
 import { runFixed, runFloat, runLocal, split } from './support/local.ts';
 import { embedding, tinyNotes } from './support/tinyNotes.ts';
+import { FULL } from '../protocols/policy.ts';
 
 const artefact = tinyNotes(),
   FILLED = 70,
@@ -67,6 +68,7 @@ describe('a session over a filled cache', () => {
         maxTokens: 1,
         context: 1,
         filled: 1022,
+        policy: FULL,
       }),
     ).toThrow(/too long for the model; expected at most 1024 positions; got 1 public \+ 1022 filled \+ 1 private \+ 1 generated = 1025/));
 });

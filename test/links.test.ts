@@ -10,6 +10,7 @@ import { tinyNotes } from './support/tinyNotes.ts';
 import { MIN_RING_BYTES, ringsEnd, SharedRing, type RingSizes } from '../party/sharedRing.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { FRAME, framedBytes, HEADER_BYTES, MAX_FRAME_PAYLOAD, readHeader, writeHeader, type FrameHeader } from '../protocols/frames.ts';
+import { FULL } from '../protocols/policy.ts';
 
 /** Two ends of an in-memory connection: delivers at once. */
 class Pipe implements Socket {
@@ -226,6 +227,7 @@ describe("an engine's space", () => {
       maxTokens: 20,
       context: 22,
       filled: 900,
+      policy: FULL,
     } as const,
     deal = tokenCost(artefact, 922).dealtBytes;
   it.each([

@@ -14,6 +14,7 @@ import type { Kernels } from '../kernels/kernels.ts';
 import { PROTOCOL_VERSION } from '../protocols/session.ts';
 import { place, runLocal, split, testKeys } from './support/local.ts';
 import { embedding, tinyNotes } from './support/tinyNotes.ts';
+import { FULL, PRESETS } from '../protocols/policy.ts';
 
 const artefact = tinyNotes(),
   TOKENS = 6;
@@ -113,6 +114,7 @@ describe('session keys', () => {
       maxTokens: 2,
       context: 4,
       filled: 0,
+      policy: FULL,
     } as const,
     bytes = (v: number, n = 32) => new Uint8Array(n).fill(v);
   const nonces = { client: bytes(1), p0: bytes(2), p1: bytes(3), helper: bytes(4) },
@@ -128,6 +130,8 @@ describe('session keys', () => {
       sessionId({ ...spec, context: 9 }, bytes(5, 16), nonces),
       sessionId({ ...spec, dealer: 'client' }, bytes(5, 16), nonces),
       sessionId({ ...spec, weights: 'private' }, bytes(5, 16), nonces),
+      sessionId({ ...spec, policy: PRESETS.aggressive }, bytes(5, 16), nonces),
+      sessionId({ ...spec, policy: { ...FULL, skipLayers: [0] } }, bytes(5, 16), nonces),
       sessionId({ ...spec, artefact: 'b'.repeat(64) }, bytes(5, 16), nonces),
     ].map((x) => Buffer.from(x).toString('hex'));
     expect(new Set(ids).size).toBe(ids.length);

@@ -1,11 +1,14 @@
 /** Dynamic selection: the protocol against Fixed bit for bit, the Meter against both, Float against the policy's rule in plain JavaScript; each technique alone. */
 import { describe, expect, it } from 'vitest';
-import { bindPlan } from '../protocols/artefact.ts';
+import { bindPlan, readArtefact } from '../protocols/artefact.ts';
 import { meterSession } from '../protocols/cost.ts';
 import type { Program, Turn } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { Fixed } from '../protocols/engines/fixed.ts';
+import { embedTokens } from '../protocols/models/embedding.ts';
+import { randomShape, randomWeights } from '../protocols/models/random.ts';
 import { policySchema, type Policy } from '../protocols/policy.ts';
+import { prepare } from '../protocols/prepare.ts';
 import { createCache } from '../protocols/programs/attention.ts';
 import { attended, layoutOf, selections } from '../protocols/programs/mpcache/clusters.ts';
 import { forward, session } from '../protocols/programs/transformer.ts';
@@ -115,6 +118,10 @@ const CASES: readonly (readonly [string, Policy])[] = [
   ['mean + variance / 2', policy({ score: 'meanvar', spread: 100 }, { sharing: 'pairs' })],
   ['mean + variance / 2, two levels', policy({ score: 'meanvar', sizes: [8, 4], ratio: [0.5, 0.4], spread: 100, perHead: 'query' })],
   ['a choice for two tokens', policy({ reuse: 2 }, { sharing: [[1, 2]] })],
+  [
+    'after static eviction',
+    policy({ sizes: [4] }, { static: { keep: 0.6, window: { queries: 4 }, heads: 'sum', ranking: 'histogram' }, sharing: 'pairs', skipLayers: [0] }),
+  ],
   ['skipped layers, budgets of their own, a group', policy({}, { skipLayers: [0], layers: { 2: { ratio: [0.6] } }, sharing: [[1, 4]] })],
 ];
 
@@ -122,7 +129,7 @@ describe.each(CASES)('%s', (_, p) => {
   const fixed = runFixed(program(p), tokens),
     shares = tokens.map((values, i) => split(values, artefact.residualScale, i + 1)),
     run = runLocal(program(p), [shares.map((s) => s[0]), shares.map((s) => s[1])]),
-    cost = meterSession(artefact, { promptTokens: PROMPT, maxTokens: 3 }, [], p);
+    cost = meterSession(artefact, { promptTokens: PROMPT, maxTokens: 3, policy: p });
 
   it('equals Fixed bit for bit', () => {
     expect(run.outputs[0].map((a, i) => sum(a, run.outputs[1][i]!))).toEqual(fixed.outputs.map((o) => [...o]));
@@ -289,7 +296,7 @@ describe('the rule of the policy', () => {
     const all = runFloat(program(policy({ ratio: [1] })), tokens),
       full = runFloat(program(undefined), tokens);
     all.forEach((v, i) => expect(distance(v, full[i]!)).toBeLessThan(1e-3));
-    expect(meterSession(artefact, { promptTokens: PROMPT, maxTokens: 2 }, [], policy({ ratio: [1] })).steps[1]!.rounds).toBe(
+    expect(meterSession(artefact, { promptTokens: PROMPT, maxTokens: 2, policy: policy({ ratio: [1] }) }).steps[1]!.rounds).toBe(
       meterSession(artefact, { promptTokens: PROMPT, maxTokens: 2 }).steps[1]!.rounds,
     );
   });
@@ -321,7 +328,31 @@ describe('a session of several turns', () => {
     expect(run.outputs[0].map((a, i) => sum(a, run.outputs[1][i]!))).toEqual(fixed.map((o) => [...o]));
     expect(fixed).toHaveLength(9);
     fixed.forEach((o, i) => expect(distance(o, float[i]!)).toBeLessThan(0.3));
-    expect(run.dealtBytes).toBe(meterSession(artefact, { promptTokens: 40, maxTokens: 20 }, later, p).dealtBytes);
+    expect(run.dealtBytes).toBe(meterSession(artefact, { promptTokens: 40, maxTokens: 20, policy: p }, later).dealtBytes);
+  });
+});
+
+describe('a GPT-2 shape', () => {
+  const shape = { ...randomShape('gpt2-tiny'), maxPositions: 256 },
+    weights = randomWeights(shape),
+    some = (n: number, seed: number): number[] => Array.from({ length: n }, (_, i) => (7919 * (i + seed) + 13 * i * i) % shape.vocab),
+    own = readArtefact(prepare({ name: 'test', weights, prefixIds: [], documents: [1, 2, 3].map((s) => some(60, s)) }).bytes),
+    inputs = [some(45, 50), [3], [7]].map((list, i) => embedTokens(weights, list, i === 0 ? 0 : 44 + i)),
+    p = policy({ sizes: [4], spread: undefined });
+
+  it('equals Fixed bit for bit, costs what the Meter says: 4 rounds more than with the full cache', () => {
+    const run = (e: Engine): Program<void> => session(e, bindPlan(e, own), { tokens: 45, answer: 3 }, 47, 0, p),
+      shares = inputs.map((v, i) => split(v, own.residualScale, i + 1)),
+      local = runLocal(run, [shares.map((s) => s[0]), shares.map((s) => s[1])]),
+      fixed = runFixed(run, inputs).outputs,
+      cost = meterSession(own, { promptTokens: 45, maxTokens: 3, policy: p });
+    fixed.forEach((want, i) => {
+      const [a, b] = local.outputs.map((list) => new BigInt64Array(list[i]!.slice().buffer)) as [BigInt64Array, BigInt64Array];
+      want.forEach((v, j) => expect(Number(BigInt.asIntN(64, a[j]! + b[j]!)) / 2 ** own.residualScale).toBe(v));
+    });
+    expect([local.rounds, local.onlineBytes, local.dealtBytes]).toEqual([cost.rounds, cost.onlineBytes, cost.dealtBytes]);
+    expect(cost.steps[1]!.rounds - meterSession(own, { promptTokens: 45, maxTokens: 2 }).steps[1]!.rounds).toBe(4 * shape.layers);
+    expect(cost.steps[1]!.rounds).toBeLessThanOrEqual(19 * shape.layers);
   });
 });
 
@@ -349,7 +380,7 @@ describe('what is not there', () => {
 });
 
 describe('rounds', () => {
-  const layerRounds = (p: Policy | undefined): number => meterSession(artefact, { promptTokens: PROMPT, maxTokens: 2 }, [], p).steps[1]!.rounds;
+  const layerRounds = (p?: Policy): number => meterSession(artefact, { promptTokens: PROMPT, maxTokens: 2, ...(p && { policy: p }) }).steps[1]!.rounds;
 
   it('are four more a layer that ranks, one less than that a layer that shares', () => {
     expect(layerRounds(policy()) - layerRounds(undefined)).toBe(4 * layers);
@@ -362,7 +393,7 @@ describe('rounds', () => {
   });
 
   it('are those of a shared choice where an earlier token has chosen', () => {
-    const { steps } = meterSession(artefact, { promptTokens: PROMPT, maxTokens: 5 }, [], policy({ reuse: 3 }));
+    const { steps } = meterSession(artefact, { promptTokens: PROMPT, maxTokens: 5, policy: policy({ reuse: 3 }) });
     expect(steps.slice(1).map((s) => (s.rounds - steps[1]!.rounds) / layers)).toEqual([0, -1, -1, 0]);
   });
 });

@@ -14,6 +14,7 @@ import { Trio } from '../party/launch.ts';
 import { connect } from '../party/sockets.ts';
 import { meterSession } from '../protocols/cost.ts';
 import { PROTOCOL_VERSION } from '../protocols/session.ts';
+import { FULL, PRESETS } from '../protocols/policy.ts';
 import { golden, tinyNotes } from './support/tinyNotes.ts';
 
 const artefact = tinyNotes(),
@@ -65,9 +66,25 @@ describe('two party processes, the client deals', () => {
         maxTokens: 1,
         context: 3,
         filled: 0,
+        policy: FULL,
       },
     });
     await expect(refused).rejects.toThrow(/private weights with the client as dealer: a dealer knows the weights' masks; expected open weights/);
+  });
+});
+
+describe('parties that run one cache policy', () => {
+  it('refuse a session with another, naming the field, and run one with theirs', async () => {
+    const trio = await Trio.start('tiny-notes', { policy: 'full' });
+    try {
+      await expect(tokens({ ...options(trio), policy: { ...FULL, skipLayers: [1] } }, cases[0]!)).rejects.toThrow(
+        /p[01]: another cache policy than this party runs, field skipLayers; expected \[\]; got \[1\]; try: --policy full, or the file/,
+      );
+      await expect(tokens({ ...options(trio), policy: PRESETS.aggressive }, cases[0]!)).rejects.toThrow(/field name; expected "full"; got "aggressive"/);
+      expect(await tokens(options(trio), cases[0]!)).toEqual(cases[0]!.continuationIds);
+    } finally {
+      await trio.stop();
+    }
   });
 });
 
@@ -143,6 +160,7 @@ describe('three party processes', () => {
         maxTokens: 1,
         context: 3,
         filled: 0,
+        policy: FULL,
       } as const;
     const hello = async (at: Trio) => {
       const links = await Promise.all((['p0', 'p1'] as const).map((role) => connect(at.config[role], role, 5000)));

@@ -10,6 +10,7 @@ import { MAX_TAKE_BYTES, type DealtSink, type DealtSource, type Program, type Ro
 import type { Engine } from '../../protocols/engines/engine.ts';
 import { Evaluator } from '../../protocols/engines/evaluator.ts';
 import { session } from '../../protocols/programs/transformer.ts';
+import { FULL } from '../../protocols/policy.ts';
 import { arenaBytes, PROTOCOL_VERSION, type SessionSpec } from '../../protocols/session.ts';
 import { rate } from './kernels.ts';
 
@@ -69,6 +70,7 @@ export function benchGates(artefact: Artefact, backend: string, context: number,
       maxTokens: tokens,
       context: tokens,
       filled,
+      policy: FULL,
     };
   const place = (role: 'evaluator' | 'helper') => {
     const bytes = arenaBytes(role, artefact, spec) + MAX_TAKE_BYTES,

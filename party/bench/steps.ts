@@ -11,6 +11,7 @@ import type { Artefact } from '../../protocols/artefact.ts';
 import { meterSession } from '../../protocols/cost.ts';
 import type { StepCost } from '../../protocols/engines/engine.ts';
 import { CachetError } from '../../protocols/errors.ts';
+import type { Policy } from '../../protocols/policy.ts';
 import { checkSpec, PROTOCOL_VERSION, type SessionSpec } from '../../protocols/session.ts';
 import { engineSpace } from '../engine.ts';
 import { Trio, type TrioEvent } from '../launch.ts';
@@ -34,7 +35,8 @@ interface Cost {
 export interface StepsRow extends Cost {
   readonly task: 'decode' | 'prefill';
   readonly model: string;
-  readonly policy: 'full';
+  /** Its name. */
+  readonly policy: string;
   readonly weights: 'open';
   /** decode: tokens in the cache, the new one not among them; prefill: the prompt's private tokens. */
   readonly context: number;
@@ -61,6 +63,7 @@ export interface StepsOptions {
   readonly task: 'decode' | 'prefill';
   readonly model: string;
   readonly artefact: Artefact;
+  readonly policy: Policy;
   readonly net: string;
   /** decode: cached tokens, the public prefix among them. */
   readonly context: number;
@@ -100,6 +103,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     maxTokens: steps,
     context: promptTokens + steps - 1,
     filled,
+    policy: o.policy,
   });
   const steps = task === 'decode' ? o.tokens : 1,
     predicted = meterSession(artefact, shape(steps)).steps[0]!,
@@ -124,6 +128,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
         promptTokens,
         maxTokens: n,
         filled,
+        policy: o.policy,
       }),
       times: number[] = [];
     let ids = prompt;
@@ -163,7 +168,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
   return {
     task,
     model: o.model,
-    policy: 'full',
+    policy: o.policy.name,
     weights: 'open',
     context: task === 'decode' ? o.context : promptTokens,
     parties: 3,

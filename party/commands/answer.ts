@@ -2,6 +2,7 @@
 import type { Answer, AskEvent } from '../../client/ask.ts';
 import type { SessionOptions, StepReport } from '../../client/session.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
+import { describePolicy, type Policy } from '../../protocols/policy.ts';
 import { bytes, type Progress } from '../terminal.ts';
 import { ClientTrace } from '../trace/client.ts';
 import type { TraceFile } from '../trace/file.ts';
@@ -22,8 +23,8 @@ export function traced(
   };
 }
 
-/** Shows a turn's events; returns its answer. `onText` gets pieces of the answer as they come. */
-export async function show(events: AsyncIterable<AskEvent>, progress: Progress, onText: (piece: string) => void): Promise<Answer> {
+/** Shows a turn's events; returns its answer. `onText` gets pieces of the answer as they come; `policy` is told once parties have agreed on it. */
+export async function show(events: AsyncIterable<AskEvent>, progress: Progress, onText: (piece: string) => void, policy?: Policy): Promise<Answer> {
   let ticker: NodeJS.Timeout | undefined,
     answer: Answer | undefined,
     begun = false;
@@ -33,6 +34,7 @@ export async function show(events: AsyncIterable<AskEvent>, progress: Progress, 
       switch (event.type) {
         case 'connected':
           progress.done(`connected: session ${event.session}, keys agreed`);
+          if (policy) progress.done(`cache policy ${describePolicy(policy)}`);
           break;
         case 'sent': {
           const started = performance.now(),

@@ -1,6 +1,6 @@
 /** `cachet ask`: one private question to running parties. */
 import { Command } from 'commander';
-import { readModelArtefact, readTokenizer } from '../../client/node.ts';
+import { readModelArtefact, readPolicy, readTokenizer } from '../../client/node.ts';
 import { ask } from '../../client/ask.ts';
 import type { Tokenizer } from '../../client/tokenizer.ts';
 import { promptIds } from '../../client/generate.ts';
@@ -38,7 +38,9 @@ export const askCommand = addConfig(
   .action(async (prompt: string | undefined, o: Options) => {
     const config = await configOf(o),
       artefact = await readModelArtefact(config.model),
-      tokenizer = await readTokenizer(config.model);
+      tokenizer = await readTokenizer(config.model),
+      policy = await readPolicy(config.policy ?? 'full', artefact.shape),
+      progress = new Progress({ silent: o.json === true });
     if (o.question !== undefined && prompt !== undefined)
       throw new CachetError({ code: 'usage', what: 'prompt and --question', expected: 'one of them', got: 'both' });
     const text = o.question !== undefined ? await questionText(tokenizer, o.question, o.note) : prompt === undefined || prompt === '-' ? await stdin() : prompt,
@@ -54,12 +56,11 @@ export const askCommand = addConfig(
       ...reach(config, artefact, o.helper, abort.signal),
       prompt: ids,
       maxTokens: o.maxTokens,
+      policy,
       sampling: samplingOf(o),
       ...traced(trace, artefact, ids.length - artefact.prefixIds.length, o.maxTokens),
     });
-    const result = await show(events, new Progress({ silent: o.json === true }), (piece) => void (o.json || process.stdout.write(piece))).finally(() =>
-      trace?.close(),
-    );
+    const result = await show(events, progress, (piece) => void (o.json || process.stdout.write(piece)), policy).finally(() => trace?.close());
     if (o.json) console.log(JSON.stringify({ text: result.text, ids: result.ids, session: result.session, ...figures(result) }));
     else {
       process.stdout.write('\n');

@@ -1,13 +1,13 @@
 /** `cachet bench decode`, `prefill` and `ops`: rows of one kind of step (bench/steps.ts), of kernels and of gates. */
 import { Command, Option } from 'commander';
-import { EMBEDDED_MODEL } from '../../client/node.ts';
+import { EMBEDDED_MODEL, readPolicy } from '../../client/node.ts';
 import { benchGates, machineLimits, type GateRow } from '../bench/gates.ts';
 import { benchKernels } from '../bench/kernels.ts';
 import { benchSteps, type Spread, type StepsRow } from '../bench/steps.ts';
 import { parseNet } from '../shaper.ts';
 import { artefactOf } from '../preparing.ts';
 import { bytes, count, describeMachine, onInterrupt, Progress, table } from '../terminal.ts';
-import { integer } from './options.ts';
+import { integer, policyOption } from './options.ts';
 
 /** Numbers with spaces between. */
 const integers =
@@ -17,6 +17,7 @@ const integers =
 
 interface Options {
   readonly model: string;
+  readonly policy: string;
   readonly context: number[];
   readonly tokens: number[];
   readonly net: string;
@@ -30,7 +31,7 @@ const command = (task: 'decode' | 'prefill', description: string): Command =>
   new Command(task)
     .description(description)
     .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
-    .addOption(new Option('--policy <name>', 'what the cache keeps').choices(['full']).default('full'))
+    .addOption(policyOption())
     .addOption(new Option('--net <net>', 'loopback, lan, wan or rtt=MS,mbps=N').argParser((net) => parseNet(net).name).default('loopback'))
     .addOption(new Option('--reps <n>', 'sessions for a row').argParser(integer(1)).default(3))
     .addOption(new Option('--threads <n>', "threads of each party's engine").argParser(integer(1)).default(1))
@@ -41,6 +42,7 @@ async function rows(task: 'decode' | 'prefill', o: Options): Promise<void> {
   const abort = new AbortController(),
     progress = new Progress({ silent: o.json ?? false }),
     artefact = await artefactOf(o.model),
+    policy = await readPolicy(o.policy, artefact.shape),
     machine = describeMachine(),
     found: StepsRow[] = [];
   onInterrupt(() => abort.abort());
@@ -50,6 +52,7 @@ async function rows(task: 'decode' | 'prefill', o: Options): Promise<void> {
       task,
       model: o.model,
       artefact,
+      policy,
       net: o.net,
       context: task === 'decode' ? n : 0,
       tokens: task === 'decode' ? o.tokens[0]! : n,

@@ -2,7 +2,7 @@
 import { createInterface } from 'node:readline/promises';
 import { Command, Option } from 'commander';
 import { Chat } from '../../client/ask.ts';
-import { EMBEDDED_MODEL, readModelArtefact, readTokenizer } from '../../client/node.ts';
+import { EMBEDDED_MODEL, readModelArtefact, readPolicy, readTokenizer } from '../../client/node.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { Trio } from '../launch.ts';
 import { reach } from '../reach.ts';
@@ -15,6 +15,7 @@ interface Options extends SamplingOptions {
   model?: string;
   p0?: string;
   net?: string;
+  policy?: string;
   helper: 'server' | 'client';
   note?: string;
   context?: number;
@@ -40,6 +41,7 @@ export const chatCommand = addConfig(
       model = config?.model ?? o.model ?? EMBEDDED_MODEL,
       artefact = await readModelArtefact(model),
       tokenizer = await readTokenizer(model),
+      policy = await readPolicy(config?.policy ?? o.policy ?? 'full', artefact.shape),
       note = o.note === undefined ? undefined : await readNote(o.note),
       abort = new AbortController(),
       progress = new Progress({ silent: o.json === true });
@@ -58,6 +60,7 @@ export const chatCommand = addConfig(
         tokenizer,
         ...reach(config ?? trio!.config, artefact, o.helper, abort.signal),
         maxTokens: o.maxTokens,
+        policy,
         sampling: samplingOf(o),
         ...(note === undefined ? {} : { note }),
         ...(o.context === undefined ? {} : { context: o.context }),
@@ -67,7 +70,7 @@ export const chatCommand = addConfig(
       for await (const line of terminal) {
         if (line.trim() === '') break;
         try {
-          const result = await show(chat.ask(line), progress, (piece) => void (o.json || process.stdout.write(piece)));
+          const result = await show(chat.ask(line), progress, (piece) => void (o.json || process.stdout.write(piece)), policy);
           if (o.json) console.log(JSON.stringify({ question: line, text: result.text, ids: result.ids, session: result.session, ...figures(result) }));
           else {
             process.stdout.write('\n');

@@ -1,12 +1,23 @@
 /** `cachet cost`: rounds and bytes of a session, exactly, without running it. */
 import { Command, Option } from 'commander';
-import { EMBEDDED_MODEL } from '../../client/node.ts';
+import { EMBEDDED_MODEL, readPolicy } from '../../client/node.ts';
 import { meterSession } from '../../protocols/cost.ts';
 import type { StepCost } from '../../protocols/engines/engine.ts';
+import { describePolicy } from '../../protocols/policy.ts';
 import { checkSpec, PROTOCOL_VERSION, turnSlots } from '../../protocols/session.ts';
 import { artefactOf } from '../preparing.ts';
-import { bytes, count, table } from '../terminal.ts';
-import { dealerOption, integer } from './options.ts';
+import { bytes, count, table, wrap } from '../terminal.ts';
+import { dealerOption, integer, policyOption } from './options.ts';
+
+interface Options {
+  model: string;
+  promptTokens: number;
+  maxTokens: number;
+  helper: 'server' | 'client';
+  policy: string;
+  turnTokens?: number;
+  json?: boolean;
+}
 
 export const costCommand = new Command('cost')
   .description('Rounds and bytes of a session, from the Meter: what the parties will measure, exactly. Nothing is run.')
@@ -14,10 +25,12 @@ export const costCommand = new Command('cost')
   .addOption(new Option('--prompt-tokens <n>', 'private tokens of the prompt, public prefix not counted').argParser(integer(1)).default(150))
   .addOption(new Option('--max-tokens <n>', 'tokens generated').argParser(integer(1)).default(16))
   .addOption(dealerOption())
+  .addOption(policyOption())
   .addOption(new Option('--turn-tokens <n>', 'also a further turn of a chat: tokens of its question').argParser(integer(1)))
   .option('--json', 'all steps as JSON on stdout')
-  .action(async (o: { model: string; promptTokens: number; maxTokens: number; helper: 'server' | 'client'; turnTokens?: number; json?: boolean }) => {
+  .action(async (o: Options) => {
     const artefact = await artefactOf(o.model),
+      policy = await readPolicy(o.policy, artefact.shape),
       dealer = o.helper === 'client' ? 'client' : 'helper',
       turns = o.turnTokens === undefined ? [] : [{ tokens: o.turnTokens, answer: o.maxTokens }],
       context = [{ tokens: o.promptTokens, answer: o.maxTokens }, ...turns].reduce((n, t) => n + turnSlots(t), 0);
@@ -30,12 +43,18 @@ export const costCommand = new Command('cost')
       maxTokens: o.maxTokens,
       context,
       filled: 0,
+      policy,
     });
-    const cost = meterSession(artefact, { ...o, dealer }, turns),
-      plain = ({ gates, parts, ...s }: StepCost) => ({ ...s, gates: Object.fromEntries(gates), parts: Object.fromEntries(parts) });
+    const cost = meterSession(artefact, { promptTokens: o.promptTokens, maxTokens: o.maxTokens, dealer, policy }, turns),
+      plain = ({ gates, parts, partRounds, ...s }: StepCost) => ({
+        ...s,
+        gates: Object.fromEntries(gates),
+        parts: Object.fromEntries(parts),
+        partRounds: Object.fromEntries(partRounds),
+      });
     if (o.json)
       return void console.log(
-        JSON.stringify({ model: artefact.name, promptTokens: o.promptTokens, maxTokens: o.maxTokens, dealer, ...cost, steps: cost.steps.map(plain) }),
+        JSON.stringify({ model: artefact.name, promptTokens: o.promptTokens, maxTokens: o.maxTokens, dealer, policy, ...cost, steps: cost.steps.map(plain) }),
       );
     const steps = cost.steps.slice(0, o.maxTokens),
       last = steps.at(-1)!,
@@ -52,7 +71,7 @@ export const costCommand = new Command('cost')
     const context0 = artefact.prefixIds.length + o.promptTokens,
       sum = (f: (s: StepCost) => number): number => batches.reduce((n, s) => n + f(s), 0);
     console.log(
-      `${artefact.name}: ${o.promptTokens} private tokens, ${o.maxTokens} generated; bytes are both directions and\nboth evaluators, headers included${relayed ? '; the client deals, P0 relays what both need' : ''}\n`,
+      `${artefact.name}: ${o.promptTokens} private tokens, ${o.maxTokens} generated; bytes are both directions and\nboth evaluators, headers included${relayed ? '; the client deals, P0 relays what both need' : ''}\n\n${wrap(`cache policy ${describePolicy(policy)}`)}\n`,
     );
     console.log(
       table([

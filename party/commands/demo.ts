@@ -1,19 +1,31 @@
 /** `cachet demo`: three party processes on loopback and a private question to them; or a file of cases. */
 import { Command, Option } from 'commander';
 import { z } from 'zod';
-import { EMBEDDED_MODEL, openModel, readJson, readModelArtefact, readTokenizer } from '../../client/node.ts';
+import { EMBEDDED_MODEL, openModel, readJson, readModelArtefact, readPolicy, readTokenizer } from '../../client/node.ts';
 import { ask, type AskEvent } from '../../client/ask.ts';
 import type { Sampling } from '../../client/sampling.ts';
 import { promptIds } from '../../client/generate.ts';
 import type { Message, Tokenizer } from '../../client/tokenizer.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
 import { CachetError } from '../../protocols/errors.ts';
+import { describePolicy } from '../../protocols/policy.ts';
 import { PlainModel } from '../../protocols/models/plain.ts';
 import { Trio } from '../launch.ts';
 import { reach } from '../reach.ts';
 import { bytes, onInterrupt, Progress, table, wrap } from '../terminal.ts';
 import { describeFigures, figures, show, traced } from './answer.ts';
-import { addSampling, beginTrace, dealerOption, integer, readNote, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
+import {
+  addSampling,
+  beginTrace,
+  dealerOption,
+  integer,
+  policyOption,
+  readNote,
+  samplingOf,
+  TRACE_HELP,
+  traceOption,
+  type SamplingOptions,
+} from './options.ts';
 
 /** About 150 tokens in the embedded model's vocabulary. */
 const NOTE = [
@@ -45,6 +57,7 @@ interface Options extends SamplingOptions {
   question: string;
   helper: 'server' | 'client';
   net: string;
+  policy: string;
   cases?: string;
   case?: string[];
   maxPrompt?: number;
@@ -59,6 +72,7 @@ export const demoCommand = addSampling(
     .option('--note <file>', 'the private note (default: a built-in one of about 150 tokens)')
     .option('--question <text>', 'the question', "What is Nina's pin?")
     .addOption(dealerOption())
+    .addOption(policyOption())
     .option('--net <net>', 'links are made to be loopback, lan, wan or rtt=MS,mbps=N', 'loopback'),
 )
   .option('--cases <file>', 'run the cases of a file instead: JSON { cases: [{ promptIds or prompt, continuationIds }] }')
@@ -70,10 +84,12 @@ export const demoCommand = addSampling(
   .action(async (o: Options) => {
     const artefact = await readModelArtefact(o.model),
       tokenizer = await readTokenizer(o.model),
+      policy = await readPolicy(o.policy, artefact.shape),
       abort = new AbortController(),
       progress = new Progress({ silent: o.json === true });
     const cases = o.cases === undefined ? undefined : await readCases(o.cases, artefact, tokenizer, o.case, o.maxPrompt);
     onInterrupt(() => abort.abort());
+    progress.done(`cache policy ${describePolicy(policy)}`);
     progress.update('starting three party processes');
     const trace = beginTrace(o.trace),
       trio = await Trio.start(o.model, {
@@ -100,6 +116,7 @@ export const demoCommand = addSampling(
             ...reach(trio.config, artefact, o.helper, abort.signal),
             prompt,
             maxTokens,
+            policy,
             sampling,
             ...traced(trace, artefact, prompt.length - artefact.prefixIds.length, maxTokens),
           }),

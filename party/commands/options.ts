@@ -3,6 +3,7 @@ import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { z } from 'zod';
 import { readBytes } from '../../client/node.ts';
 import type { Sampling } from '../../client/sampling.ts';
+import { POLICY_NAMES } from '../../protocols/policy.ts';
 import { configSchema, flagOf, readConfigFile, type Config, type ConfigField } from '../config.ts';
 import { TraceFile } from '../trace/file.ts';
 
@@ -66,6 +67,9 @@ export const readNote = async (path: string): Promise<string> =>
 
 /** As commander names an option: --memory-mib is memoryMib. */
 const camel = (flag: string): string => flag.slice(2).replaceAll(/-([a-z])/g, (_, c: string) => c.toUpperCase());
+
+export const policyOption = (): Option =>
+  new Option('--policy <policy>', `what the cache keeps and tokens attend to: ${POLICY_NAMES.join(', ')}, or a JSON file`).default('full');
 
 export const dealerOption = (): Option =>
   new Option('--helper <who>', 'who deals the correlated randomness: the helper process, or this client (two parties)')

@@ -1,6 +1,6 @@
 /** `cachet party`: one party's process, until it is stopped. */
 import { Command, Option } from 'commander';
-import { readModelArtefact } from '../../client/node.ts';
+import { readModelArtefact, readPolicy } from '../../client/node.ts';
 import { ROLES, type PartyRole } from '../config.ts';
 import { LOG_LEVELS, PartyLog, type LogLevel } from '../log.ts';
 import { Party } from '../party.ts';
@@ -34,14 +34,15 @@ export const partyCommand = addConfig(
   .action(
     async (o: { role: PartyRole; config?: string; json?: boolean; logLevel: LogLevel; trace?: string; traceShared?: boolean; untilStdinEnds?: boolean }) => {
       const config = await configOf(o),
-        artefact = await readModelArtefact(config.model);
+        artefact = await readModelArtefact(config.model),
+        policy = config.policy === undefined ? undefined : await readPolicy(config.policy, artefact.shape);
       if (config.insecure) process.stderr.write(`cachet: ${o.role}: WARNING: insecure configuration: links are neither encrypted nor authenticated\n`);
       const log = new PartyLog({ role: o.role, level: o.logLevel, json: o.json === true }),
         trace =
           o.trace === undefined
             ? undefined
             : new TraceFile({ path: o.trace, shared: o.traceShared === true, onError: (error) => log.log({ event: 'trace', error }) });
-      const party = new Party({ role: o.role, config, artefact, onEvent: (e) => log.log(e), trace });
+      const party = new Party({ role: o.role, config, artefact, onEvent: (e) => log.log(e), trace, policy });
       await party.start();
       await new Promise<void>((resolve) => {
         onInterrupt(resolve);

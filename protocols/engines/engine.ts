@@ -25,7 +25,7 @@ import { FLUSH_BYTES, type DesyncHash, type Program, type Turn, type TurnEffect 
 /**
  * Cost of one step (the prefill, or one token), all parties together, headers included; `gates` splits the payload by gate. Dealt: what the dealer
  * sends; relayed: what P0 passes on to P1 of it, where the dealer sends what both need once. `parts`: payload, online and dealt, of the parts that the
- * program names.
+ * program names; `partRounds`: their rounds.
  */
 export interface StepCost {
   rounds: number;
@@ -34,6 +34,7 @@ export interface StepCost {
   relayedBytes: number;
   gates: Map<string, { calls: number; online: number; dealt: number }>;
   parts: Map<string, number>;
+  partRounds: Map<string, number>;
 }
 
 /** Called after every gate, for tests: sees the tensors. */
@@ -269,6 +270,7 @@ export abstract class Engine {
     });
     if (this.skipping) return wires;
     this.step.rounds++;
+    if (this.part !== '') this.step.partRounds.set(this.part, (this.step.partRounds.get(this.part) ?? 0) + 1);
     this.step.onlineBytes += 2 * framedBytes(bytes);
     yield* this.exchange(shares, wires, bytes, first);
     this.trace?.gate(first, open.name, this.layer, wires.length, elements(wires), 1, 2 * bytes, 0);
@@ -488,6 +490,6 @@ export abstract class Engine {
 }
 
 const elements = (tensors: readonly Tensor[]): number => tensors.reduce((n, t) => n + t.size, 0);
-const newStep = (): StepCost => ({ rounds: 0, onlineBytes: 0, dealtBytes: 0, relayedBytes: 0, gates: new Map(), parts: new Map() });
+const newStep = (): StepCost => ({ rounds: 0, onlineBytes: 0, dealtBytes: 0, relayedBytes: 0, gates: new Map(), parts: new Map(), partRounds: new Map() });
 /** Its multiples mod 1 are evenly spread. */
 const GOLDEN_RATIO = (Math.sqrt(5) - 1) / 2;

@@ -66,6 +66,84 @@ export const transpose = (rows: number, cols: number): Linear => ({
   },
 });
 
+/** The same integers in units of 2^unit: 2^-unit times the value, at a scale that is finer by `unit` (which may be negative). */
+export const inUnits = (size: number, unit: number): Linear => ({
+  name: 'inUnits',
+  size,
+  scale: unit,
+  integer: (k, dst, src) => k.copy(dst, src, size),
+  real: (dst, src) => src.forEach((v, i) => (dst[i] = v * 2 ** -unit)),
+});
+
+/** Real numbers take the integer below, as integers do where a wire is narrowed; integers stay. */
+export const whole = (size: number): Linear => ({
+  name: 'whole',
+  size,
+  integer: (k, dst, src) => k.copy(dst, src, size),
+  real: (dst, src) => src.forEach((v, i) => (dst[i] = Math.floor(v))),
+});
+
+/** Sums of the elements before each one in its row: [rows, count] -> [rows, count]. */
+export const sumsBefore = (rows: number, count: number): Linear => ({
+  name: 'sumsBefore',
+  size: rows * count,
+  integer(k, dst, src) {
+    for (let r = 0; r < rows; r++) {
+      const from = src + 8 * r * count,
+        to = dst + 8 * r * count;
+      k.fill(to, 0, 1);
+      for (let j = 1; j < count; j++) k.add(to + 8 * j, to + 8 * (j - 1), from + 8 * (j - 1), 1);
+    }
+  },
+  real(dst, src) {
+    for (let r = 0; r < rows; r++) {
+      let sum = 0;
+      for (let j = r * count; j < (r + 1) * count; j++) {
+        dst[j] = sum;
+        sum += src[j]!;
+      }
+    }
+  },
+});
+
+/** Each element times its public place, first + j in its row. */
+export const timesPlace = (rows: number, count: number, first: number): Linear => ({
+  name: 'timesPlace',
+  size: rows * count,
+  integer(k, dst, src) {
+    for (let r = 0; r < rows * count; r += count) for (let j = 0; j < count; j++) k.mulScalar(dst + 8 * (r + j), src + 8 * (r + j), first + j, 1, SET);
+  },
+  real: (dst, src) => src.forEach((v, i) => (dst[i] = v * (first + (i % count)))),
+});
+
+/** One-hot rows [count, places] -> how many of them lie at each place or above: [places]. */
+export const countsFrom = (count: number, places: number): Linear => ({
+  name: 'countsFrom',
+  size: places,
+  integer(k, dst, src) {
+    k.fill(dst, 0, places);
+    for (let r = 0; r < count; r++) k.add(dst, dst, src + 8 * r * places, places);
+    for (let b = places - 2; b >= 0; b--) k.add(dst + 8 * b, dst + 8 * b, dst + 8 * (b + 1), 1);
+  },
+  real(dst, src) {
+    dst.fill(0);
+    src.forEach((v, i) => (dst[i % places]! += v));
+    for (let b = places - 2; b >= 0; b--) dst[b]! += dst[b + 1]!;
+  },
+});
+
+/** How much each element of a row is below the one before it, 0 for the first: [rows, count] -> [rows, count]. */
+export const drops = (rows: number, count: number): Linear => ({
+  name: 'drops',
+  size: rows * count,
+  integer(k, dst, src) {
+    k.fill(dst, 0, 1);
+    k.sub(dst + 8, src, src + 8, rows * count - 1);
+    for (let r = 1; r < rows; r++) k.fill(dst + 8 * r * count, 0, 1);
+  },
+  real: (dst, src) => dst.forEach((_, i) => (dst[i] = i % count === 0 ? 0 : src[i - 1]! - src[i]!)),
+});
+
 /** x[rows, inner] W^T -> [rows, cols], 2^fraction finer; `bits`: ring of x and of the result. */
 export const matmul = (w: Matrix, rows: number, bits: number): Linear => ({
   name: 'matmul',

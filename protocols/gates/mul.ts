@@ -7,7 +7,7 @@
  * must satisfy |x op y| < 2^(n-1) at scale s_x + s_y. Dealt: ceil(n / 8) bytes an output to P1 (keys with public mask 0: none). Leakage: none.
  * Both operands' mask halves must be with the evaluators (`Engine.mul` deals those of narrowed wires).
  */
-import { SET, SUB, type Kernels } from '../../kernels/kernels.ts';
+import { ADD, SET, SUB, type Kernels } from '../../kernels/kernels.ts';
 import { CachetError } from '../errors.ts';
 import { share } from '../tensor.ts';
 import { bytesOf, type Gate } from './gate.ts';
@@ -184,6 +184,84 @@ export const mix = (a: AttentionShape): Bilinear => {
               c = base + (Math.floor(h / group) * capacity + t) * dim;
             for (let d = 0; d < dim; d++) dst[o + d]! += p * y[c + d]!;
           }
+    },
+  };
+};
+
+/**
+ * Attention that the last `voters` queries pay to each key from `skip` on: packed causal rows of probabilities times one weight a row, y [queries, heads],
+ * summed over queries and heads -> [keys], or with `perHead` over queries alone -> [heads, keys].
+ */
+export const weighRows = (a: AttentionShape, voters: number, skip: number, perHead: boolean): Bilinear => {
+  const { queries, heads, past } = a,
+    keys = past + queries - skip,
+    size = (perHead ? heads : 1) * keys,
+    each = (visit: (row: number, weight: number, length: number, to: number) => void): void => {
+      for (let h = 0; h < heads; h++)
+        for (let i = queries - voters; i < queries; i++)
+          visit(h * packedRow(a, queries) + packedRow(a, i) + skip, i * heads + h, past + i + 1 - skip, perHead ? h * keys : 0);
+    };
+  return {
+    name: 'weighRows',
+    xSize: packedSize(a),
+    ySize: queries * heads,
+    size,
+    dealtSize: size,
+    integer(k, dst, x, y, _, mode) {
+      if (mode === SET) k.fill(dst, 0, size);
+      each((row, weight, n, to) => k.scaleRows(dst + 8 * to, x + 8 * row, y + 8 * weight, 1, n, mode === SUB ? SUB : ADD));
+    },
+    real(dst, x, y) {
+      dst.fill(0);
+      each((row, weight, n, to) => {
+        for (let t = 0; t < n; t++) dst[to + t]! += x[row + t]! * y[weight]!;
+      });
+    },
+  };
+};
+
+/** Part of a selector matrix that is 0 elsewhere: rows row .. row + rows - 1, columns column .. column + columns - 1. */
+export interface Block {
+  readonly row: number;
+  readonly rows: number;
+  readonly column: number;
+  readonly columns: number;
+}
+
+/**
+ * A selector times a cache [kvHeads, capacity, dim], whose row of the selector's column 0 is `first`: x holds the selector's blocks one after another, each
+ * [rows, columns]. Result [kvHeads, rows, dim].
+ */
+export const selectRows = (blocks: readonly Block[], rows: number, kvHeads: number, capacity: number, first: number, dim: number): Bilinear => {
+  const size = kvHeads * rows * dim,
+    each = (visit: (block: Block, at: number, to: number, from: number) => void): void => {
+      for (let g = 0; g < kvHeads; g++) {
+        let at = 0;
+        for (const b of blocks) {
+          visit(b, at, (g * rows + b.row) * dim, (g * capacity + first + b.column) * dim);
+          at += b.rows * b.columns;
+        }
+      }
+    };
+  return {
+    name: 'selectRows',
+    xSize: blocks.reduce((n, b) => n + b.rows * b.columns, 0),
+    ySize: kvHeads * capacity * dim,
+    size,
+    dealtSize: size,
+    integer(k, dst, x, y, _, mode) {
+      if (mode === SET) k.fill(dst, 0, size);
+      each((b, at, to, from) => k.mix(dst + 8 * to, x + 8 * at, y + 8 * from, 1, b.rows, b.rows, dim, b.columns - 1, capacity, mode === SUB ? SUB : ADD));
+    },
+    real(dst, x, y) {
+      dst.fill(0);
+      each((b, at, to, from) => {
+        for (let r = 0; r < b.rows; r++)
+          for (let c = 0; c < b.columns; c++) {
+            const s = x[at + r * b.columns + c]!;
+            if (s !== 0) for (let d = 0; d < dim; d++) dst[to + r * dim + d]! += s * y[from + c * dim + d]!;
+          }
+      });
     },
   };
 };

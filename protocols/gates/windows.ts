@@ -12,6 +12,13 @@ import { fitSpline, type SplineParams, type SplinePlan } from './spline.ts';
 /** f and its constants: 1 / x, or 1 / sqrt(x / width + eps). */
 export type WindowFunction = { readonly name: 'reciprocal' } | { readonly name: 'rsqrt'; readonly width: number; readonly eps: number };
 
+/** 1 + steps log2 x, constant from x = 2^octaves on. */
+export interface LevelsFunction {
+  readonly name: 'levels';
+  readonly steps: number;
+  readonly octaves: number;
+}
+
 export interface WindowsPlan {
   readonly f: WindowFunction;
   /** Powers of two. */
@@ -20,15 +27,20 @@ export interface WindowsPlan {
   readonly outputScale: number;
   readonly splines: readonly SplinePlan[];
 }
-export interface WindowsParams extends Omit<WindowsPlan, 'splines'> {
+export interface WindowsParams extends Omit<WindowsPlan, 'splines' | 'f'> {
+  readonly f: WindowFunction | LevelsFunction;
   readonly splines: readonly SplineParams[];
 }
 
-export const windowFunction = (f: WindowFunction): ((x: number) => number) =>
-  f.name === 'reciprocal' ? (x) => 1 / x : (x) => 1 / Math.sqrt(x / f.width + f.eps);
+export const windowFunction = (f: WindowFunction | LevelsFunction): ((x: number) => number) =>
+  f.name === 'reciprocal'
+    ? (x) => 1 / x
+    : f.name === 'rsqrt'
+      ? (x) => 1 / Math.sqrt(x / f.width + f.eps)
+      : (x) => 1 + f.steps * Math.log2(Math.min(x, 2 ** f.octaves));
 
 /** Ideal of the composition: f, constant below low. */
-export const windowsIdeal = (p: Pick<WindowsPlan, 'f' | 'low'>, x: number): number => windowFunction(p.f)(Math.max(x, p.low));
+export const windowsIdeal = (p: Pick<WindowsParams, 'f' | 'low'>, x: number): number => windowFunction(p.f)(Math.max(x, p.low));
 
 const FACTOR = 4,
   DEGREE = 2,

@@ -5,8 +5,8 @@
  */
 import type { Program } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
-import { clearUnused, columns, repeatFirst, rope, row, segmentSpread, segmentSum, transpose, type Slots } from '../gates/linear.ts';
-import { mix, packedSize, scaleRows, scores, type AttentionShape } from '../gates/mul.ts';
+import { clearUnused, columns, repeatFirst, rope, segmentSpread, segmentSum, transpose, type Slots } from '../gates/linear.ts';
+import { mix, packedSize, scaleRows, scores, weighRows, type AttentionShape } from '../gates/mul.ts';
 import type { Policy } from '../policy.ts';
 import { share, wire, type Tensor } from '../tensor.ts';
 import { selections, type LayerSelection } from './mpcache/clusters.ts';
@@ -25,6 +25,21 @@ export interface LayerCache {
   readonly selection: LayerSelection | undefined;
   /** Where a choice serves several tokens. */
   readonly reused: Reused | undefined;
+  /** Slots given up by static eviction: later tokens' slots move down by as many. */
+  dropped: number;
+  /** While set, attention adds up what the last queries pay to each key. */
+  votes: Votes | undefined;
+}
+
+/** Attention that the last queries of the prompt pay to the keys from `from` on: a sum a tile of heads, or one a head. */
+export interface Votes {
+  readonly queries: number;
+  readonly from: number;
+  readonly perHead: boolean;
+  /** Share [tiles or heads, keys] that takes it. */
+  readonly into: Tensor;
+  /** Bits of 1 / sum that are left out, so that the ring holds the sum. */
+  readonly coarser: number;
 }
 
 /** What the caches hold already. A session of several turns has slots that no token fills: what an answer did not need of its allowance. */
@@ -37,13 +52,17 @@ export interface Past {
   readonly unused: Slots | undefined;
 }
 
-/** Caches of all layers with the public prefix in their first slots. Sums of logits that score clusters need room: their keys are at a coarser scale. */
-export function createCache(e: Engine, plan: ModelPlan, capacity: number, policy?: Policy): LayerCache[] {
+/**
+ * Caches of all layers, each with room for so many slots, the public prefix in the first ones. Sums of logits that score clusters need room: their keys are at a
+ * coarser scale.
+ */
+export function createCache(e: Engine, plan: ModelPlan, slots: number | ((layer: number) => number), policy?: Policy): LayerCache[] {
   const { kvHeads, headDim } = plan.shape,
     prefix = plan.prefixIds.length,
     chosen = selections(policy, plan.shape.layers);
   return plan.layers.map((layer, l) => {
-    const selection = chosen[l],
+    const capacity = typeof slots === 'number' ? slots : slots(l),
+      selection = chosen[l],
       { bits, scale } = keyForm(plan, layer, selection),
       coarser = BigInt(SCALE.activation - scale),
       keys = e.zeros(wire(kvHeads * capacity * headDim, bits, scale));
@@ -65,6 +84,8 @@ export function createCache(e: Engine, plan: ModelPlan, capacity: number, policy
       capacity,
       selection,
       reused: selection && selection.leader === l && selection.dynamic.reuse > 1 ? reusedChoice(e, plan, selection, capacity) : undefined,
+      dropped: 0,
+      votes: undefined,
     };
   });
 }
@@ -83,7 +104,7 @@ export function tileHeads(shape: { readonly heads: number; readonly kvHeads: num
 /**
  * x: residual stream, wire [rows, width] 2^R. `queries` of the new tokens, the last ones, attend (all, or 1 where only the last position's output is
  * wanted). Slots that no token fills: their logits are replaced by their row's first one (so they change no reference and leave no domain), their
- * probabilities by 0, both on shares, where the dealer has nothing to do. Returns the attention's output, share [queries, width] 2^R in Z_2^64.
+ * probabilities by 0, both on shares, where the dealer has nothing to do. A layer that has dropped slots has the later ones so much further down. Returns the attention's output, share [queries, width] 2^R in Z_2^64.
  */
 export function* attention(
   e: Engine,
@@ -92,17 +113,18 @@ export function* attention(
   cache: LayerCache,
   x: Tensor,
   rows: number,
-  past: Past,
+  session: Past,
   queries: number,
   choice?: Choice,
 ): Program<Tensor> {
-  const { width, heads, kvHeads, headDim } = plan.shape,
+  const past = pastOf(cache, session),
+    { width, heads, kvHeads, headDim } = plan.shape,
     qSize = heads * headDim,
     kSize = kvHeads * headDim,
     { bits } = layer.attention,
     h = yield* norm(e, layer.norm1, x, rows, width, 'squares');
   e.part = 'projections';
-  const hq = queries === rows ? h : e.linear(row(rows - 1, width), h),
+  const hq = queries === rows ? h : e.linear(columns(1, rows * width, (rows - queries) * width, queries * width), h),
     [yq, yk, yv] = yield* e.open([yield* project(e, layer.q, hq, queries), yield* project(e, layer.k, h, rows), yield* project(e, layer.v, h, rows)]);
   const [q, k] = [yq!, yk!].map((y) => e.widen(y, y.scale - SCALE.activation)),
     v = e.widen(yv!, yv!.scale - SCALE.value);
@@ -164,6 +186,13 @@ export function* attention(
   return yield* project(e, layer.o, all!, queries);
 }
 
+/** What a layer's cache holds: what the session has, without what the layer has dropped. */
+export const pastOf = ({ dropped }: LayerCache, past: Past): Past => ({
+  ...past,
+  slots: past.slots - dropped,
+  unused: past.unused?.map(([from, to]) => [from - dropped, to - dropped]),
+});
+
 /** softmax(q k^T) v of some heads: wire [queries, heads, dim] at the attention's output scale. */
 function* softmax(e: Engine, plan: ModelPlan, layer: LayerPlan, cache: LayerCache, query: Tensor, shape: AttentionShape, past: Past): Program<Tensor> {
   const { heads, queries, dim } = shape,
@@ -195,7 +224,19 @@ function* softmax(e: Engine, plan: ModelPlan, layer: LayerPlan, cache: LayerCach
     e.mul(mix(shape), p!, cache.values),
     { x: e.linear(transpose(heads, queries), e.windows(reciprocal, sums)), bits: bits + more },
   ]);
+  if (cache.votes) vote(e, cache.votes, shape, p!, r!, more);
   const [on] = yield* e.open([e.mul(scaleRows(queries * heads, dim), o!, e.narrow(r!, more))]);
   e.note('attention', on!);
   return on!;
+}
+
+/** Adds what the last queries of a tile of heads pay to each key: p packed probabilities, r [queries, heads] 1 / sum with `more` bits too many. */
+function vote(e: Engine, { queries, from, perHead, into, coarser }: Votes, shape: AttentionShape, p: Tensor, r: Tensor, more: number): void {
+  const part = e.part,
+    keys = shape.past + shape.queries - from,
+    first = (shape.firstKv * shape.group) / (perHead ? 1 : shape.heads);
+  e.part = 'eviction';
+  const paid = e.mul(weighRows(shape, queries, from, perHead), p, e.narrow(r, more + coarser));
+  e.store(into, first * keys, paid.size, paid, 0, paid.size, 1, paid.size);
+  e.part = part;
 }

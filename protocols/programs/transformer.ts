@@ -1,17 +1,18 @@
 /**
  * A transformer as one program for all engines: for `rows` new tokens (a prefill, or one decoded token) from the client's shares of their embeddings to the
  * hidden state of the last position, which the client alone can rebuild. Rounds a layer: 9 for attention, 11 with references by `rowMax`; 6 for a gated
- * MLP, 4 for a plain one. In the last layer only the last position attends and goes through the MLP.
+ * MLP, 4 for a plain one. In the last layer only the last position attends and goes through the MLP; queries that vote in static eviction attend there as well.
  */
 import type { Program, Turn } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
 import { row } from '../gates/linear.ts';
-import type { Policy } from '../policy.ts';
+import { FULL, type Policy } from '../policy.ts';
 import { share, type Tensor } from '../tensor.ts';
-import { attention, createCache, type LayerCache, type Past } from './attention.ts';
+import { attention, createCache, pastOf, type LayerCache, type Past } from './attention.ts';
 import { fill } from './filled.ts';
 import { mlp } from './mlp.ts';
 import { grown, layoutOf } from './mpcache/clusters.ts';
+import { evict, planEviction } from './mpcache/eviction.ts';
 import { keptRows, type Choice } from './mpcache/selection.ts';
 import { RING, type ModelPlan } from './plan.ts';
 
@@ -30,19 +31,22 @@ export function* forward(
 ): Program<Tensor> {
   const { width } = plan.shape,
     stream = e.zeros(share(rows * width, RING.residual, plan.residualScale));
-  const choices = new Map<number, Choice>();
+  const choices = new Map<number, Choice>(),
+    voting = caches.some((c) => c.votes);
   let current = x,
     result = x;
   for (const [l, layer] of plan.layers.entries()) {
-    const choice = rows === 1 ? choiceOf(e, plan, caches[l]!, l, past.slots + 1, choices) : undefined,
+    const choice = rows === 1 && !voting ? choiceOf(e, plan, caches[l]!, l, pastOf(caches[l]!, past).slots + 1, choices) : undefined,
       mark = e.mark(),
       final = l === plan.layers.length - 1,
-      queries = final && !allPositions ? 1 : rows;
+      queries = final && !allPositions ? 1 : rows,
+      attending = Math.max(queries, caches[l]!.votes?.queries ?? 1);
     e.layer = l;
     e.note('input', current);
     const [xw] = yield* e.open([{ x: current, bits: layer.norm1.openBits }]);
     const kept = queries === rows ? current : e.linear(row(rows - 1, width), current);
-    const middle = e.add(kept, yield* attention(e, plan, layer, caches[l]!, xw!, rows, past, queries, choice));
+    const attended = yield* attention(e, plan, layer, caches[l]!, xw!, rows, past, attending, choice),
+      middle = e.add(kept, attending === queries ? attended : e.linear(row(attending - 1, width), attended));
     e.note('stream', middle);
     const [mw] = yield* e.open([{ x: middle, bits: layer.norm2.openBits }]);
     const next = e.add(middle, yield* mlp(e, plan, layer, mw!, queries));
@@ -83,18 +87,25 @@ export const TURN_ROWS = 64;
  * at most TURN_ROWS; then up to `answer - 1` single tokens (the last one's successor is not asked for; it comes with the next turn). One step each: input
  * from the client, the program, output to the client. What an answer leaves of its allowance is passed over: dealt, but not run. `context` bounds
  * the slots of all turns together: tokens + answer - 1 each. `filled` slots before them get random keys and values, in a step of their own (benchmarks).
- * `policy`: what single tokens attend to; everything without one.
+ * Where the policy evicts, the last step of the first turn's prompt ends with it, after its output (the cost's part 'eviction'); filled slots compete like tokens of
+ * the prompt with `evictFilled`, and stay otherwise.
  */
-export function* session(e: Engine, plan: ModelPlan, first: Turn, context: number, filled = 0, policy?: Policy): Program<void> {
+export function* session(e: Engine, plan: ModelPlan, first: Turn, context: number, filled = 0, policy: Policy = FULL, evictFilled = false): Program<void> {
   const { width } = plan.shape,
-    caches = createCache(e, plan, plan.prefixIds.length + filled + context, policy),
+    before = plan.prefixIds.length + filled,
+    eviction = planEviction(e, plan, policy, first.tokens, evictFilled ? plan.prefixIds.length : before, before),
+    caches = createCache(e, plan, (l) => before + Math.max(first.tokens, context - (eviction?.dropped[l] ?? 0)), policy),
     unused: [number, number][] = [];
-  let slots = plan.prefixIds.length + filled,
+  let slots = before,
     position = slots,
-    past: Past['unused'];
+    past: Past['unused'],
+    voting = eviction;
+  if (voting) for (const { leader, votes } of voting.groups) caches[leader]!.votes = votes;
   function* run(x: Tensor, rows: number): Program<void> {
     const hidden = yield* forward(e, plan, caches, x, rows, { slots, position, unused: past });
     yield* e.output(hidden);
+    if (voting) yield* evict(e, plan, voting, caches);
+    voting = undefined;
     e.endStep();
   }
   if (filled > 0) {
