@@ -6,6 +6,7 @@ import { PrivateSession } from '../client/session.ts';
 import { connect } from '../party/sockets.ts';
 import { Trio } from '../party/launch.ts';
 import { meterSession } from '../protocols/cost.ts';
+import { FULL, type Policy } from '../protocols/policy.ts';
 import { golden, tinyNotes } from './support/tinyNotes.ts';
 
 const artefact = tinyNotes(),
@@ -36,6 +37,29 @@ describe('three processes', () => {
     const cost = meterSession(artefact, { promptTokens: c.promptIds.length - 1, maxTokens: c.continuationIds.length });
     expect(session!.reports.map(({ rounds, onlineBytes, dealtBytes }) => ({ rounds, onlineBytes, dealtBytes }))).toEqual(
       cost.steps.map(({ rounds, onlineBytes, dealtBytes }) => ({ rounds, onlineBytes, dealtBytes })),
+    );
+    expect((await trio.ended(session!.id)).map((e) => e.error)).toEqual([undefined, undefined, undefined]);
+  });
+
+  it('answer from what static eviction keeps, at the cost that the Meter says; tokens go on another thread', async () => {
+    const c = cases[8]!,
+      ids: number[] = [],
+      policy: Policy = { ...FULL, name: 'test', static: { keep: 0.4, window: { queries: 12 }, heads: 'sum', ranking: 'histogram' }, sharing: 'pairs' };
+    let session: PrivateSession | undefined;
+    for await (const id of generate({
+      artefact,
+      promptIds: c.promptIds,
+      maxTokens: c.continuationIds.length,
+      policy,
+      connect: (role) => connect(trio.config[role], role, 10_000),
+      onSession: (s) => (session = s),
+    }))
+      ids.push(id);
+    expect(ids).toEqual(c.continuationIds);
+    const { steps } = meterSession(artefact, { promptTokens: c.promptIds.length - 1, maxTokens: c.continuationIds.length, policy });
+    expect(steps[0]!.parts.get('eviction')).toBeGreaterThan(0);
+    expect(session!.reports.map(({ rounds, onlineBytes, dealtBytes }) => ({ rounds, onlineBytes, dealtBytes }))).toEqual(
+      steps.map(({ rounds, onlineBytes, dealtBytes }) => ({ rounds, onlineBytes, dealtBytes })),
     );
     expect((await trio.ended(session!.id)).map((e) => e.error)).toEqual([undefined, undefined, undefined]);
   });

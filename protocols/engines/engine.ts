@@ -363,6 +363,8 @@ export abstract class Engine {
   }
   private map(map: Linear, x: Tensor, y: Tensor): void {
     const k = this.kernels;
+    // A step that is passed over may still read what was made before it: there is nowhere to put the result.
+    if (this.skipping) return this.passed(map.name, y, x);
     if (x.lane) map.integer(k!, y.lane, x.lane, this.coins(), this.gateNumber);
     if (x.mask) map.integer(k!, (y.mask ||= this.allocate(y.size)), x.mask, this.coins(), this.gateNumber);
     if (x.real) map.real(y.real!, x.real);
@@ -394,6 +396,7 @@ export abstract class Engine {
     const y = this.tensor(a);
     y.halves = a.halves && b.halves;
     this.absorb(map.name, a.size, a.bits, a.scale);
+    if (this.skipping) return this.passed(map.name, y, a);
     if (a.lane) map.integer(this.kernels!, y.lane, a.lane, b.lane, a.size);
     if (a.mask && b.mask) map.integer(this.kernels!, (y.mask ||= this.allocate(a.size)), a.mask, b.mask, a.size);
     if (a.real) for (let i = 0; i < a.size; i++) y.real![i] = a.real[i]! + map.sign * b.real![i]!;
@@ -406,6 +409,7 @@ export abstract class Engine {
       integer = Math.round(value * 2 ** x.scale);
     y.halves = x.halves;
     this.absorb('addConstant', x.size, x.bits, x.scale);
+    if (this.skipping) return this.passed('addConstant', y, x);
     if (x.lane) this.kernels!.addScalar(y.lane, x.lane, this.constantHalf(x) ? integer : 0, x.size);
     if (x.mask) this.kernels!.copy((y.mask ||= this.allocate(x.size)), x.mask, x.size);
     if (x.real) for (let i = 0; i < x.size; i++) y.real![i] = x.real[i]! + value;
@@ -425,12 +429,18 @@ export abstract class Engine {
         got: `${x.form} of ${x.size}`,
       });
     this.absorb(rowSum.name, x.size, x.bits, x.scale);
+    if (this.skipping) return this.passed(rowSum.name, y, x);
     if (x.lane) {
       if (this.constantHalf(x)) rowSum.integer(this.kernels!, y.lane, x.lane, row.pointer, x.size / cols, cols);
       else this.kernels!.copy(y.lane, x.lane, x.size);
     }
     if (x.real) for (let i = 0; i < x.size; i++) y.real![i] = x.real[i]! + Number(row.array[i % cols]!) / 2 ** x.scale;
     this.finished(rowSum.name, [y], [x]);
+    return y;
+  }
+  /** The result of a map in a step that is passed over: a handle without data. */
+  private passed(name: string, y: Tensor, x: Tensor): Tensor {
+    this.finished(name, [y], [x]);
     return y;
   }
   /** Whether this engine adds public constants to that lane (of the evaluators' shares only P0's). */
