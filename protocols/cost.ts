@@ -23,6 +23,44 @@ export interface SessionCost {
 export const tokenCost = (artefact: Artefact, cached: number, policy: Policy = FULL): StepCost =>
   meterSession(artefact, { promptTokens: 1, maxTokens: 1, filled: cached, policy }).steps[0]!;
 
+/**
+ * What a policy costs over a prompt of `tokens` private tokens: the token after it, and once the eviction (its payload, online and dealt; of a
+ * prompt whose heads go in tiles up to 1 % more). */
+export function policyCost(
+  artefact: Artefact,
+  policy: Policy,
+  tokens: number,
+): { readonly token: StepCost; readonly eviction: { readonly rounds: number; readonly bytes: number } | null } {
+  // A prompt of one token, which competes with the filled ones, then the token.
+  const [prompt, token] = meterSession(artefact, { promptTokens: 1, maxTokens: 2, filled: tokens - 1, policy, evictFilled: true }).steps;
+  return { token: token!, eviction: policy.static ? { rounds: prompt!.partRounds.get('eviction') ?? 0, bytes: prompt!.parts.get('eviction') ?? 0 } : null };
+}
+
+/**
+ * Of policies that all do, the one with the fewest bytes for a prompt of `tokens` private tokens and an answer of `answer`. Each is tried without its selection as
+ * well, which attends to more: a selection never makes an answer dearer.
+ */
+export function cheapestPolicy(artefact: Artefact, policies: readonly Policy[], tokens: number, answer: number): Policy {
+  let best: { readonly policy: Policy; readonly bytes: number } | undefined;
+  const alone = policies
+    .filter((p) => p.dynamic)
+    .map((p): Policy => ({
+      ...p,
+      name: p.static ? `${p.name}-static` : FULL.name,
+      dynamic: null,
+      layers: Object.fromEntries(Object.entries(p.layers).flatMap(([l, own]) => (own.keep === undefined ? [] : [[l, { keep: own.keep }]]))),
+      streaming: {},
+      sharing: p.static ? p.sharing : 'none',
+      skipLayers: p.static ? p.skipLayers : [],
+    }));
+  for (const policy of [...policies, ...alone]) {
+    const { token, eviction } = policyCost(artefact, policy, tokens),
+      bytes = answer * (token.onlineBytes + token.dealtBytes) + (eviction?.bytes ?? 0);
+    if (!best || bytes < best.bytes) best = { policy, bytes };
+  }
+  return best!.policy;
+}
+
 /** `turns`: those after the first. */
 export function meterSession(
   artefact: Artefact,

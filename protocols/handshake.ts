@@ -91,7 +91,7 @@ export function parseControl(value: unknown): Control {
 
 /** Two specs must be the same in every field. @throws CachetError 'handshake' naming the first that differs. */
 export function requireSameSpec(mine: SessionSpec, theirs: SessionSpec): void {
-  for (const key of Object.keys(mine) as (keyof SessionSpec)[])
+  for (const key of Object.keys(sessionSpecSchema.shape) as (keyof SessionSpec)[])
     if (key !== 'policy' && mine[key] !== theirs[key])
       throw new CachetError({
         code: 'handshake',
@@ -120,8 +120,8 @@ export interface Nonces {
 
 export function sessionId(spec: SessionSpec, ticket: Uint8Array, nonces: Nonces): Uint8Array {
   const hash = sha256.create();
-  const { version, artefact, weights, dealer, promptTokens, maxTokens, context, filled, policy } = spec,
-    agreed = ['cachet session', version, artefact, weights, dealer, promptTokens, maxTokens, context, filled, canonicalPolicy(policy)];
+  const { version, artefact, weights, dealer, promptTokens, maxTokens, context, filled, evictFilled, policy } = spec,
+    agreed = ['cachet session', version, artefact, weights, dealer, promptTokens, maxTokens, context, filled, evictFilled ?? false, canonicalPolicy(policy)];
   hash.update(utf8ToBytes(JSON.stringify(agreed)));
   for (const part of [ticket, nonces.client, nonces.p0, nonces.p1, nonces.helper]) hash.update(part);
   return hash.digest();

@@ -130,6 +130,7 @@ describe('session keys', () => {
       sessionId({ ...spec, context: 9 }, bytes(5, 16), nonces),
       sessionId({ ...spec, dealer: 'client' }, bytes(5, 16), nonces),
       sessionId({ ...spec, weights: 'private' }, bytes(5, 16), nonces),
+      sessionId({ ...spec, evictFilled: true }, bytes(5, 16), nonces),
       sessionId({ ...spec, policy: PRESETS.aggressive }, bytes(5, 16), nonces),
       sessionId({ ...spec, policy: { ...FULL, skipLayers: [0] } }, bytes(5, 16), nonces),
       sessionId({ ...spec, artefact: 'b'.repeat(64) }, bytes(5, 16), nonces),

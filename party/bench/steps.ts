@@ -11,7 +11,7 @@ import type { Artefact } from '../../protocols/artefact.ts';
 import { meterSession } from '../../protocols/cost.ts';
 import type { StepCost } from '../../protocols/engines/engine.ts';
 import { CachetError } from '../../protocols/errors.ts';
-import type { Policy } from '../../protocols/policy.ts';
+import { keptTokens, type Policy } from '../../protocols/policy.ts';
 import { checkSpec, PROTOCOL_VERSION, type SessionSpec } from '../../protocols/session.ts';
 import { engineSpace } from '../engine.ts';
 import { Trio, type TrioEvent } from '../launch.ts';
@@ -37,6 +37,10 @@ export interface StepsRow extends Cost {
   readonly model: string;
   /** Its name. */
   readonly policy: string;
+  /** Of the context, what static eviction leaves, public prefix included: a mean over the layers. */
+  readonly kept: number;
+  /** That eviction, once: rounds, payload online and dealt, and what the first token after it takes longer than the others. null where the policy has none. */
+  readonly eviction: { readonly rounds: number; readonly bytes: number; readonly ms: Spread } | null;
   readonly weights: 'open';
   /** decode: tokens in the cache, the new one not among them; prefill: the prompt's private tokens. */
   readonly context: number;
@@ -89,11 +93,15 @@ const pause = (ms: number): Promise<void> => new Promise((resolve) => void setTi
 
 /** @throws CachetError 'usage' for a context below the public prefix, 'limit' if the model has no room for it; what a session throws. */
 export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
-  const { artefact, task } = o,
-    filled = task === 'decode' ? o.context - artefact.prefixIds.length : 0,
+  const { artefact, task, policy } = o,
+    prefix = artefact.prefixIds.length,
+    // A prompt of one token, which competes with the filled ones, then the tokens that are measured.
+    evicts = task === 'decode' && policy.static !== null,
+    skip = evicts ? 1 : 0,
+    filled = task === 'decode' ? o.context - prefix - skip : 0,
     promptTokens = task === 'decode' ? 1 : o.tokens;
   if (filled < 0)
-    throw new CachetError({ code: 'usage', what: 'context too short', expected: `${artefact.prefixIds.length} cached tokens or more`, got: String(o.context) });
+    throw new CachetError({ code: 'usage', what: 'context too short', expected: `${prefix + skip} cached tokens or more`, got: String(o.context) });
   const shape = (steps: number): SessionSpec => ({
     version: PROTOCOL_VERSION,
     artefact: artefact.digest,
@@ -103,10 +111,12 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     maxTokens: steps,
     context: promptTokens + steps - 1,
     filled,
-    policy: o.policy,
+    policy,
+    ...(evicts && { evictFilled: true }),
   });
   const steps = task === 'decode' ? o.tokens : 1,
-    predicted = meterSession(artefact, shape(steps)).steps[0]!,
+    metered = meterSession(artefact, shape(skip + steps)).steps,
+    predicted = metered[skip]!,
     ring = engineSpace('evaluator', artefact, shape(steps), o.aheadMib, { whole: true }).rings[0],
     // Both evaluators' bytes are more than one's.
     fits = predicted.dealtBytes <= ring,
@@ -114,7 +124,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     group = Math.max(1, Math.floor(ring / predicted.dealtBytes)),
     after = task === 'decode' ? Math.ceil((4 * ring) / predicted.dealtBytes) : 0;
   const warm = task === 'decode' ? WARM_READY : 0;
-  checkSpec(artefact, shape(Math.max(after, warm) + steps));
+  checkSpec(artefact, shape(skip + Math.max(after, warm) + steps));
   const trio = await Trio.start(o.model, { net: o.net, aheadMib: o.aheadMib, threads: o.threads, benchmark: true }),
     choose = sampler(),
     prompt = Array.from({ length: promptTokens }, (_, i) => 5 + ((i * 37) % (artefact.shape.vocab - 5))),
@@ -126,12 +136,14 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
         ...reach(trio.config, artefact, 'server', o.signal),
         artefact,
         promptTokens,
-        maxTokens: n,
+        maxTokens: skip + n,
         filled,
-        policy: o.policy,
+        policy,
+        evictFilled: evicts,
       }),
       times: number[] = [];
     let ids = prompt;
+    if (evicts) ids = [choose(logitsOf(artefact, await session.step(ids)))];
     for (let i = 0; i < n; i++) {
       o.onProgress(`${name}, ${task === 'decode' ? `token ${i + 1} of ${n}` : `${promptTokens} tokens`}`);
       if (ready && i % group === 0) {
@@ -145,18 +157,21 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
       times.push(performance.now() - start);
     }
     await session.stop();
-    last.reports = session.reports;
+    last.reports = session.reports.slice(skip);
     last.ended = await trio.ended(session.id);
     // Parties give a session's memory back before the next one's is reserved.
     await pause(COLLECT_MS);
     return times;
   };
   const online: number[] = [],
-    endToEnd: number[] = [];
+    endToEnd: number[] = [],
+    evicting: number[] = [];
   try {
     await run(Math.min(steps, WARM_TOKENS), false, 'warming up');
     for (let rep = 1; rep <= o.reps; rep++) {
-      endToEnd.push(...(await run(after + steps, false, `dealing beside, ${rep} of ${o.reps}`)).slice(after));
+      const times = await run(after + steps, false, `dealing beside, ${rep} of ${o.reps}`);
+      endToEnd.push(...times.slice(after));
+      if (evicts) evicting.push(times[0]! - median(times.slice(1)));
       if (fits) online.push(...(await run(warm + steps, true, `dealt ahead, ${rep} of ${o.reps}`)).slice(warm));
     }
   } finally {
@@ -168,7 +183,9 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
   return {
     task,
     model: o.model,
-    policy: o.policy.name,
+    policy: policy.name,
+    kept: keptContext(policy, artefact, filled + promptTokens),
+    eviction: evicts ? { rounds: metered[0]!.partRounds.get('eviction') ?? 0, bytes: metered[0]!.parts.get('eviction') ?? 0, ms: spread(evicting) } : null,
     weights: 'open',
     context: task === 'decode' ? o.context : promptTokens,
     parties: 3,
@@ -187,6 +204,13 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     commit: commit(),
     cpu: describeMachine(),
   };
+}
+
+/** Slots of a layer after static eviction of so many private tokens, the public prefix among them: a mean over the layers. */
+export function keptContext(policy: Policy, { shape, prefixIds }: Artefact, tokens: number): number {
+  let sum = 0;
+  for (let l = 0; l < shape.layers; l++) sum += prefixIds.length + keptTokens(policy, l, tokens, shape.layers);
+  return Math.round(sum / shape.layers);
 }
 
 const spread = (ms: readonly number[]): Spread => ({ median: median(ms), min: Math.min(...ms), max: Math.max(...ms) });

@@ -6,7 +6,7 @@ import { benchSession, type SessionRow } from '../bench/session.ts';
 import { parseNet } from '../shaper.ts';
 import { artefactOf } from '../preparing.ts';
 import { bytes, describeMachine, onInterrupt } from '../terminal.ts';
-import { decodeCommand, operatorsCommand, opsCommand, prefillCommand } from './benchSteps.ts';
+import { decodeCommand, evictCommand, policiesCommand, operatorsCommand, opsCommand, prefillCommand } from './benchSteps.ts';
 import { integer } from './options.ts';
 
 const nets = (text: string): string[] =>
@@ -46,6 +46,8 @@ export const benchCommand = new Command('bench')
   .description('Measure kernel rates (one core) and private sessions (three processes on loopback).')
   .enablePositionalOptions()
   .addCommand(decodeCommand)
+  .addCommand(evictCommand)
+  .addCommand(policiesCommand)
   .addCommand(prefillCommand)
   .addCommand(opsCommand)
   .addCommand(operatorsCommand)

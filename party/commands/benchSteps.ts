@@ -4,8 +4,10 @@ import { EMBEDDED_MODEL, readPolicy } from '../../client/node.ts';
 import { benchGates, machineLimits, type GateRow } from '../bench/gates.ts';
 import { benchKernels } from '../bench/kernels.ts';
 import { benchOperators, PAPER_SHAPE } from '../bench/operators.ts';
+import { ablation, policyRows } from '../bench/policies.ts';
 import { benchSteps, type Spread, type StepsRow } from '../bench/steps.ts';
 import { CachetError } from '../../protocols/errors.ts';
+import { POLICY_NAMES } from '../../protocols/policy.ts';
 import { parseNet } from '../shaper.ts';
 import { artefactOf } from '../preparing.ts';
 import { bytes, count, describeMachine, onInterrupt, Progress, table } from '../terminal.ts';
@@ -23,8 +25,8 @@ interface Options {
   readonly json?: boolean;
 }
 
-const command = (task: 'decode' | 'prefill', description: string): Command =>
-  new Command(task)
+const command = (name: 'decode' | 'prefill' | 'evict', description: string): Command =>
+  new Command(name)
     .description(description)
     .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
     .addOption(policyOption())
@@ -69,6 +71,67 @@ export const decodeCommand = command('decode', 'One token at a context whose cac
   .addOption(new Option('--context <list>', 'cached tokens, with spaces between').argParser(integers(1)).default([512], '512'))
   .addOption(new Option('--tokens <n>', 'tokens of a session').argParser(integers(1)).default([8], '8'))
   .action((o: Options) => rows('decode', o));
+
+export const evictCommand = command(
+  'evict',
+  'Static eviction, once: what it costs after a prompt that fills a context, and how much later the first token comes.',
+)
+  .addOption(
+    new Option('--context <list>', 'tokens that compete, the public prefix not among them, with spaces between').argParser(integers(8)).default([512], '512'),
+  )
+  .action((o: Options) => evictions(o));
+
+async function evictions(o: Options): Promise<void> {
+  const artefact = await artefactOf(o.model),
+    policy = await readPolicy(o.policy, artefact.shape);
+  if (!policy.static)
+    throw new CachetError({
+      code: 'usage',
+      what: 'nothing to evict',
+      expected: 'a policy with static eviction',
+      got: policy.name,
+      hint: '--policy mpcache-paper',
+    });
+  return rows('decode', { ...o, context: o.context.map((n) => n + artefact.prefixIds.length), tokens: [2] });
+}
+
+export const policiesCommand = new Command('policies')
+  .description('Cache policies side by side, from the Meter: a token at contexts before eviction, and the eviction. Nothing is run.')
+  .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
+  .addOption(
+    new Option('--policy <policies...>', `of ${POLICY_NAMES.join(', ')}, or JSON files`).default(
+      ['full', 'mpcache', 'mpcache-paper'],
+      'full mpcache mpcache-paper',
+    ),
+  )
+  .addOption(
+    new Option('--context <list>', 'cached tokens before eviction, with spaces between')
+      .argParser(integers(64))
+      .default([512, 1024, 2048, 4096], '512 1024 2048 4096'),
+  )
+  .option('--ablation', 'each policy technique by technique')
+  .option('--json', 'rows as JSON on stdout')
+  .action(async (o: { model: string; policy: string[]; context: number[]; ablation?: boolean; json?: boolean }) => {
+    const artefact = await artefactOf(o.model),
+      named = await Promise.all(o.policy.map((name) => readPolicy(name, artefact.shape))),
+      found = policyRows(artefact, o.ablation ? named.flatMap(ablation) : named, o.context);
+    if (o.json) return void console.log(JSON.stringify({ rows: found }));
+    console.log(
+      table([
+        ['T', "T'", 'policy', 'rounds', 'online', 'dealt', 'attention', 'eviction'],
+        ...found.map((r) => [
+          String(r.context),
+          String(r.kept),
+          r.policy,
+          String(r.rounds),
+          bytes(r.onlineBytes),
+          bytes(r.dealtBytes),
+          bytes(r.attentionBytes),
+          r.eviction ? `${bytes(r.eviction.bytes)}, ${r.eviction.rounds} rounds` : '',
+        ]),
+      ]),
+    );
+  });
 
 export const prefillCommand = command('prefill', 'A prompt of private tokens, in one batch.')
   .addOption(new Option('--tokens <list>', 'private tokens, with spaces between').argParser(integers(1)).default([32], '32'))
@@ -156,11 +219,14 @@ const describe = (r: StepsRow): string => {
     { p0, p1, helper, client } = r.peakRssMiB;
   return [
     '',
-    `${r.model}, ${r.task} ${r.context}, ${r.policy} cache, ${r.weights} weights, ${r.net}`,
+    `${r.model}, ${r.task} ${r.context}${r.eviction ? `, ${r.kept} kept` : ''}, ${r.policy} cache, ${r.weights} weights, ${r.net}`,
     `  preprocessing ready   ${r.onlineMs ? ms(r.onlineMs) : 'more than --ahead-mib holds'}`,
     `  dealing beside        ${ms(r.endToEndMs)}`,
     `  dealer alone          ${r.dealMs.toFixed(1).padStart(9)} ms`,
     `  ${r.rounds} rounds, ${bytes(r.onlineBytes)} online, ${bytes(r.dealtBytes)} dealt: ${exact ? 'as predicted' : 'NOT as predicted'}`,
+    ...(r.eviction
+      ? [`  eviction ${bytes(r.eviction.bytes)}, ${r.eviction.rounds} rounds, ${r.eviction.ms.median.toFixed(0)} ms more for the first token`]
+      : []),
     `  attention ${bytes(r.attentionBytes)}; peak MiB: p0 ${p0}, p1 ${p1}, helper ${helper}, client ${client}`,
   ].join('\n');
 };

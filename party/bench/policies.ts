@@ -1,0 +1,56 @@
+/** Policies side by side, from the Meter: what a token costs over a context that was evicted, and what the eviction costs once. Nothing is run. */
+import type { Artefact } from '../../protocols/artefact.ts';
+import { policyCost } from '../../protocols/cost.ts';
+import { canonicalPolicy, FULL, type Policy } from '../../protocols/policy.ts';
+import { keptContext } from './steps.ts';
+
+export interface PolicyRow {
+  readonly model: string;
+  readonly policy: string;
+  /** Cached tokens before eviction, the public prefix among them, and after it: a mean over the layers. */
+  readonly context: number;
+  readonly kept: number;
+  /** Of a token. Bytes: all parties together, headers included; attention: payload between the projections. */
+  readonly rounds: number;
+  readonly onlineBytes: number;
+  readonly dealtBytes: number;
+  readonly attentionBytes: number;
+  readonly eviction: { readonly rounds: number; readonly bytes: number } | null;
+}
+
+/** A row a context and policy. @throws CachetError 'policy' for what the programs cannot follow. */
+export const policyRows = (artefact: Artefact, policies: readonly Policy[], contexts: readonly number[]): PolicyRow[] =>
+  contexts.flatMap((context) =>
+    policies.map((policy): PolicyRow => {
+      const tokens = context - artefact.prefixIds.length,
+        { token, eviction } = policyCost(artefact, policy, tokens);
+      return {
+        model: artefact.name,
+        policy: policy.name,
+        context,
+        kept: keptContext(policy, artefact, tokens),
+        rounds: token.rounds,
+        onlineBytes: token.onlineBytes,
+        dealtBytes: token.dealtBytes,
+        attentionBytes: token.parts.get('attention') ?? 0,
+        eviction,
+      };
+    }),
+  );
+
+/** The techniques of a policy one after another, each with those before it: eviction, selection in one level, further levels, sharing, the rest. */
+export function ablation(p: Policy): Policy[] {
+  const bare = { ...FULL, static: p.static },
+    { dynamic } = p,
+    flat = dynamic && { ...dynamic, sizes: dynamic.sizes.slice(-1), ratio: dynamic.ratio.slice(-1), reuse: 1 },
+    levels = dynamic && dynamic.sizes.length > 1 ? { ...dynamic, reuse: 1 } : null;
+  const steps = [
+    FULL,
+    ...(p.static ? [{ ...bare, name: 'static' }] : []),
+    ...(flat ? [{ ...bare, dynamic: flat, name: 'selection' }] : []),
+    ...(levels ? [{ ...bare, dynamic: levels, name: 'levels' }] : []),
+    ...(p.sharing === 'none' ? [] : [{ ...bare, dynamic: levels ?? flat, sharing: p.sharing, name: 'sharing' }]),
+  ];
+  // The last step may be the whole policy already.
+  return [...steps.filter((s) => canonicalPolicy({ ...s, name: p.name }) !== canonicalPolicy(p)), p];
+}

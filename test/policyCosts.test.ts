@@ -1,0 +1,77 @@
+/** What policies cost: the Meter's short way to a token at a context equals a whole session, techniques one by one, the cheapest policy. */
+import { describe, expect, it } from 'vitest';
+import { ablation, policyRows } from '../party/bench/policies.ts';
+import { cheapestPolicy, meterSession, policyCost } from '../protocols/cost.ts';
+import { FULL, type Policy } from '../protocols/policy.ts';
+import { tinyNotes } from './support/tinyNotes.ts';
+
+const artefact = tinyNotes(),
+  T = 300,
+  policy: Policy = {
+    ...FULL,
+    name: 'budget',
+    static: { keep: 0.4, window: { queries: 8 }, heads: 'sum', ranking: 'histogram' },
+    dynamic: {
+      sizes: [8],
+      ratio: [0.25],
+      score: 'mean',
+      alpha: 0.6,
+      bits: 6,
+      perHead: 'kv',
+      ranking: 'pairs',
+      gather: 'logits',
+      always: { first: 1, recent: 1 },
+      reuse: 1,
+    },
+    sharing: 'pairs',
+  };
+const selection: Policy = { ...policy, name: 'selection', static: null };
+
+describe("a policy's cost over a context", () => {
+  it.each([FULL, policy, selection])('is that of a token after a prompt of so many tokens, and of the eviction ($name)', (p) => {
+    const [prompt, token] = meterSession(artefact, { promptTokens: T, maxTokens: 2, policy: p }).steps,
+      cost = policyCost(artefact, p, T);
+    expect(cost.token).toEqual(token);
+    expect(cost.eviction?.rounds).toBe(p.static ? prompt!.partRounds.get('eviction') : undefined);
+    if (p.static) expect(Math.abs(cost.eviction!.bytes / prompt!.parts.get('eviction')! - 1)).toBeLessThan(0.01);
+  });
+
+  it('has a row a context and policy, with the tokens that are left', () => {
+    const rows = policyRows(artefact, [FULL, policy], [101, 301]);
+    expect(rows.map((r) => [r.policy, r.context, r.kept])).toEqual([
+      ['full', 101, 101],
+      ['budget', 101, 41],
+      ['full', 301, 301],
+      ['budget', 301, 121],
+    ]);
+    expect(rows[3]!.attentionBytes).toBeLessThan(rows[2]!.attentionBytes / 2);
+  });
+
+  it('technique by technique: each adds one, the last is the policy', () => {
+    expect(ablation(policy).map((p) => p.name)).toEqual(['full', 'static', 'selection', 'budget']);
+    expect(ablation({ ...policy, dynamic: { ...policy.dynamic!, sizes: [16, 8], ratio: [0.5, 0.25] } }).map((p) => p.name)).toEqual([
+      'full',
+      'static',
+      'selection',
+      'levels',
+      'budget',
+    ]);
+    expect(ablation(FULL)).toEqual([FULL]);
+  });
+});
+
+describe('the cheapest policy', () => {
+  it('never has a selection that costs more than doing without', () => {
+    for (const tokens of [40, 200, 900]) {
+      const best = cheapestPolicy(artefact, [policy], tokens, 64),
+        bytes = (p: Policy): number => {
+          const { token, eviction } = policyCost(artefact, p, tokens);
+          return 64 * (token.onlineBytes + token.dealtBytes) + (eviction?.bytes ?? 0);
+        };
+      for (const p of [policy, { ...policy, name: 'static', dynamic: null }]) expect(bytes(best)).toBeLessThanOrEqual(bytes(p));
+    }
+    const most: Policy = { ...selection, dynamic: { ...selection.dynamic!, ratio: [0.95] } };
+    expect(cheapestPolicy(artefact, [most], 900, 64).name).toBe('full');
+    expect(cheapestPolicy(artefact, [FULL, selection], 900, 64).name).toBe('selection');
+  });
+});
