@@ -117,6 +117,8 @@ const CASES: readonly (readonly [string, Policy])[] = [
   ],
   ['mean + variance / 2', policy({ score: 'meanvar', spread: 100 }, { sharing: 'pairs' })],
   ['mean + variance / 2, two levels', policy({ score: 'meanvar', sizes: [8, 4], ratio: [0.5, 0.4], spread: 100, perHead: 'query' })],
+  ['by histogram', policy({ ranking: 'histogram', ratio: [0.6] })],
+  ['by histogram, two levels', policy({ ranking: 'histogram', sizes: [16, 4], ratio: [0.5, 0.5], perHead: 'query' }, { sharing: 'pairs' })],
   ['a choice for two tokens', policy({ reuse: 2 }, { sharing: [[1, 2]] })],
   [
     'after static eviction',
@@ -265,8 +267,8 @@ describe('the rule of the policy', () => {
       });
   });
 
-  it('in integers: ranks are a permutation, and the softmax is over the clusters that they choose', () => {
-    const p = policy({ ratio: [0.6] }),
+  it.each(['pairs', 'histogram'] as const)('in integers, by %s: places are a permutation, and the softmax is over the clusters that they choose', (ranking) => {
+    const p = policy({ ratio: [0.6], ranking }),
       l = layoutOf(selections(p, layers)[0]!, prefix + PROMPT + 1)!;
     let steps: Step[] = [];
     runFixed(
@@ -391,6 +393,8 @@ describe('rounds', () => {
     expect(layerRounds(policy({ sizes: [16, 4], ratio: [0.5, 0.5] })) - layerRounds(policy())).toBe(5 * layers);
     expect(layerRounds(policy({ score: 'meanvar', spread: 100 })) - layerRounds(policy())).toBe(layers);
   });
+
+  it('are six more by histogram', () => expect(layerRounds(policy({ ranking: 'histogram' })) - layerRounds(policy())).toBe(6 * layers));
 
   it('are those of a shared choice where an earlier token has chosen', () => {
     const { steps } = meterSession(artefact, { promptTokens: PROMPT, maxTokens: 5, policy: policy({ reuse: 3 }) });
