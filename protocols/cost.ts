@@ -38,6 +38,7 @@ export function meterSession(
     first,
     [first, ...turns].reduce((n, t) => n + turnSlots(t), 0),
     filled,
+    spec.dealer === 'store' ? 0 : undefined,
   ))
     if (effect.kind === 'turn') effect.turn = waiting.shift();
   const steps = filled > 0 ? meter.steps.slice(1) : meter.steps,

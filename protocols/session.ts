@@ -12,10 +12,13 @@ import { session, TURN_ROWS } from './programs/transformer.ts';
 
 export type { DealerKeys, EvaluatorKeys };
 
-export const PROTOCOL_VERSION = 3;
+export const PROTOCOL_VERSION = 4;
 
-/** Who deals the correlated randomness: a helper, or the client for itself (two parties; it may know all masks of its own session). */
-export const DEALERS = ['helper', 'client'] as const;
+/**
+ * Who deals the correlated randomness: a helper, the client for itself (two parties; it may know all masks of its own session), or somebody did before,
+ * into the evaluators' stores.
+ */
+export const DEALERS = ['helper', 'client', 'store'] as const;
 
 export const sessionSpecSchema = z.strictObject({
   version: z.literal(PROTOCOL_VERSION),
@@ -31,6 +34,8 @@ export const sessionSpecSchema = z.strictObject({
   context: z.number().int().min(1),
   /** Slots before these with random keys and values instead of tokens: benchmarks alone; parties refuse it unless they are set up for them. */
   filled: z.number().int().min(0).default(0),
+  /** Of the prompt's tokens, so many at the end only pad it to a stored unit's length. Not in what parties agree on: a unit's lengths come with its id. */
+  padding: z.number().int().min(0).optional(),
 });
 export type SessionSpec = z.infer<typeof sessionSpecSchema>;
 
@@ -41,6 +46,24 @@ export const turnSlots = (turn: Turn): number => turn.tokens + turn.answer - 1;
 
 const firstTurn = (spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'>): Turn => ({ tokens: spec.promptTokens, answer: spec.maxTokens });
 
+/** Lengths that dealt material is for. */
+export type UnitLengths = Pick<SessionSpec, 'promptTokens' | 'maxTokens'>;
+
+/**
+ * What runs of a session over a stored unit: the unit's lengths, the prompt padded to them. @throws CachetError 'limit' if it does not fit into the unit.
+ */
+export function specOfUnit(spec: SessionSpec, unit: UnitLengths): SessionSpec {
+  if (spec.promptTokens > unit.promptTokens || spec.maxTokens > unit.maxTokens)
+    throw new CachetError({
+      code: 'limit',
+      what: "session does not fit the store's units",
+      expected: `at most ${unit.promptTokens} private and ${unit.maxTokens} generated tokens`,
+      got: `${spec.promptTokens} and ${spec.maxTokens}`,
+      hint: 'shorten the prompt, lower --max-tokens, or deal a store of longer units',
+    });
+  return { ...spec, ...unit, context: turnSlots(firstTurn(unit)), padding: unit.promptTokens - spec.promptTokens };
+}
+
 /** @throws CachetError 'limit' if the model has no room for the session, 'policy' if weights and dealer do not go together. */
 export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
   if (spec.weights === 'private')
@@ -50,6 +73,14 @@ export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
       expected: 'open weights',
       got: 'private',
       hint: 'weights "open"; this version has no private weights',
+    });
+  if (spec.dealer === 'store' && (spec.filled > 0 || spec.context !== turnSlots(firstTurn(spec))))
+    throw new CachetError({
+      code: 'policy',
+      what: 'session of several turns from a store',
+      expected: 'one prompt and its answer: the unit of a store',
+      got: `a context of ${spec.context} tokens${spec.filled > 0 ? `, ${spec.filled} filled` : ''}`,
+      hint: 'a helper, or --helper client',
     });
   const prefix = artefact.prefixIds.length,
     cached = spec.filled > 0 ? `${prefix} public + ${spec.filled} filled` : `${prefix} public`,
@@ -92,7 +123,14 @@ export function evaluatorProgram(o: {
   const engine = new Evaluator(o);
   engine.relay = o.spec.dealer === 'client';
   engine.trace = o.trace;
-  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled);
+  return session(
+    engine,
+    bindPlan(engine, o.artefact),
+    firstTurn(o.spec),
+    o.spec.context,
+    o.spec.filled,
+    o.spec.dealer === 'store' ? (o.spec.padding ?? 0) : undefined,
+  );
 }
 
 /** The dealer's whole session: emits the material of all steps. Yields jobs and turns. */
@@ -108,7 +146,7 @@ export function dealerProgram(o: {
   const engine = new Dealer(o);
   engine.relay = o.spec.dealer === 'client';
   engine.trace = o.trace;
-  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled);
+  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled, o.spec.dealer === 'store' ? 0 : undefined);
 }
 
 /** Bytes of arena that a session's engine needs, an upper estimate from the largest live set of a layer. Memory that is not touched is not resident. */

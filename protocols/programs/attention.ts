@@ -26,8 +26,10 @@ export interface Past {
   readonly slots: number;
   /** Tokens, hence the next token's position. */
   readonly position: number;
-  /** Not known to the dealer, on whom nothing depends; undefined in a session's first turn. */
+  /** Not known to the dealer, on whom nothing depends; undefined in a session's first turn, unless its prompt may be padded. */
   readonly unused: Slots | undefined;
+  /** New rows at the end that only pad a prompt. Not known to the dealer either. @default 0 */
+  readonly padding?: number;
 }
 
 export function createCache(e: Engine, plan: ModelPlan, capacity: number): LayerCache[] {
@@ -59,8 +61,8 @@ export function tileHeads(shape: { readonly heads: number; readonly kvHeads: num
 }
 
 /**
- * x: residual stream, wire [rows, width] 2^R. `queries` of the new tokens, the last ones, attend (all, or 1 where only the last position's output is
- * wanted). Slots that no token fills: their logits are replaced by their row's first one (so they change no reference and leave no domain), their
+ * x: residual stream, wire [rows, width] 2^R. `queries` of the new tokens attend: all, or 1 where only the output of the last one that is no padding is
+ * wanted. Slots that no token fills: their logits are replaced by their row's first one (so they change no reference and leave no domain), their
  * probabilities by 0, both on shares, where the dealer has nothing to do. Returns the attention's output, share [queries, width] 2^R in Z_2^64.
  */
 export function* attention(
@@ -79,7 +81,8 @@ export function* attention(
     { bits } = layer.attention,
     h = yield* norm(e, layer.norm1, x, rows, width, 'squares');
   e.part = 'attention';
-  const hq = queries === rows ? h : e.linear(row(rows - 1, width), h),
+  const padding = queries === rows ? 0 : (past.padding ?? 0),
+    hq = queries === rows ? h : e.linear(row(rows - 1 - padding, width), h),
     [yq, yk, yv] = yield* e.open([yield* project(e, layer.q, hq, queries), yield* project(e, layer.k, h, rows), yield* project(e, layer.v, h, rows)]);
   const [q, k] = [yq!, yk!].map((y) => e.widen(y, y.scale - SCALE.activation)),
     v = e.widen(yv!, yv!.scale - SCALE.value);
@@ -88,7 +91,11 @@ export function* attention(
   e.note('v', v);
   const turned = (y: Tensor, count: number, n: number, position: number): { x: Tensor; bits: number } =>
     plan.rope ? { x: e.linear(rope(plan.rope, count, n * headDim, 0, n, headDim, position), y), bits: 44 } : { x: y, bits: RING.logits };
-  const [qw, kw, vw] = yield* e.open([turned(q!, queries, heads, past.position + rows - queries), turned(k!, rows, kvHeads, past.position), { x: v, bits }]);
+  const [qw, kw, vw] = yield* e.open([
+    turned(q!, queries, heads, past.position + rows - queries - padding),
+    turned(k!, rows, kvHeads, past.position),
+    { x: v, bits },
+  ]);
   const key = e.withHalves(e.narrow(kw!, kw!.scale - SCALE.activation)),
     query = e.withHalves(e.narrow(qw!, qw!.scale - SCALE.activation));
   for (let g = 0; g < kvHeads; g++) {

@@ -13,8 +13,8 @@ import { mlp } from './mlp.ts';
 import { RING, type ModelPlan } from './plan.ts';
 
 /**
- * x: share [rows, width] 2^R, tokens at positions past.position .. past.position + rows - 1. Returns the residual stream of the last position before the final
- * norm; with `allPositions` (calibration) that of all positions.
+ * x: share [rows, width] 2^R, tokens at positions past.position .. past.position + rows - 1. Returns the residual stream of the last position that is no
+ * padding before the final norm; with `allPositions` (calibration) that of all positions.
  */
 export function* forward(
   e: Engine,
@@ -36,7 +36,7 @@ export function* forward(
     e.layer = l;
     e.note('input', current);
     const [xw] = yield* e.open([{ x: current, bits: layer.norm1.openBits }]);
-    const kept = queries === rows ? current : e.linear(row(rows - 1, width), current);
+    const kept = queries === rows ? current : e.linear(row(rows - 1 - (past.padding ?? 0), width), current);
     const middle = e.add(kept, yield* attention(e, plan, layer, caches[l]!, xw!, rows, past, queries));
     e.note('stream', middle);
     const [mw] = yield* e.open([{ x: middle, bits: layer.norm2.openBits }]);
@@ -60,16 +60,21 @@ export const TURN_ROWS = 64;
  * at most TURN_ROWS; then up to `answer - 1` single tokens (the last one's successor is not asked for; it comes with the next turn). One step each: input
  * from the client, the program, output to the client. What an answer leaves of its allowance is passed over: dealt, but not run. `context` bounds
  * the slots of all turns together: tokens + answer - 1 each. `filled` slots before them get random keys and values, in a step of their own (benchmarks).
+ * `padding`: so many of the first turn's rows, the last ones, only pad its prompt, and nothing attends to them; 0 at the dealer, which does not know;
+ * undefined where no prompt is padded.
  */
-export function* session(e: Engine, plan: ModelPlan, first: Turn, context: number, filled = 0): Program<void> {
+export function* session(e: Engine, plan: ModelPlan, first: Turn, context: number, filled = 0, padding?: number): Program<void> {
   const { width } = plan.shape,
     caches = createCache(e, plan, plan.prefixIds.length + filled + context),
     unused: [number, number][] = [];
   let slots = plan.prefixIds.length + filled,
     position = slots,
-    past: Past['unused'];
-  function* run(x: Tensor, rows: number): Program<void> {
-    const hidden = yield* forward(e, plan, caches, x, rows, { slots, position, unused: past });
+    past: Past['unused'],
+    most = first.tokens;
+  if (padding !== undefined) past = unused;
+  function* run(x: Tensor, rows: number, padded = 0): Program<void> {
+    if (padded > 0) unused.push([slots + rows - padded, slots + rows]);
+    const hidden = yield* forward(e, plan, caches, x, rows, { slots, position, unused: past, padding: padded });
     yield* e.output(hidden);
     e.endStep();
   }
@@ -79,16 +84,18 @@ export function* session(e: Engine, plan: ModelPlan, first: Turn, context: numbe
     e.endStep();
   }
   for (let turn: Turn | undefined = first; turn; turn = yield* e.turn()) {
-    const most = past ? TURN_ROWS : turn.tokens;
+    let padded = turn === first ? (padding ?? 0) : 0;
     for (let left = turn.tokens; left > 0;) {
       const mark = e.mark(),
         rows = Math.min(left, most);
-      yield* run(yield* e.input(rows * width, plan.residualScale), rows);
+      yield* run(yield* e.input(rows * width, plan.residualScale), rows, padded);
       e.release(mark);
       left -= rows;
       slots += rows;
-      position += rows;
+      position += rows - padded;
+      padded = 0;
     }
+    most = TURN_ROWS;
     const end = slots + turn.answer - 1;
     for (let over = false; slots < end; slots++) {
       const mark = e.mark(),
