@@ -8,6 +8,7 @@ import { chatCommand } from './commands/chat.ts';
 import { completionCommand } from './commands/completion.ts';
 import { benchCommand } from './commands/bench.ts';
 import { costCommand } from './commands/cost.ts';
+import { dealCommand } from './commands/deal.ts';
 import { demoCommand } from './commands/demo.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { evalCommand } from './commands/eval.ts';
@@ -15,6 +16,7 @@ import { initCommand } from './commands/init.ts';
 import { modelsCommand } from './commands/models.ts';
 import { partyCommand } from './commands/party.ts';
 import { prepareCommand } from './commands/prepare.ts';
+import { storeCommand } from './commands/store.ts';
 import { traceCommand } from './commands/trace.ts';
 
 const commands = [
@@ -26,6 +28,8 @@ const commands = [
   doctorCommand,
   modelsCommand,
   prepareCommand,
+  dealCommand,
+  storeCommand,
   evalCommand,
   costCommand,
   benchCommand,

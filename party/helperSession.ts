@@ -16,8 +16,11 @@ const RETRY_MS = 2;
 /** Steps whose times are kept. */
 const MAX_STEPS = 256;
 
+/** What the dealer needs of an evaluator. */
+export type DealtTo = Pick<Link, 'peer' | 'onControl' | 'onEnd' | 'waiting' | 'send' | 'control' | 'close' | 'fail'>;
+
 interface Stream {
-  readonly link: Link;
+  readonly link: DealtTo;
   credit: number;
   sent: number;
   /** Dealt in all, as far as the engine has told: the ring may already hold bytes of a step whose beginning is not known here yet. */
@@ -47,7 +50,7 @@ export class HelperSession {
     kernels: string;
     space: EngineSpace;
     keys: DealerKeys;
-    links: readonly [Link, Link];
+    links: readonly [DealtTo, DealtTo];
     onTrace: ((rows: TraceRows) => void) | undefined;
     onEnd: (error: CachetError | undefined) => void;
   }) {

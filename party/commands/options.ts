@@ -67,9 +67,13 @@ export const readNote = async (path: string): Promise<string> =>
 /** As commander names an option: --memory-mib is memoryMib. */
 const camel = (flag: string): string => flag.slice(2).replaceAll(/-([a-z])/g, (_, c: string) => c.toUpperCase());
 
-export const dealerOption = (): Option =>
-  new Option('--helper <who>', 'who deals the correlated randomness: the helper process, or this client (two parties)')
-    .choices(['server', 'client'])
+/** `stored`: from the parties' stores as well. */
+export const dealerOption = (stored = false): Option =>
+  new Option(
+    '--helper <who>',
+    'who deals the correlated randomness: the helper process, this client (two parties)' + (stored ? ", or nobody: it lies in the parties' stores" : ''),
+  )
+    .choices(['server', 'client', ...(stored ? ['store'] : [])])
     .default('server');
 
 export const addSampling = (command: Command): Command =>
