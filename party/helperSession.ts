@@ -37,7 +37,7 @@ export class HelperSession {
   private readonly engine: EngineThread;
   private readonly streams: readonly [Stream, Stream];
   private readonly onEnd: (error: CachetError | undefined) => void;
-  /** The engine's time for each of the latest steps, ms. */
+  /** The engine's time for the first and each of the latest steps, ms. */
   readonly stepMs: number[] = [];
   private dealtAll = false;
   private closed = 0;
@@ -104,7 +104,7 @@ export class HelperSession {
     }
     if (m.type === 'step') {
       this.stepMs.push(m.busyMs);
-      if (this.stepMs.length > MAX_STEPS) this.stepMs.shift();
+      if (this.stepMs.length > MAX_STEPS) this.stepMs.splice(1, 1);
     }
     this.streams.forEach((s, party) => {
       if (m.type === 'step' || m.type === 'cut') {

@@ -72,7 +72,7 @@ not be an evaluator's.`,
         );
       };
     try {
-      while (units.length < o.count) units.push(await store.deal(onBytes, abort.signal));
+      while (units.length < o.count) units.push(await store.deal({ onBytes, signal: abort.signal }));
     } finally {
       store.close();
     }

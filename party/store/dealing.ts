@@ -28,6 +28,7 @@ import {
   writeRecord,
   type DealerManifest,
 } from './folder.ts';
+import type { TraceRows } from '../trace/recorder.ts';
 import { UnitWriter } from './unitFile.ts';
 
 /** What the dealer's engine may have made and not yet written, MiB. */
@@ -142,8 +143,13 @@ export class DealerStore {
   }
 
   /** Deals one unit; `onBytes` is told of dealt bytes as they are made. @throws CachetError 'aborted', 'config' where the disk does not take it. */
-  async deal(onBytes: (bytes: number) => void, signal: AbortSignal): Promise<DealtUnit> {
-    const { dir, artefact, lengths, kernels, threads } = this.o,
+  async deal(o: {
+    readonly onBytes: (bytes: number) => void;
+    readonly signal: AbortSignal;
+    readonly onTrace?: ((rows: TraceRows) => void) | undefined;
+  }): Promise<DealtUnit> {
+    const { onBytes, signal, onTrace } = o,
+      { dir, artefact, lengths, kernels, threads } = this.o,
       started = performance.now(),
       { next: index, store, keys } = this.manifest,
       id = new Uint8Array(randomBytes(32)),
@@ -174,7 +180,7 @@ export class DealerStore {
           space: engineSpace('helper', artefact, spec, AHEAD_MIB, { threads }),
           keys: made.dealer,
           links,
-          onTrace: undefined,
+          onTrace,
           onEnd: (error) => {
             signal.removeEventListener('abort', stop);
             if (error) reject(error);
