@@ -54,6 +54,8 @@ export interface SessionOptions {
   readonly policy?: Policy;
   /** The client deals; without it the helper does. */
   readonly deal?: Deal;
+  /** The material lies in the parties' stores. @default false */
+  readonly stored?: boolean;
   /** @default 30000 */
   readonly timeoutMs?: number;
   /** Longest wait for a step's result. @default 600000 */
@@ -85,6 +87,8 @@ export class PrivateSession {
   /** Batches of the present turn's tokens that are still to be sent, and tokens of its answer that may still be asked for. */
   private batches: number[];
   private answerLeft: number;
+  /** Rows that the next step's tokens are padded by: the prompt's alone. */
+  private padding: number;
   private slotsLeft: number;
   private readonly dealing: AbortController;
   private readonly aborted = (): void => this.fail(new CachetError({ code: 'aborted', what: 'interrupted' }));
@@ -96,7 +100,7 @@ export class PrivateSession {
       version: PROTOCOL_VERSION,
       artefact: o.artefact.digest,
       weights: 'open',
-      dealer: o.deal ? 'client' : 'helper',
+      dealer: o.deal ? 'client' : o.stored ? 'store' : 'helper',
       promptTokens: o.promptTokens,
       maxTokens: o.maxTokens,
       context: o.context ?? o.promptTokens + o.maxTokens - 1,
@@ -121,8 +125,16 @@ export class PrivateSession {
       const [a, b] = await (dealt ? Promise.race([both, dealt.then(() => both)]) : both);
       if (hex(a!.session) !== hex(b!.session))
         throw new CachetError({ code: 'handshake', what: 'evaluators are in different sessions', expected: 'one session id', got: 'two' });
+      const rows = a!.promptRows ?? spec.promptTokens;
+      if (rows !== (b!.promptRows ?? spec.promptTokens) || rows < spec.promptTokens)
+        throw new CachetError({
+          code: 'handshake',
+          what: 'evaluators have different units',
+          expected: `one of at least ${spec.promptTokens} prompt tokens`,
+          got: `${rows} and ${b!.promptRows ?? spec.promptTokens}`,
+        });
       for (const link of links) link.bind(a!.session);
-      const session = new PrivateSession(o, spec, links, hex(a!.session.subarray(0, 8)), dealing);
+      const session = new PrivateSession(o, { ...spec, padding: rows - spec.promptTokens }, links, hex(a!.session.subarray(0, 8)), dealing);
       dealt?.catch((error: CachetError) => session.fail(error));
       o.onSession?.(session);
       return session;
@@ -136,6 +148,7 @@ export class PrivateSession {
   private constructor(o: SessionOptions, spec: SessionSpec, links: readonly [Link, Link], id: string, dealing: AbortController) {
     this.o = o;
     this.batches = [spec.promptTokens];
+    this.padding = spec.padding ?? 0;
     this.position = o.artefact.prefixIds.length;
     this.answerLeft = spec.maxTokens;
     this.slotsLeft = spec.context - turnSlots({ tokens: spec.promptTokens, answer: spec.maxTokens });
@@ -207,9 +220,12 @@ export class PrivateSession {
     this.batches.shift();
     if (this.batches.length === 0) this.answerLeft--;
     this.steps++;
-    const values = embed(artefact, ids, this.position),
+    // Padding is text like the prompt's, so that its values are in range; nothing attends to it.
+    const padded = Array.from({ length: ids.length + this.padding }, (_, i) => ids[i % ids.length]!),
+      values = embed(artefact, padded, this.position),
       mask = randomWords(values.length);
     for (let i = 0; i < values.length; i++) values[i] = values[i]! - mask[i]!;
+    this.padding = 0;
     this.position += ids.length;
     this.links[0].send(FRAME.input, new Uint8Array(values.buffer));
     this.links[1].send(FRAME.input, new Uint8Array(mask.buffer));

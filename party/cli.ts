@@ -8,6 +8,7 @@ import { chatCommand } from './commands/chat.ts';
 import { completionCommand } from './commands/completion.ts';
 import { benchCommand } from './commands/bench.ts';
 import { costCommand } from './commands/cost.ts';
+import { dealCommand } from './commands/deal.ts';
 import { demoCommand } from './commands/demo.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { evalCommand } from './commands/eval.ts';
@@ -16,6 +17,7 @@ import { modelsCommand } from './commands/models.ts';
 import { partyCommand } from './commands/party.ts';
 import { policyCommand } from './commands/policy.ts';
 import { prepareCommand } from './commands/prepare.ts';
+import { storeCommand } from './commands/store.ts';
 import { traceCommand } from './commands/trace.ts';
 
 const commands = [
@@ -27,6 +29,8 @@ const commands = [
   doctorCommand,
   modelsCommand,
   prepareCommand,
+  dealCommand,
+  storeCommand,
   evalCommand,
   costCommand,
   policyCommand,

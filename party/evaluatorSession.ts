@@ -17,6 +17,7 @@ import { DirectEngine } from './directEngine.ts';
 import { EngineThread, type EngineSpace } from './engine.ts';
 import { REPLY, type EngineMessage } from './engineMessages.ts';
 import { Inbox } from './inbox.ts';
+import type { DealtFrom } from './store/storedDealer.ts';
 import type { TraceRows } from './trace/recorder.ts';
 
 export interface EvaluatorSessionOptions {
@@ -27,7 +28,7 @@ export interface EvaluatorSessionOptions {
   readonly space: EngineSpace;
   readonly keys: EvaluatorKeys;
   /** Bound to the session. */
-  readonly links: { readonly client: Link; readonly peer: Link; readonly helper: Link };
+  readonly links: { readonly client: Link; readonly peer: Link; readonly helper: DealtFrom };
   /** Longest wait for the client's next token. */
   readonly clientTimeoutMs: number;
   /** Longest wait within a step. */
@@ -95,7 +96,7 @@ export class EvaluatorSession {
     this.o = o;
     const { client, peer, helper } = o.links,
       limit = arenaBytes('evaluator', o.artefact, o.spec);
-    this.relay = o.spec.dealer === 'helper' ? 'none' : o.party === 0 ? 'out' : 'in';
+    this.relay = o.spec.dealer !== 'client' ? 'none' : o.party === 0 ? 'out' : 'in';
     this.slots = turnSlots({ tokens: o.spec.promptTokens, answer: o.spec.maxTokens });
     this.rounds = new Inbox(peer.peer, limit);
     this.inputs = new Inbox(client.peer, limit);
@@ -161,7 +162,7 @@ export class EvaluatorSession {
     this.end(error);
   }
 
-  private on(kinds: readonly number[], link: Link, take: (header: FrameHeader, payload: Uint8Array) => void) {
+  private on(kinds: readonly number[], link: DealtFrom, take: (header: FrameHeader, payload: Uint8Array) => void) {
     return (header: FrameHeader, payload: Uint8Array): void => {
       if (!kinds.includes(header.kind))
         throw new CachetError({
@@ -175,7 +176,7 @@ export class EvaluatorSession {
     };
   }
 
-  private controls(link: Link, handlers: { readonly [T in Control['type']]?: (message: Extract<Control, { type: T }>) => void }) {
+  private controls(link: DealtFrom, handlers: { readonly [T in Control['type']]?: (message: Extract<Control, { type: T }>) => void }) {
     return (m: Control): void =>
       this.guard(() => {
         const handler = handlers[m.type] as ((message: Control) => void) | undefined;
@@ -465,9 +466,9 @@ export class EvaluatorSession {
     }
   }
 
-  /** The client deals for itself and need not deal to the end; a helper must not see when the answer ended. */
+  /** The client deals for itself and need not deal to the end, from a store nothing is to be hidden; a helper must not see when the answer ended. */
   private get allDealt(): boolean {
-    return this.relay !== 'none' || this.turnsDealt === this.turns;
+    return this.o.spec.dealer !== 'helper' || this.turnsDealt === this.turns;
   }
 
   /** No further step: the engine goes, the helper may deal to its end. */

@@ -16,8 +16,11 @@ const RETRY_MS = 2;
 /** Steps whose times are kept. */
 const MAX_STEPS = 256;
 
+/** What the dealer needs of an evaluator. */
+export type DealtTo = Pick<Link, 'peer' | 'onControl' | 'onEnd' | 'waiting' | 'send' | 'control' | 'close' | 'fail'>;
+
 interface Stream {
-  readonly link: Link;
+  readonly link: DealtTo;
   credit: number;
   sent: number;
   /** Dealt in all, as far as the engine has told: the ring may already hold bytes of a step whose beginning is not known here yet. */
@@ -34,7 +37,7 @@ export class HelperSession {
   private readonly engine: EngineThread;
   private readonly streams: readonly [Stream, Stream];
   private readonly onEnd: (error: CachetError | undefined) => void;
-  /** The engine's time for each of the latest steps, ms. */
+  /** The engine's time for the first and each of the latest steps, ms. */
   readonly stepMs: number[] = [];
   private dealtAll = false;
   private closed = 0;
@@ -47,7 +50,7 @@ export class HelperSession {
     kernels: string;
     space: EngineSpace;
     keys: DealerKeys;
-    links: readonly [Link, Link];
+    links: readonly [DealtTo, DealtTo];
     onTrace: ((rows: TraceRows) => void) | undefined;
     onEnd: (error: CachetError | undefined) => void;
   }) {
@@ -101,7 +104,7 @@ export class HelperSession {
     }
     if (m.type === 'step') {
       this.stepMs.push(m.busyMs);
-      if (this.stepMs.length > MAX_STEPS) this.stepMs.shift();
+      if (this.stepMs.length > MAX_STEPS) this.stepMs.splice(1, 1);
     }
     this.streams.forEach((s, party) => {
       if (m.type === 'step' || m.type === 'cut') {

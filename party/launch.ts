@@ -26,6 +26,7 @@ export interface TrioEvent {
   readonly session?: string;
   readonly error?: string;
   readonly url?: string;
+  readonly unit?: number;
   /** Bytes resident at most; the helper's time for a step. */
   readonly memory?: number;
   readonly stepMs?: number;

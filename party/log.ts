@@ -21,8 +21,8 @@ const count = z.number().int().min(0),
 
 const eventSchema = z.discriminatedUnion('event', [
   z.strictObject({ event: z.literal('listening'), url: z.string().regex(/^ws:\/\/[A-Za-z0-9.:[\]-]{1,80}$/) }),
-  /** `session`: the id's first 8 bytes, hex. */
-  z.strictObject({ event: z.literal('session'), session, promptTokens: count, maxTokens: count, policy: policySchema.shape.name }),
+  /** `session`: the id's first 8 bytes, hex. `unit`: of the store, if it uses one. */
+  z.strictObject({ event: z.literal('session'), session, promptTokens: count, maxTokens: count, policy: policySchema.shape.name, unit: count.optional() }),
   /**
    * Bytes on each link, headers included: with the client, with the others. `memory`: bytes that the process has ever had resident. `stepMs`: the helper's
    * engine's time for a step, median of the latest ones.
@@ -100,7 +100,7 @@ function describe(role: PartyRole, e: LogLine): string {
     case 'listening':
       return `${role}: listening at ${e.url}`;
     case 'session':
-      return `${role}: session ${e.session}: ${e.promptTokens} private tokens, at most ${e.maxTokens} generated, ${e.policy} cache`;
+      return `${role}: session ${e.session}: ${e.promptTokens} private tokens, at most ${e.maxTokens} generated, ${e.policy} cache${e.unit === undefined ? '' : `, unit ${e.unit} of the store`}`;
     case 'end':
       return `${role}: session ${e.session} ended after ${e.seconds.toFixed(1)} s${because}; ${e.traffic.map((t) => `${t.peer}: sent ${bytes(t.sent)}, received ${bytes(t.received)}`).join('; ')}`;
     case 'refused':

@@ -8,9 +8,19 @@ import { bytesToHex } from '@noble/hashes/utils.js';
 import { expectControl, type Link } from '../client/link.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
-import { evaluatorKeys, KeyExchange, requireSameSpec, sessionId, type Control, type DealOffer, type Hello, type Join } from '../protocols/handshake.ts';
+import {
+  evaluatorKeys,
+  KeyExchange,
+  requireSameSpec,
+  sessionId,
+  storedKeys,
+  type Control,
+  type DealOffer,
+  type Hello,
+  type Join,
+} from '../protocols/handshake.ts';
 import { policyDifference, type Policy } from '../protocols/policy.ts';
-import { checkSpec, type SessionSpec } from '../protocols/session.ts';
+import { checkSpec, specOfUnit, type SessionSpec } from '../protocols/session.ts';
 import { collectSoon } from './collect.ts';
 import { addressOf, type Config, type PartyRole } from './config.ts';
 import { agreeAsDealer, type Joined } from './dealing.ts';
@@ -20,6 +30,8 @@ import { HelperSession } from './helperSession.ts';
 import { Ledger } from './ledger.ts';
 import type { PartyEvent, Peer } from './log.ts';
 import { connect, lineOf, listen, type Line, type Listener } from './sockets.ts';
+import { PartyStore, type ClaimedUnit } from './store/partyStore.ts';
+import { StoredDealer } from './store/storedDealer.ts';
 import { median, peakResident } from './terminal.ts';
 import type { TraceFile } from './trace/file.ts';
 import type { TraceRows } from './trace/recorder.ts';
@@ -31,6 +43,8 @@ interface Meeting {
   readonly ticket: string;
   readonly greetings: Map<string, Greeting>;
   readonly timer: NodeJS.Timeout;
+  /** Of the store, for this session. */
+  unit?: ClaimedUnit;
 }
 
 export class Party {
@@ -46,6 +60,7 @@ export class Party {
   private readonly line: Line;
   private listener: Listener | undefined;
   private readonly ledger: Ledger;
+  private readonly store: PartyStore | undefined;
   /** Sessions being set up or running, and what their engines reserve. */
   private sessions = 0;
   private reserved = 0;
@@ -63,6 +78,11 @@ export class Party {
     this.config = o.config;
     this.line = lineOf(o.config);
     this.ledger = new Ledger(o.config.ledger);
+    if (o.config.store !== undefined && o.role !== 'helper') {
+      const { store: dir, storeKey: key, ledger: ledgerPath } = o.config;
+      this.store = new PartyStore({ dir, role: o.role, artefact: o.artefact.digest, ledger: this.ledger, ledgerPath, key });
+      this.store.tidy();
+    }
     this.onEvent = o.onEvent;
     this.trace = o.trace;
     this.policy = o.policy;
@@ -135,6 +155,23 @@ export class Party {
     }
   }
 
+  /** What runs of a session: over a stored unit, one of the unit's lengths. */
+  private running(spec: SessionSpec): SessionSpec {
+    return spec.dealer === 'store' ? specOfUnit(spec, this.storeOf().lengths) : spec;
+  }
+
+  private storeOf(): PartyStore {
+    if (this.store) return this.store;
+    throw new CachetError({
+      code: 'store',
+      party: this.role,
+      what: 'no store',
+      expected: 'a party with a store',
+      got: 'none',
+      hint: '"store" in its configuration, or --store DIR; or another --helper',
+    });
+  }
+
   private checkSession(spec: SessionSpec): void {
     checkSpec(this.artefact, spec);
     const other = this.policy && policyDifference(this.policy, spec.policy);
@@ -147,6 +184,10 @@ export class Party {
         got: other.got,
         hint: `--policy ${this.policy!.name}, or the file that the parties were given`,
       });
+    if (spec.dealer === 'store') {
+      this.running(spec);
+      this.storeOf().next();
+    }
     if (spec.filled > 0 && !this.config.benchmark)
       throw new CachetError({
         code: 'policy',
@@ -208,7 +249,7 @@ export class Party {
     const links = new Set([...meeting.greetings.values()].map((g) => g.link));
     const [spec, ...others] = [...meeting.greetings.values()].flatMap(({ message }) => ('spec' in message ? [message.spec] : [])),
       { aheadMib, benchmark, threads } = this.config,
-      space = engineSpace(this.role === 'helper' ? 'helper' : 'evaluator', this.artefact, spec!, aheadMib, { whole: benchmark, threads });
+      space = engineSpace(this.role === 'helper' ? 'helper' : 'evaluator', this.artefact, this.running(spec!), aheadMib, { whole: benchmark, threads });
     this.sessions++;
     this.reserved += space.total;
     try {
@@ -219,6 +260,7 @@ export class Party {
     } catch (error) {
       this.sessions--;
       this.reserved -= space.total;
+      await meeting.unit?.reader.close();
       for (const link of links) link.fail(error as CachetError);
       throw error;
     }
@@ -246,7 +288,17 @@ export class Party {
     const nonce = new Uint8Array(randomBytes(32)),
       withPeer = new KeyExchange(),
       withHelper = new KeyExchange();
-    const join = (publicKey: Uint8Array): Join => ({ type: 'join', role, ticket, clientNonce: client.message.nonce, nonce, publicKey, spec });
+    const store = spec.dealer === 'store' ? this.storeOf() : undefined;
+    const join = (publicKey: Uint8Array): Join => ({
+      type: 'join',
+      role,
+      ticket,
+      clientNonce: client.message.nonce,
+      nonce,
+      publicKey,
+      spec,
+      ...(store ? { unit: { store: store.id, next: store.next() } } : {}),
+    });
     const meet = async (to: 'p0' | 'helper', exchange: KeyExchange): Promise<{ link: Link; welcome: Extract<Control, { type: 'welcome' }> }> => {
       const link =
         to === 'helper' && spec.dealer === 'client'
@@ -258,12 +310,19 @@ export class Party {
       return { link, welcome: await welcome };
     };
     let peer: { link: Link; nonce: Uint8Array; publicKey: Uint8Array };
-    const helperMet = meet('helper', withHelper);
+    const helperMet = store ? undefined : meet('helper', withHelper);
     if (role === 'p0') {
       const { link, message } = meeting.greetings.get('p1') as { link: Link; message: Join };
       if (bytesToHex(message.clientNonce) !== bytesToHex(client.message.nonce))
         throw new CachetError({ code: 'handshake', party: role, what: 'parties met different clients', expected: 'one nonce', got: 'two' });
-      link.control({ type: 'welcome', role: 'p0', nonce, publicKey: withPeer.publicKey });
+      if (store) meeting.unit = await store.claim(store.next(requireSameStore(store, message)));
+      link.control({
+        type: 'welcome',
+        role: 'p0',
+        nonce,
+        publicKey: withPeer.publicKey,
+        ...(meeting.unit ? { unit: { index: meeting.unit.index, id: meeting.unit.id } } : {}),
+      });
       peer = { link, ...message };
     } else {
       const p0 = meet('p0', withPeer);
@@ -271,14 +330,18 @@ export class Party {
       await helperMet;
       const { link, welcome } = await p0;
       peer = { link, ...welcome };
+      if (store) meeting.unit = await claimSame(store, welcome);
     }
-    const helper = await helperMet;
+    const helper = await helperMet,
+      { unit } = meeting;
     const nonces = role === 'p0' ? { p0: nonce, p1: peer.nonce } : { p0: peer.nonce, p1: nonce };
-    const session = sessionId(spec, ticket, { client: client.message.nonce, ...nonces, helper: helper.welcome.nonce }),
+    const session = sessionId(spec, ticket, { client: client.message.nonce, ...nonces, helper: unit?.id ?? helper!.welcome.nonce }),
       party = role === 'p0' ? 0 : 1;
-    const keys = evaluatorKeys(party, session, withHelper.derive(helper.welcome.publicKey, session), withPeer.derive(peer.publicKey, session));
+    const peerKeys = withPeer.derive(peer.publicKey, session),
+      keys = unit ? storedKeys(unit.id, unit.keys, peerKeys) : evaluatorKeys(party, session, withHelper.derive(helper!.welcome.publicKey, session), peerKeys),
+      run = this.running(spec);
     for (const link of links) if (!link.open) throw new CachetError({ code: 'link', party: role, what: `${link.peer} left while the session was set up` });
-    client.link.control({ type: 'ready', session });
+    client.link.control({ type: 'ready', session, ...(unit ? { promptRows: run.promptTokens } : {}) });
     for (const link of links) link.bind(session);
     this.run(
       session,
@@ -289,17 +352,18 @@ export class Party {
         new EvaluatorSession({
           party,
           artefact: this.artefact,
-          spec,
+          spec: run,
           kernels: this.config.kernels,
           space,
           keys,
-          links: { client: client.link, peer: peer.link, helper: helper.link },
+          links: { client: client.link, peer: peer.link, helper: unit ? new StoredDealer(unit.reader) : helper!.link },
           clientTimeoutMs: this.config.clientTimeoutMs,
           progressMs: this.config.progressMs,
           onTrace: this.traced(session, spec),
           alone: () => this.sessions === 1,
           onEnd,
         }),
+      unit?.index,
     );
   }
 
@@ -323,10 +387,18 @@ export class Party {
     space: EngineSpace,
     links: readonly Link[],
     begin: (onEnd: (error: CachetError | undefined) => void) => { abort(error: CachetError): void; readonly stepMs?: readonly number[] },
+    unit?: number,
   ): void {
     const id = shortId(session),
       started = performance.now();
-    this.onEvent({ event: 'session', session: id, promptTokens: spec.promptTokens, maxTokens: spec.maxTokens, policy: spec.policy.name });
+    this.onEvent({
+      event: 'session',
+      session: id,
+      promptTokens: spec.promptTokens,
+      maxTokens: spec.maxTokens,
+      policy: spec.policy.name,
+      ...(unit === undefined ? {} : { unit }),
+    });
     const running = begin((error) => {
       this.active.delete(running);
       this.sessions--;
@@ -348,6 +420,35 @@ export class Party {
   private traced(session: Uint8Array, spec: SessionSpec): ((rows: TraceRows) => void) | undefined {
     return this.trace?.session({ party: this.role, session: shortId(session), spec }).rows;
   }
+}
+
+/** P1's next unit. @throws CachetError 'handshake' if its store is another one. */
+function requireSameStore(store: PartyStore, { unit }: Join): number {
+  if (unit && bytesToHex(unit.store) === bytesToHex(store.id)) return unit.next;
+  throw new CachetError({
+    code: 'handshake',
+    party: 'p0',
+    what: 'evaluators have different stores',
+    expected: `store ${bytesToHex(store.id).slice(0, 16)}`,
+    got: unit ? bytesToHex(unit.store).slice(0, 16) : 'none',
+    hint: 'give both evaluators their parts of one store',
+  });
+}
+
+/** P1's half of the unit that P0 uses. @throws CachetError 'handshake' if it is of another one. */
+async function claimSame(store: PartyStore, { unit }: Extract<Control, { type: 'welcome' }>): Promise<ClaimedUnit> {
+  if (!unit) throw new CachetError({ code: 'handshake', party: 'p1', what: 'no unit from p0', expected: 'one of its store', got: 'none' });
+  const claimed = await store.claim(unit.index);
+  if (bytesToHex(claimed.id) === bytesToHex(unit.id)) return claimed;
+  await claimed.reader.close();
+  throw new CachetError({
+    code: 'handshake',
+    party: 'p1',
+    what: `evaluators have different units ${unit.index}`,
+    expected: 'halves of one unit',
+    got: 'halves of two',
+    hint: 'give both evaluators their parts of one store',
+  });
 }
 
 const shortId = (session: Uint8Array): string => bytesToHex(session.subarray(0, 8));

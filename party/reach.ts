@@ -5,13 +5,16 @@ import { clientDealer } from './clientDealer.ts';
 import { addressOf, type Config } from './config.ts';
 import { connect, lineOf } from './sockets.ts';
 
+/** Who deals, as commands call it. */
+export type DealerChoice = 'server' | 'client' | 'store';
+
 /** Options of a session: links to the evaluators and, where the client deals for itself, the dealer. */
 export function reach(
   config: Config,
   artefact: Artefact,
-  dealer: 'server' | 'client',
+  dealer: DealerChoice,
   signal: AbortSignal,
-): { readonly connect: Connect; readonly timeoutMs: number; readonly signal: AbortSignal; readonly deal?: Deal } {
+): { readonly connect: Connect; readonly timeoutMs: number; readonly signal: AbortSignal; readonly deal?: Deal; readonly stored?: boolean } {
   const { timeoutMs, kernels, threads } = config,
     line = lineOf(config),
     to: Connect = (role) => connect(addressOf(config, role), role, timeoutMs, signal, line);
@@ -19,6 +22,7 @@ export function reach(
     connect: to,
     timeoutMs,
     signal,
+    ...(dealer === 'store' ? { stored: true } : {}),
     ...(dealer === 'client' ? { deal: clientDealer({ artefact, kernels, threads, timeoutMs, connect: to }) } : {}),
   };
 }

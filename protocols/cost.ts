@@ -80,6 +80,7 @@ export function meterSession(
     filled,
     spec.policy,
     spec.evictFilled,
+    spec.dealer === 'store' ? 0 : undefined,
   ))
     if (effect.kind === 'turn') effect.turn = waiting.shift();
   const steps = filled > 0 ? meter.steps.slice(1) : meter.steps,

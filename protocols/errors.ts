@@ -16,6 +16,7 @@ export const ERROR_CODES = [
   'cancelled',
   'limit',
   'policy',
+  'store',
   'internal',
 ] as const;
 export type ErrorCode = (typeof ERROR_CODES)[number];

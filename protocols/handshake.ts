@@ -9,6 +9,9 @@
  * Where the client deals for itself there is no helper: it opens one more link to each evaluator, `deal { ticket }`, over which P0 and P1 join it as they
  * would join the helper.
  *
+ * Where the material comes from stores that were dealt before there is no helper either: P1's join says which unit is its next, P0's welcome which one
+ * both use (the larger of both), and the unit's id stands for the helper's nonce. `ready` tells the client how many rows the unit's prompt has.
+ *
  * Session id = SHA-256(spec, ticket, nonces of client, p0, p1, helper): fresh as long as one party's nonce is. Pair secrets: HKDF-SHA256 of the X25519
  * secret with the session id as salt and one info string a purpose. The exchange is not authenticated yet: whoever can stand between the parties can
  * read a session; only loopback or a network that is trusted will do until identities are added.
@@ -37,11 +40,20 @@ export const controlSchema = z.discriminatedUnion('type', [
     nonce: bytes(32),
     publicKey: bytes(32),
     spec: sessionSpecSchema,
+    /** P1's store, and the first unit in it that it has not used. */
+    unit: z.strictObject({ store: bytes(16), next: count }).optional(),
   }),
-  z.strictObject({ type: z.literal('welcome'), role: z.enum(['p0', 'helper']), nonce: bytes(32), publicKey: bytes(32) }),
+  z.strictObject({
+    type: z.literal('welcome'),
+    role: z.enum(['p0', 'helper']),
+    nonce: bytes(32),
+    publicKey: bytes(32),
+    /** The store's unit for this session. */
+    unit: z.strictObject({ index: count, id: bytes(32) }).optional(),
+  }),
   /** Client as dealer, on a link of its own: evaluators join over it. */
   z.strictObject({ type: z.literal('deal'), role: z.literal('dealer'), ticket: bytes(16) }),
-  z.strictObject({ type: z.literal('ready'), session: bytes(32) }),
+  z.strictObject({ type: z.literal('ready'), session: bytes(32), promptRows: z.number().int().min(1).optional() }),
   /** Client to evaluators, these to the dealer: a further turn. */
   turnSchema.extend({ type: z.literal('turn') }),
   /** Dealer to evaluators: all material of the turns so far is on its way. */
@@ -129,8 +141,14 @@ export function sessionId(spec: SessionSpec, ticket: Uint8Array, nonces: Nonces)
 
 /** One end of a key exchange; the secret key never leaves this object. */
 export class KeyExchange {
-  private readonly secret = x25519.utils.randomSecretKey();
-  readonly publicKey = x25519.getPublicKey(this.secret);
+  private readonly secret: Uint8Array;
+  readonly publicKey: Uint8Array;
+
+  /** A fresh key, or one that is kept: 32 bytes. */
+  constructor(secret = x25519.utils.randomSecretKey()) {
+    this.secret = secret;
+    this.publicKey = x25519.getPublicKey(secret);
+  }
 
   /** 32-byte keys for this pair of parties and this session, one a purpose. */
   derive(peer: Uint8Array, session: Uint8Array): (purpose: string) => Uint8Array {
@@ -139,6 +157,7 @@ export class KeyExchange {
   }
 }
 
+/** Public; 16 bytes. `session`: its id, or that of a stored unit. */
 const tweakOf = (session: Uint8Array): Uint8Array => sha256.create().update(utf8ToBytes('cachet/tweak')).update(session).digest().slice(0, 16);
 
 export function evaluatorKeys(
@@ -159,4 +178,22 @@ export function evaluatorKeys(
 
 export function dealerKeys(session: Uint8Array, p0: (purpose: string) => Uint8Array, p1: (purpose: string) => Uint8Array): DealerKeys {
   return { mask0: p0('mask/p0'), mask1: p1('mask/p1'), dealt0: p0('dealt/p0'), root0: p0('root/p0'), root1: p1('root/p1'), tweak: tweakOf(session) };
+}
+
+/** Keys of one evaluator's half of a stored unit: what it would otherwise share with the helper. `dealt` is used by P0 alone. */
+export type UnitKeys = Pick<EvaluatorKeys, 'mask' | 'dealt' | 'root'>;
+
+/** Fresh keys of a unit that is dealt ahead; `draw` gives random bytes. */
+export function dealUnitKeys(
+  id: Uint8Array,
+  draw: (bytes: number) => Uint8Array,
+): { readonly dealer: DealerKeys; readonly halves: readonly [UnitKeys, UnitKeys] } {
+  const half = (): UnitKeys => ({ mask: draw(32), dealt: draw(32), root: draw(32) }),
+    [p0, p1] = [half(), half()];
+  return { dealer: { mask0: p0.mask, mask1: p1.mask, dealt0: p0.dealt, root0: p0.root, root1: p1.root, tweak: tweakOf(id) }, halves: [p0, p1] };
+}
+
+/** An evaluator's keys for a session over a stored unit: the unit's, and those of the live exchange with its peer. */
+export function storedKeys(id: Uint8Array, unit: UnitKeys, peer: (purpose: string) => Uint8Array): EvaluatorKeys {
+  return { ...unit, zero: peer('zero'), coins: peer('coins'), tweak: tweakOf(id) };
 }

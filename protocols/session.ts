@@ -8,7 +8,7 @@ import type { DealtSink, DealtSource, Program, Turn } from './engines/effects.ts
 import type { Trace } from './engines/engine.ts';
 import { Evaluator, type EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
-import { checkPolicy, policySchema } from './policy.ts';
+import { canonicalPolicy, checkPolicy, FULL, policySchema } from './policy.ts';
 import { evictionBytes } from './programs/mpcache/eviction.ts';
 import { session, TURN_ROWS } from './programs/transformer.ts';
 
@@ -16,8 +16,11 @@ export type { DealerKeys, EvaluatorKeys };
 
 export const PROTOCOL_VERSION = 4;
 
-/** Who deals the correlated randomness: a helper, or the client for itself (two parties; it may know all masks of its own session). */
-export const DEALERS = ['helper', 'client'] as const;
+/**
+ * Who deals the correlated randomness: a helper, the client for itself (two parties; it may know all masks of its own session), or somebody did before,
+ * into the evaluators' stores.
+ */
+export const DEALERS = ['helper', 'client', 'store'] as const;
 
 export const sessionSpecSchema = z.strictObject({
   version: z.literal(PROTOCOL_VERSION),
@@ -37,6 +40,8 @@ export const sessionSpecSchema = z.strictObject({
   evictFilled: z.literal(true).optional(),
   /** What the cache keeps and what tokens attend to: the whole of it, no name that parties might read differently. */
   policy: policySchema,
+  /** Of the prompt's tokens, so many at the end only pad it to a stored unit's length. Not in what parties agree on: a unit's lengths come with its id. */
+  padding: z.number().int().min(0).optional(),
 });
 export type SessionSpec = z.infer<typeof sessionSpecSchema>;
 
@@ -46,6 +51,24 @@ export const turnSchema = z.strictObject({ tokens: z.number().int().min(1), answ
 export const turnSlots = (turn: Turn): number => turn.tokens + turn.answer - 1;
 
 const firstTurn = (spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'>): Turn => ({ tokens: spec.promptTokens, answer: spec.maxTokens });
+
+/** Lengths that dealt material is for. */
+export type UnitLengths = Pick<SessionSpec, 'promptTokens' | 'maxTokens'>;
+
+/**
+ * What runs of a session over a stored unit: the unit's lengths, the prompt padded to them. @throws CachetError 'limit' if it does not fit into the unit.
+ */
+export function specOfUnit(spec: SessionSpec, unit: UnitLengths): SessionSpec {
+  if (spec.promptTokens > unit.promptTokens || spec.maxTokens > unit.maxTokens)
+    throw new CachetError({
+      code: 'limit',
+      what: "session does not fit the store's units",
+      expected: `at most ${unit.promptTokens} private and ${unit.maxTokens} generated tokens`,
+      got: `${spec.promptTokens} and ${spec.maxTokens}`,
+      hint: 'shorten the prompt, lower --max-tokens, or deal a store of longer units',
+    });
+  return { ...spec, ...unit, context: turnSlots(firstTurn(unit)), padding: unit.promptTokens - spec.promptTokens };
+}
 
 /** @throws CachetError 'limit' if the model has no room for the session, 'policy' if weights and dealer do not go together or the model cannot follow the cache policy. */
 export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
@@ -58,6 +81,22 @@ export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
       hint: 'weights "open"; this version has no private weights',
     });
   checkPolicy(spec.policy, artefact.shape);
+  if (spec.dealer === 'store' && (spec.filled > 0 || spec.context !== turnSlots(firstTurn(spec))))
+    throw new CachetError({
+      code: 'policy',
+      what: 'session of several turns from a store',
+      expected: 'one prompt and its answer: the unit of a store',
+      got: `a context of ${spec.context} tokens${spec.filled > 0 ? `, ${spec.filled} filled` : ''}`,
+      hint: 'a helper, or --helper client',
+    });
+  if (spec.dealer === 'store' && canonicalPolicy(spec.policy) !== canonicalPolicy(FULL))
+    throw new CachetError({
+      code: 'policy',
+      what: 'cache policy of a session from a store',
+      expected: 'full: units are dealt for the full cache',
+      got: spec.policy.name,
+      hint: '--policy full, a helper, or --helper client',
+    });
   const prefix = artefact.prefixIds.length,
     cached = spec.filled > 0 ? `${prefix} public + ${spec.filled} filled` : `${prefix} public`,
     first = spec.promptTokens + spec.maxTokens,
@@ -99,7 +138,16 @@ export function evaluatorProgram(o: {
   const engine = new Evaluator(o);
   engine.relay = o.spec.dealer === 'client';
   engine.trace = o.trace;
-  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled, o.spec.policy, o.spec.evictFilled);
+  return session(
+    engine,
+    bindPlan(engine, o.artefact),
+    firstTurn(o.spec),
+    o.spec.context,
+    o.spec.filled,
+    o.spec.policy,
+    o.spec.evictFilled,
+    o.spec.dealer === 'store' ? (o.spec.padding ?? 0) : undefined,
+  );
 }
 
 /** The dealer's whole session: emits the material of all steps. Yields jobs and turns. */
@@ -115,7 +163,16 @@ export function dealerProgram(o: {
   const engine = new Dealer(o);
   engine.relay = o.spec.dealer === 'client';
   engine.trace = o.trace;
-  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), o.spec.context, o.spec.filled, o.spec.policy, o.spec.evictFilled);
+  return session(
+    engine,
+    bindPlan(engine, o.artefact),
+    firstTurn(o.spec),
+    o.spec.context,
+    o.spec.filled,
+    o.spec.policy,
+    o.spec.evictFilled,
+    o.spec.dealer === 'store' ? 0 : undefined,
+  );
 }
 
 /** Bytes of arena that a session's engine needs, an upper estimate from the largest live set of a layer. Memory that is not touched is not resident. */

@@ -2,10 +2,11 @@
 import { execFile } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { PrivateSession } from '../client/session.ts';
+import type { StoreRow } from '../party/bench/store.ts';
 import type { StepsRow } from '../party/bench/steps.ts';
 import { Trio } from '../party/launch.ts';
 import { connect } from '../party/sockets.ts';
-import { tokenCost } from '../protocols/cost.ts';
+import { meterSession, tokenCost } from '../protocols/cost.ts';
 import { benchGates } from '../party/bench/gates.ts';
 import { benchOperators } from '../party/bench/operators.ts';
 import { tinyNotes } from './support/tinyNotes.ts';
@@ -49,6 +50,17 @@ describe('cachet bench', () => {
     expect(rows[1]!.dealtBytes).toBe(64 + heads * (9 * pairs + 2 * clusters * (17 + 16)));
     expect(rows[2]).toMatchObject({ onlineBytes: 2 * (64 + 4 * heads * size * (k + clusters)), dealtBytes: 64 + 4 * heads * size * (k + clusters) });
     for (const { ms } of rows) expect(ms.median).toBeGreaterThan(0);
+  });
+
+  it('store: what a unit takes, and a session over it', async () => {
+    const { stdout } = await bench('store', '--prefill', '4', '--tokens', '2', '--reps', '1', '--json'),
+      [row] = (JSON.parse(stdout) as { rows: StoreRow[] }).rows,
+      { dealtBytes } = meterSession(artefact, { promptTokens: 4, maxTokens: 2, dealer: 'store' });
+    expect(row).toMatchObject({ task: 'store', model: 'tiny-notes', promptTokens: 4, maxTokens: 2, kernels: 'wasm', threads: 1 });
+    expect(row!.bytesPerUnit / dealtBytes).toBeCloseTo(1, 2);
+    expect(row!.bytesPerToken).toBe(row!.bytesPerUnit / 5);
+    for (const ms of [row!.dealMs.unit, row!.dealMs.prefill, row!.dealMs.token!, row!.onlineMs.prefill, row!.onlineMs.token!]) expect(ms).toBeGreaterThan(1);
+    expect(Object.keys(row!.dealMsOf)).toEqual(expect.arrayContaining(['expTable', 'fourier', 'spline', 'mul', 'widen', 'lookup', 'bucket']));
   });
 
   it('prefill: with the preprocessing ready only where it may wait', async () => {

@@ -4,20 +4,18 @@
  *
  *   node test/kills.mjs [--count 200] [--seed N] [--json]
  */
-import { spawn } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { freePort, pause, run, seeded, startParty, within } from './support/killing.mjs';
 
 const { values: o } = parseArgs({
     options: { count: { type: 'string', default: '200' }, seed: { type: 'string' }, json: { type: 'boolean', default: false } },
   }),
   count = Number(o.count),
   seed = Number(o.seed ?? Math.floor(Math.random() * 2 ** 31));
-const CLI = new URL('../dist/party/cli.js', import.meta.url).pathname,
-  ROLES = ['helper', 'p0', 'p1'],
+const ROLES = ['helper', 'p0', 'p1'],
   /** A session may take so long to end everywhere, ms; above all limits in the parties' configuration. */
   LIMIT_MS = 15_000,
   MAX_RESIDENT_MIB = 400,
@@ -25,16 +23,8 @@ const CLI = new URL('../dist/party/cli.js', import.meta.url).pathname,
   temporary = mkdtempSync(join(tmpdir(), 'cachet-kills-')),
   env = { ...process.env, TMPDIR: temporary };
 
-// mulberry32: a run can be repeated by its seed, up to the machine's timing.
-let state = seed;
-const random = () => {
-  state = (state + 0x6d2b79f5) | 0;
-  let t = Math.imul(state ^ (state >>> 15), 1 | state);
-  t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-  return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-};
-const pick = (list) => list[Math.floor(random() * list.length)],
-  pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const random = seeded(seed),
+  pick = (list) => list[Math.floor(random() * list.length)];
 
 const violations = [];
 const violate = (what) => {
@@ -42,13 +32,6 @@ const violate = (what) => {
   process.stderr.write(`VIOLATION: ${what}\n`);
 };
 
-const freePort = () =>
-  new Promise((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
 const ports = Object.fromEntries(await Promise.all(ROLES.map(async (role) => [role, await freePort()]))),
   addresses = [
     `--p0=ws://127.0.0.1:${ports.p0}`,
@@ -58,57 +41,28 @@ const ports = Object.fromEntries(await Promise.all(ROLES.map(async (role) => [ro
     '--silence-ms=2000',
   ];
 
-/** role -> the party's process, its sessions begun and ended. */
+/** role -> the party's process, its sessions begun and ended since it was started. */
 const parties = new Map();
 async function start(role) {
-  const child = spawn(process.execPath, [CLI, 'party', '--role', role, ...addresses, '--client-timeout-ms', '5000', '--progress-ms', '4000', '--json'], {
+  const limits = ['--client-timeout-ms', '5000', '--progress-ms', '4000'],
+    counts = { begun: 0, ended: 0 };
+  const party = await startParty(role, [...addresses, ...limits], {
     env,
-    stdio: ['ignore', 'pipe', 'pipe'],
+    violate,
+    onEvent({ event }) {
+      if (event === 'session') counts.begun++;
+      if (event === 'end') counts.ended++;
+    },
   });
-  const party = { child, begun: 0, ended: 0, gone: false, text: '' };
-  parties.set(role, party);
-  child.once('exit', () => (party.gone = true));
-  child.stderr.on('data', (data) => {
-    party.text += data;
-    if (/ {4}at |internal error/.test(party.text)) violate(`${role} says: ${party.text.slice(0, 300)}`);
-  });
-  await new Promise((resolve) => {
-    let rest = '';
-    child.once('exit', resolve);
-    child.stdout.on('data', (data) => {
-      const lines = (rest + data).split('\n');
-      rest = lines.pop();
-      for (const { event } of lines.map((line) => JSON.parse(line))) {
-        if (event === 'listening') resolve();
-        if (event === 'session') party.begun++;
-        if (event === 'end') party.ended++;
-      }
-    });
-  });
-  if (party.gone) violate(`${role} does not start: ${party.text.slice(0, 300)}`);
+  parties.set(role, { process: party, counts });
 }
 
-function ask(args = []) {
-  const child = spawn(process.execPath, [CLI, 'ask', ...addresses, '--max-tokens', '6', ...args, PROMPT], { env, stdio: ['ignore', 'pipe', 'pipe'] }),
-    client = {
-      child,
-      out: '',
-      err: '',
-      get phase() {
-        return this.out !== '' ? 'answer' : /read \d+/.test(this.err) ? 'answer' : this.err.includes('connected') ? 'prefill' : 'before';
-      },
-    };
-  child.stdout.on('data', (data) => (client.out += data));
-  child.stderr.on('data', (data) => (client.err += data));
-  client.ended = new Promise((resolve) => child.once('close', (code, signal) => resolve({ code, signal })));
-  return client;
-}
-
-const within = (promise, ms) => Promise.race([promise, pause(ms).then(() => undefined)]);
+const ask = (args = []) => run(['ask', ...addresses, '--max-tokens', '6', ...args, PROMPT], env);
+const phaseOf = ({ out, err }) => (out !== '' || /read \d+/.test(err) ? 'answer' : err.includes('connected') ? 'prefill' : 'before');
 
 async function settle(what) {
   const until = Date.now() + LIMIT_MS,
-    open = () => [...parties].filter(([, p]) => !p.gone && p.begun > p.ended).map(([role]) => role);
+    open = () => [...parties].filter(([, p]) => !p.process.gone && p.counts.begun > p.counts.ended).map(([role]) => role);
   while (open().length > 0 && Date.now() < until) await pause(20);
   if (open().length > 0) violate(`${what}: a session does not end at ${open().join(', ')}`);
 }
@@ -135,10 +89,10 @@ for (let i = 1; i <= count && violations.length < 10; i++) {
     dealer = pick(['server', 'server', 'client']),
     client = ask(['--helper', dealer]);
   await within(client.ended, random() * 1.1 * life);
-  const { phase } = client,
+  const phase = phaseOf(client),
     over = client.child.exitCode !== null,
     what = `kill ${i} (${signal} to ${victim}, ${over ? 'afterwards' : phase}, ${dealer === 'client' ? 'two' : 'three'} parties)`,
-    target = victim === 'client' ? client.child : parties.get(victim).child;
+    target = victim === 'client' ? client.child : parties.get(victim).process.child;
   target.kill(signal);
   if (signal === 'SIGSTOP') {
     await pause(300 + random() * 3000);
@@ -153,7 +107,7 @@ for (let i = 1; i <= count && violations.length < 10; i++) {
     if (lines.length !== 1 || / {4}at |internal error/.test(client.err)) violate(`${what}: the client says: ${client.err.slice(-500)}`);
   }
   if (victim !== 'client' && signal !== 'SIGSTOP') {
-    const party = parties.get(victim);
+    const party = parties.get(victim).process;
     for (let t = 0; t < LIMIT_MS && !party.gone; t += 20) await pause(20);
     if (!party.gone) violate(`${what}: ${victim} goes on`);
     await start(victim);
@@ -166,11 +120,11 @@ for (let i = 1; i <= count && violations.length < 10; i++) {
 }
 
 await undisturbed('at the end');
-const memory = Object.fromEntries([...parties].map(([role, { child }]) => [role, Math.round(resident(child.pid))]));
+const memory = Object.fromEntries([...parties].map(([role, p]) => [role, Math.round(resident(p.process.child.pid))]));
 for (const [role, mib] of Object.entries(memory)) if (mib > MAX_RESIDENT_MIB) violate(`${role} is resident with ${mib} MiB`);
-for (const { child } of parties.values()) child.kill('SIGTERM');
-for (let t = 0; t < LIMIT_MS && [...parties.values()].some((p) => !p.gone); t += 20) await pause(20);
-for (const [role, p] of parties) if (!p.gone) violate(`${role} does not stop`);
+for (const p of parties.values()) p.process.child.kill('SIGTERM');
+for (let t = 0; t < LIMIT_MS && [...parties.values()].some((p) => !p.process.gone); t += 20) await pause(20);
+for (const [role, p] of parties) if (!p.process.gone) violate(`${role} does not stop`);
 const hex = Object.values(ports).map((port) => `:${port.toString(16).toUpperCase().padStart(4, '0')}`);
 for (const line of readFileSync('/proc/net/tcp', 'utf8').split('\n').slice(1)) {
   const [, local, , tcp] = line.trim().split(/\s+/);

@@ -5,14 +5,14 @@ import { ask } from '../../client/ask.ts';
 import type { Tokenizer } from '../../client/tokenizer.ts';
 import { promptIds } from '../../client/generate.ts';
 import { CachetError } from '../../protocols/errors.ts';
-import { reach } from '../reach.ts';
+import { reach, type DealerChoice } from '../reach.ts';
 import { onInterrupt, Progress } from '../terminal.ts';
 import { describeFigures, figures, show, traced } from './answer.ts';
 import { addConfig, addSampling, beginTrace, configOf, dealerOption, readNote, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
 
 interface Options extends SamplingOptions {
   config?: string;
-  helper: 'server' | 'client';
+  helper: DealerChoice;
   question?: string;
   note?: string;
   json?: boolean;
@@ -28,7 +28,7 @@ export const askCommand = addConfig(
       .option('--note <file>', 'with --question: the private text that it is about'),
   ),
 )
-  .addOption(dealerOption())
+  .addOption(dealerOption(true))
   .option('--json', 'answer and figures as JSON on stdout')
   .addOption(traceOption())
   .addHelpText(

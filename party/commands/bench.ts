@@ -6,7 +6,7 @@ import { benchSession, type SessionRow } from '../bench/session.ts';
 import { parseNet } from '../shaper.ts';
 import { artefactOf } from '../preparing.ts';
 import { bytes, describeMachine, onInterrupt } from '../terminal.ts';
-import { decodeCommand, evictCommand, policiesCommand, operatorsCommand, opsCommand, prefillCommand } from './benchSteps.ts';
+import { decodeCommand, evictCommand, operatorsCommand, opsCommand, policiesCommand, prefillCommand, storeRowCommand } from './benchSteps.ts';
 import { integer } from './options.ts';
 
 const nets = (text: string): string[] =>
@@ -51,6 +51,7 @@ export const benchCommand = new Command('bench')
   .addCommand(prefillCommand)
   .addCommand(opsCommand)
   .addCommand(operatorsCommand)
+  .addCommand(storeRowCommand)
   .addCommand(sessionCommand)
   .addOption(model())
   .addOption(new Option('--only <part>', 'one part alone').choices(['kernels', 'session']))

@@ -1,10 +1,11 @@
-/** `cachet bench decode`, `prefill` and `ops`: rows of one kind of step (bench/steps.ts), of kernels and of gates. */
+/** `cachet bench decode`, `prefill`, `store` and `ops`: rows of one kind of step (bench/steps.ts), of a store, of kernels and of gates. */
 import { Command, Option } from 'commander';
 import { EMBEDDED_MODEL, readPolicy } from '../../client/node.ts';
 import { benchGates, machineLimits, type GateRow } from '../bench/gates.ts';
 import { benchKernels } from '../bench/kernels.ts';
 import { benchOperators, PAPER_SHAPE } from '../bench/operators.ts';
 import { ablation, policyRows } from '../bench/policies.ts';
+import { benchStore } from '../bench/store.ts';
 import { benchSteps, type Spread, type StepsRow } from '../bench/steps.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { POLICY_NAMES } from '../../protocols/policy.ts';
@@ -136,6 +137,48 @@ export const policiesCommand = new Command('policies')
 export const prefillCommand = command('prefill', 'A prompt of private tokens, in one batch.')
   .addOption(new Option('--tokens <list>', 'private tokens, with spaces between').argParser(integers(1)).default([32], '32'))
   .action((o: Options) => rows('prefill', o));
+
+export const storeRowCommand = new Command('store')
+  .description('Material dealt ahead: bytes of a unit, time to deal it, by kind of correlation; a session over it, with no dealer beside.')
+  .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
+  .addOption(new Option('--prefill <n>', "private tokens of a unit's prompt").argParser(integer(1)).default(64))
+  .addOption(new Option('--tokens <n>', "tokens of a unit's answer").argParser(integer(1)).default(8))
+  .addOption(new Option('--kernels <name>', "the dealer's kernel backend").choices(['wasm', 'reference']).default('wasm'))
+  .addOption(new Option('--threads <n>', "threads of the dealer's engine, and of each evaluator's").argParser(integer(1)).default(1))
+  .addOption(new Option('--reps <n>', 'units and sessions').argParser(integer(1)).default(3))
+  .option('--json', 'the row as JSON on stdout')
+  .action(async (o: { model: string; prefill: number; tokens: number; kernels: 'wasm' | 'reference'; threads: number; reps: number; json?: boolean }) => {
+    const abort = new AbortController(),
+      progress = new Progress({ silent: o.json ?? false }),
+      machine = describeMachine();
+    onInterrupt(() => abort.abort());
+    const row = await benchStore({
+      ...o,
+      artefact: await artefactOf(o.model),
+      lengths: { promptTokens: o.prefill, maxTokens: o.tokens },
+      signal: abort.signal,
+      onProgress: (text) => progress.update(text),
+    });
+    progress.update('');
+    if (o.json) return void console.log(JSON.stringify({ machine, rows: [row] }));
+    const both = (f: (s: number | null) => string, v: { prefill: number; token: number | null }): string => `${f(v.prefill)} the prompt, ${f(v.token)} a token`;
+    const inMs = (v: number | null): string => (v === null ? '-' : `${v.toFixed(1)} ms`);
+    console.log(
+      [
+        machine,
+        `\n${row.model}, units of ${o.prefill} + ${o.tokens} tokens, ${o.kernels}`,
+        `  stored      ${bytes(row.bytesPerUnit)} a unit, ${bytes(row.bytesPerToken)} a token, both evaluators together`,
+        `  dealing     ${both(inMs, row.dealMs)}; ${inMs(row.dealMs.unit)} a unit on the disk`,
+        `  a session   ${both(inMs, row.onlineMs)}, by the clock at the client\n`,
+        table([
+          ['dealt', 'ms a unit'],
+          ...Object.entries(row.dealMsOf)
+            .toSorted((a, b) => b[1] - a[1])
+            .map(([name, v]) => [name, v.toFixed(1)]),
+        ]),
+      ].join('\n'),
+    );
+  });
 
 export const opsCommand = new Command('ops')
   .description("Kernel rates of one core, and the gates of a token with their distance from the machine's limit.")

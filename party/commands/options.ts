@@ -77,9 +77,13 @@ const camel = (flag: string): string => flag.slice(2).replaceAll(/-([a-z])/g, (_
 export const policyOption = (): Option =>
   new Option('--policy <policy>', `what the cache keeps and tokens attend to: ${POLICY_NAMES.join(', ')}, or a JSON file`).default('full');
 
-export const dealerOption = (): Option =>
-  new Option('--helper <who>', 'who deals the correlated randomness: the helper process, or this client (two parties)')
-    .choices(['server', 'client'])
+/** `stored`: from the parties' stores as well. */
+export const dealerOption = (stored = false): Option =>
+  new Option(
+    '--helper <who>',
+    'who deals the correlated randomness: the helper process, this client (two parties)' + (stored ? ", or nobody: it lies in the parties' stores" : ''),
+  )
+    .choices(['server', 'client', ...(stored ? ['store'] : [])])
     .default('server');
 
 export const addSampling = (command: Command): Command =>

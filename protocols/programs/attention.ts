@@ -48,8 +48,10 @@ export interface Past {
   readonly slots: number;
   /** Tokens, hence the next token's position. */
   readonly position: number;
-  /** Not known to the dealer, on whom nothing depends; undefined in a session's first turn. */
+  /** Not known to the dealer, on whom nothing depends; undefined in a session's first turn, unless its prompt may be padded. */
   readonly unused: Slots | undefined;
+  /** New rows at the end that only pad a prompt. Not known to the dealer either. @default 0 */
+  readonly padding?: number;
 }
 
 /**
@@ -102,9 +104,10 @@ export function tileHeads(shape: { readonly heads: number; readonly kvHeads: num
 }
 
 /**
- * x: residual stream, wire [rows, width] 2^R. `queries` of the new tokens, the last ones, attend (all, or 1 where only the last position's output is
- * wanted). Slots that no token fills: their logits are replaced by their row's first one (so they change no reference and leave no domain), their
- * probabilities by 0, both on shares, where the dealer has nothing to do. A layer that has dropped slots has the later ones so much further down. Returns the attention's output, share [queries, width] 2^R in Z_2^64.
+ * x: residual stream, wire [rows, width] 2^R. `queries` of the new tokens, the last ones that are no padding, attend (all, or fewer where only the last
+ * positions' output is wanted). Slots that no token fills: their logits are replaced by their row's first one (so they change no reference and leave no
+ * domain), their probabilities by 0, both on shares, where the dealer has nothing to do. A layer that has dropped slots has the later ones so much further
+ * down. Returns the attention's output, share [queries, width] 2^R in Z_2^64.
  */
 export function* attention(
   e: Engine,
@@ -124,7 +127,8 @@ export function* attention(
     { bits } = layer.attention,
     h = yield* norm(e, layer.norm1, x, rows, width, 'squares');
   e.part = 'projections';
-  const hq = queries === rows ? h : e.linear(columns(1, rows * width, (rows - queries) * width, queries * width), h),
+  const padding = queries === rows ? 0 : (past.padding ?? 0),
+    hq = queries === rows ? h : e.linear(columns(1, rows * width, (rows - queries - padding) * width, queries * width), h),
     [yq, yk, yv] = yield* e.open([yield* project(e, layer.q, hq, queries), yield* project(e, layer.k, h, rows), yield* project(e, layer.v, h, rows)]);
   const [q, k] = [yq!, yk!].map((y) => e.widen(y, y.scale - SCALE.activation)),
     v = e.widen(yv!, yv!.scale - SCALE.value);
@@ -136,7 +140,7 @@ export function* attention(
     turned = (y: Tensor, count: number, n: number, position: number, extra: number): { x: Tensor; bits: number } =>
       plan.rope ? { x: e.linear(rope(plan.rope, count, n * headDim, 0, n, headDim, position), y), bits: 44 + extra } : { x: y, bits: RING.logits + extra },
     [qw, kw, vw] = yield* e.open([
-      turned(q!, queries, heads, past.position + rows - queries, choice && !choice.taken ? more : 0),
+      turned(q!, queries, heads, past.position + rows - queries - padding, choice && !choice.taken ? more : 0),
       turned(k!, rows, kvHeads, past.position, more + SCALE.activation - cache.keys.scale),
       { x: v, bits },
     ]);

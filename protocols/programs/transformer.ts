@@ -17,8 +17,8 @@ import { keptRows, type Choice } from './mpcache/selection.ts';
 import { RING, type ModelPlan } from './plan.ts';
 
 /**
- * x: share [rows, width] 2^R, tokens at positions past.position .. past.position + rows - 1. Returns the residual stream of the last position before the final
- * norm; with `allPositions` (calibration) that of all positions.
+ * x: share [rows, width] 2^R, tokens at positions past.position .. past.position + rows - 1. Returns the residual stream of the last position that is no
+ * padding before the final norm; with `allPositions` (calibration) that of all positions.
  */
 export function* forward(
   e: Engine,
@@ -44,7 +44,7 @@ export function* forward(
     e.layer = l;
     e.note('input', current);
     const [xw] = yield* e.open([{ x: current, bits: layer.norm1.openBits }]);
-    const kept = queries === rows ? current : e.linear(row(rows - 1, width), current);
+    const kept = queries === rows ? current : e.linear(row(rows - 1 - (past.padding ?? 0), width), current);
     const attended = yield* attention(e, plan, layer, caches[l]!, xw!, rows, past, attending, choice),
       middle = e.add(kept, attending === queries ? attended : e.linear(row(attending - 1, width), attended));
     e.note('stream', middle);
@@ -88,9 +88,19 @@ export const TURN_ROWS = 64;
  * from the client, the program, output to the client. What an answer leaves of its allowance is passed over: dealt, but not run. `context` bounds
  * the slots of all turns together: tokens + answer - 1 each. `filled` slots before them get random keys and values, in a step of their own (benchmarks).
  * Where the policy evicts, the last step of the first turn's prompt ends with it, after its output (the cost's part 'eviction'); filled slots compete like tokens of
- * the prompt with `evictFilled`, and stay otherwise.
+ * the prompt with `evictFilled`, and stay otherwise. `padding`: so many of the first turn's rows, the last ones, only pad its prompt, and nothing attends to
+ * them; 0 at the dealer, which does not know; undefined where no prompt is padded. A padded prompt needs the full cache.
  */
-export function* session(e: Engine, plan: ModelPlan, first: Turn, context: number, filled = 0, policy: Policy = FULL, evictFilled = false): Program<void> {
+export function* session(
+  e: Engine,
+  plan: ModelPlan,
+  first: Turn,
+  context: number,
+  filled = 0,
+  policy: Policy = FULL,
+  evictFilled = false,
+  padding?: number,
+): Program<void> {
   const { width } = plan.shape,
     before = plan.prefixIds.length + filled,
     eviction = planEviction(e, plan, policy, first.tokens, evictFilled ? plan.prefixIds.length : before, before),
@@ -99,10 +109,13 @@ export function* session(e: Engine, plan: ModelPlan, first: Turn, context: numbe
   let slots = before,
     position = slots,
     past: Past['unused'],
-    voting = eviction;
+    voting = eviction,
+    most = first.tokens;
   if (voting) for (const { leader, votes } of voting.groups) caches[leader]!.votes = votes;
-  function* run(x: Tensor, rows: number): Program<void> {
-    const hidden = yield* forward(e, plan, caches, x, rows, { slots, position, unused: past });
+  if (padding !== undefined) past = unused;
+  function* run(x: Tensor, rows: number, padded = 0): Program<void> {
+    if (padded > 0) unused.push([slots + rows - padded, slots + rows]);
+    const hidden = yield* forward(e, plan, caches, x, rows, { slots, position, unused: past, padding: padded });
     yield* e.output(hidden);
     if (voting) yield* evict(e, plan, voting, caches);
     voting = undefined;
@@ -114,18 +127,20 @@ export function* session(e: Engine, plan: ModelPlan, first: Turn, context: numbe
     e.endStep();
   }
   for (let turn: Turn | undefined = first; turn; turn = yield* e.turn()) {
-    const most = past ? TURN_ROWS : turn.tokens;
+    let padded = turn === first ? (padding ?? 0) : 0;
     // What was chosen in a step that was passed over is not there.
     for (const { reused } of caches) if (reused) reused.left = 0;
     for (let left = turn.tokens; left > 0;) {
       const mark = e.mark(),
         rows = Math.min(left, most);
-      yield* run(yield* e.input(rows * width, plan.residualScale), rows);
+      yield* run(yield* e.input(rows * width, plan.residualScale), rows, padded);
       e.release(mark);
       left -= rows;
       slots += rows;
-      position += rows;
+      position += rows - padded;
+      padded = 0;
     }
+    most = TURN_ROWS;
     const end = slots + turn.answer - 1;
     for (let over = false; slots < end; slots++) {
       const mark = e.mark(),
