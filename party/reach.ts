@@ -12,13 +12,13 @@ export function reach(
   dealer: 'server' | 'client',
   signal: AbortSignal,
 ): { readonly connect: Connect; readonly timeoutMs: number; readonly signal: AbortSignal; readonly deal?: Deal } {
-  const { timeoutMs, kernels, threads } = config,
+  const { timeoutMs, kernels, backend, threads } = config,
     line = lineOf(config),
     to: Connect = (role) => connect(addressOf(config, role), role, timeoutMs, signal, line);
   return {
     connect: to,
     timeoutMs,
     signal,
-    ...(dealer === 'client' ? { deal: clientDealer({ artefact, kernels, threads, timeoutMs, connect: to }) } : {}),
+    ...(dealer === 'client' ? { deal: clientDealer({ artefact, kernels, backend, threads, timeoutMs, connect: to }) } : {}),
   };
 }

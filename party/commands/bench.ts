@@ -6,7 +6,7 @@ import { benchSession, type SessionRow } from '../bench/session.ts';
 import { parseNet } from '../shaper.ts';
 import { artefactOf } from '../preparing.ts';
 import { bytes, describeMachine, onInterrupt } from '../terminal.ts';
-import { decodeCommand, opsCommand, prefillCommand } from './benchSteps.ts';
+import { backendsCommand, decodeCommand, opsCommand, prefillCommand } from './benchSteps.ts';
 import { integer } from './options.ts';
 
 const nets = (text: string): string[] =>
@@ -48,6 +48,7 @@ export const benchCommand = new Command('bench')
   .addCommand(decodeCommand)
   .addCommand(prefillCommand)
   .addCommand(opsCommand)
+  .addCommand(backendsCommand)
   .addCommand(sessionCommand)
   .addOption(model())
   .addOption(new Option('--only <part>', 'one part alone').choices(['kernels', 'session']))
