@@ -42,7 +42,9 @@ async function answer(memory: WebAssembly.Memory, { jobs, state }: BulkRequest):
       result = BULK.done;
     }
   } catch (error) {
+    const failed = backend;
     backend = undefined;
+    await failed?.close().catch(() => undefined);
     post({ type: 'failed', reason: reasonOf(error) });
   }
   Atomics.store(state, 0, result);
@@ -55,6 +57,7 @@ parentPort!.on('message', (m: ToBulk) => {
     last = last
       .then(() => backend?.close())
       .catch(() => undefined)
-      .then(() => parentPort!.close());
+      // Engines' ports may still be open.
+      .then(() => process.exit());
   else m.port.on('message', (request: BulkRequest) => (last = last.then(() => answer(m.memory, request)))).on('close', () => m.port.close());
 });
