@@ -8,6 +8,8 @@ import type { Connect, Deal } from '../client/session.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { requireSameSpec } from '../protocols/handshake.ts';
+import { openBulk } from './bulk/thread.ts';
+import type { BackendName } from './config.ts';
 import { agreeAsDealer } from './dealing.ts';
 import { engineSpace } from './engine.ts';
 import { HelperSession } from './helperSession.ts';
@@ -16,9 +18,10 @@ import { HelperSession } from './helperSession.ts';
 const AHEAD_MIB = 16;
 
 /** `connect` opens a further link to an evaluator. */
-export function clientDealer(o: { artefact: Artefact; kernels: string; threads: number; timeoutMs: number; connect: Connect }): Deal {
+export function clientDealer(o: { artefact: Artefact; kernels: string; backend: BackendName; threads: number; timeoutMs: number; connect: Connect }): Deal {
   return async ({ ticket, spec, nonce, signal }) => {
-    const links: Link[] = [];
+    const links: Link[] = [],
+      bulk = await openBulk(o.backend, ({ name, error }) => void (error && process.stderr.write(`cachet: ${name} deals: ${error.message}\n`)));
     try {
       const [p0, p1] = await Promise.all(
         (['p0', 'p1'] as const).map(async (role) => {
@@ -39,7 +42,8 @@ export function clientDealer(o: { artefact: Artefact; kernels: string; threads: 
           artefact: o.artefact,
           spec,
           kernels: o.kernels,
-          space: engineSpace('helper', o.artefact, spec, AHEAD_MIB, { threads: o.threads }),
+          bulk,
+          space: engineSpace('helper', o.artefact, spec, AHEAD_MIB, { threads: o.threads, bulk: bulk !== undefined }),
           keys,
           onTrace: undefined,
           links: [p0!.link, p1!.link],
@@ -50,6 +54,8 @@ export function clientDealer(o: { artefact: Artefact; kernels: string; threads: 
     } catch (error) {
       for (const link of links) link.fail(error as CachetError);
       if (!signal.aborted) throw error;
+    } finally {
+      await bulk?.close();
     }
   };
 }

@@ -8,6 +8,10 @@ import { POLICY_NAMES } from '../protocols/policy.ts';
 export const ROLES = ['p0', 'p1', 'helper'] as const;
 export type PartyRole = (typeof ROLES)[number];
 
+/** What the dealer's bulk work may run on. */
+const BACKEND_NAMES = ['auto', 'wasm', 'onnxruntime', 'webgpu'] as const;
+export type BackendName = (typeof BACKEND_NAMES)[number];
+
 const isNet = (text: string): boolean => {
   try {
     return parseNet(text) !== undefined;
@@ -40,6 +44,7 @@ export const configSchema = z.strictObject({
     .optional()
     .describe(`cache policy: ${POLICY_NAMES.join(', ')}, or a JSON file; at a party the only one that it runs`),
   kernels: z.enum(['wasm', 'reference']).default('wasm').describe('kernel backend: wasm or reference'),
+  backend: z.enum(BACKEND_NAMES).default('wasm').describe("the dealer's bulk work: wasm, onnxruntime, webgpu, or auto: what is exact and faster here"),
   threads: z.number().int().min(1).max(MAX_THREADS).default(1).describe("threads that compute a session's large kernels, at each party"),
   timeoutMs: z.number().int().min(100).default(30_000).describe('longest wait for another party in set-up, ms'),
   clientTimeoutMs: z.number().int().min(100).default(600_000).describe("longest wait for the client's next token, ms"),

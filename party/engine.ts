@@ -7,8 +7,10 @@ import type { Artefact } from '../protocols/artefact.ts';
 import { shareArtefact } from './artefactShare.ts';
 import { meterSession, tokenCost } from '../protocols/cost.ts';
 import { CachetError, type ErrorCode } from '../protocols/errors.ts';
+import { PARKED_BYTES } from '../protocols/engines/dealer.ts';
 import type { Turn } from '../protocols/engines/effects.ts';
 import { arenaBytes, type SessionSpec } from '../protocols/session.ts';
+import type { BulkThread } from './bulk/thread.ts';
 import { ADDRESS, REPLY, type EngineMessage, type EngineStart } from './engineMessages.ts';
 import { KernelThreads } from './kernelThreads.ts';
 import { MIN_RING_BYTES, ringsEnd, SharedRing, type RingSizes } from './sharedRing.ts';
@@ -37,21 +39,21 @@ export interface EngineSpace {
 
 /**
  * Rings for a few tokens' dealt material within `aheadMib` (the next lower power of two), `whole`: for the prompt's as well; the arena; working space of
- * further threads at the end.
+ * further threads at the end. `bulk`: a backend has a part in it.
  */
 export function engineSpace(
   role: 'evaluator' | 'helper',
   artefact: Artefact,
   spec: SessionSpec,
   aheadMib: number,
-  { whole = false, threads = 1 }: { readonly whole?: boolean; readonly threads?: number } = {},
+  { whole = false, threads = 1, bulk = false }: { readonly whole?: boolean; readonly threads?: number; readonly bulk?: boolean } = {},
 ): EngineSpace {
   const prompt = whole ? meterSession(artefact, { ...spec, maxTokens: 1 }).dealtBytes : 0,
     wanted = Math.max(prompt, TOKENS_AHEAD * tokenCost(artefact, spec.filled + spec.context, spec.policy).dealtBytes),
     ring = Math.max(MIN_RING_BYTES, Math.min(2 ** Math.ceil(Math.log2(wanted)), 2 ** (20 + Math.floor(Math.log2(aheadMib))))),
     // An evaluator's second one is for what is relayed.
     rings: RingSizes = [ring, role === 'helper' || spec.dealer === 'client' ? ring : 0],
-    arena = arenaBytes(role, artefact, spec);
+    arena = arenaBytes(role, artefact, spec) + (bulk ? PARKED_BYTES : 0);
   return { rings, arena, threads, total: ringsEnd(rings) + arena + (threads - 1) * WORKING_BYTES };
 }
 
@@ -72,6 +74,8 @@ export class EngineThread {
     spec: SessionSpec;
     space: EngineSpace;
     kernels: string;
+    /** The dealer's bulk backend, if the process has one. */
+    bulk?: BulkThread | undefined;
     /** Takes what the engine recorded, after every step and at the end; nothing is recorded without. */
     onTrace?: ((rows: TraceRows) => void) | undefined;
     onMessage: (message: EngineMessage) => void;
@@ -83,7 +87,7 @@ export class EngineThread {
     this.reply = new Int32Array(this.memory.buffer, ADDRESS.reply, 3);
     this.rings = [new SharedRing(this.memory, 0, rings), new SharedRing(this.memory, 1, rings)];
     const start: EngineStart = {
-      ...o.role,
+      ...(o.role.role === 'helper' && o.bulk ? { ...o.role, bulk: o.bulk.serve(this.memory) } : o.role),
       memory: this.memory,
       kernels: o.kernels,
       artefact: shareArtefact(o.artefact),
@@ -106,7 +110,7 @@ export class EngineThread {
       else o.onMessage(message);
     });
     this.worker.on('error', stopped);
-    this.worker.postMessage(start);
+    this.worker.postMessage(start, start.role === 'helper' && start.bulk ? [start.bulk.port] : []);
   }
 
   /** The bytes at an address of the engine's memory. */

@@ -6,6 +6,7 @@ import type { EvaluatorKeys } from '../protocols/engines/evaluator.ts';
 import type { SessionSpec } from '../protocols/session.ts';
 import type { RingSizes } from './sharedRing.ts';
 import type { TraceRows } from './trace/recorder.ts';
+import type { BulkStart } from './bulk/thread.ts';
 
 /** Low page: kernels own it from 4096 on; sharedRing.ts has the rings' counters. */
 export const ADDRESS = {
@@ -38,7 +39,7 @@ interface StartCommon {
 }
 export type EngineStart =
   | (StartCommon & { readonly role: 'evaluator'; readonly party: 0 | 1; readonly keys: EvaluatorKeys })
-  | (StartCommon & { readonly role: 'helper'; readonly keys: DealerKeys });
+  | (StartCommon & { readonly role: 'helper'; readonly keys: DealerKeys; readonly bulk?: BulkStart | undefined });
 
 /** Worker to main. `round`, `input`, `output` and `turn` block the worker until it is told that they are complete. */
 export type EngineMessage =

@@ -8,6 +8,7 @@ import { threadedKernels } from '../kernels/threads.ts';
 import { Arena } from '../kernels/memory.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { openShared } from './artefactShare.ts';
+import { bulkRunner } from './bulk/thread.ts';
 import { MAX_TAKE_BYTES, type DealtSink, type DealtSource, type DesyncHash, type Program } from '../protocols/engines/effects.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
@@ -66,11 +67,13 @@ class Run implements DealtSource, DealtSink {
     if (artefact?.digest !== start.artefact.digest) artefact = openShared(start.artefact);
     const common = { artefact, spec: start.spec, kernels, arena, trace: this.trace };
     this.trace?.begin();
-    this.drive(
-      start.role === 'evaluator'
-        ? evaluatorProgram({ ...common, party: start.party, keys: start.keys, dealt: this })
-        : dealerProgram({ ...common, keys: start.keys, sink: this }),
-    );
+    if (start.role === 'evaluator') return this.drive(evaluatorProgram({ ...common, party: start.party, keys: start.keys, dealt: this }));
+    const bulk = start.bulk && bulkRunner(start.bulk, this.cancelled);
+    try {
+      this.drive(dealerProgram({ ...common, keys: start.keys, sink: this, bulk }));
+    } finally {
+      bulk?.close();
+    }
   }
 
   /** The session's keys lie at the arena's start. What was recorded of a step that did not end is posted. */

@@ -6,6 +6,7 @@ import { CachetError } from '../protocols/errors.ts';
 import type { DesyncHash, Turn } from '../protocols/engines/effects.ts';
 import { FRAME, MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 import type { SessionSpec } from '../protocols/session.ts';
+import type { BulkThread } from './bulk/thread.ts';
 import { EngineThread, type EngineSpace } from './engine.ts';
 import type { EngineMessage } from './engineMessages.ts';
 import type { TraceRows } from './trace/recorder.ts';
@@ -48,6 +49,7 @@ export class HelperSession {
     artefact: Artefact;
     spec: SessionSpec;
     kernels: string;
+    bulk?: BulkThread | undefined;
     space: EngineSpace;
     keys: DealerKeys;
     links: readonly [DealtTo, DealtTo];
@@ -78,6 +80,7 @@ export class HelperSession {
       artefact: o.artefact,
       spec: o.spec,
       kernels: o.kernels,
+      bulk: o.bulk,
       space: o.space,
       onTrace: o.onTrace,
       onMessage: (m) => this.fromEngine(m),

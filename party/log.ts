@@ -37,6 +37,8 @@ const eventSchema = z.discriminatedUnion('event', [
     error: error.optional(),
   }),
   z.strictObject({ event: z.literal('refused'), error }),
+  /** What the dealer's bulk work runs on; `error`: it is left to the engine's kernels, and why. */
+  z.strictObject({ event: z.literal('backend'), name: z.string().max(20), device: z.string().max(120).optional(), error: error.optional() }),
   /** The trace ends, the party goes on. */
   z.strictObject({ event: z.literal('trace'), error }),
 ]);
@@ -105,6 +107,8 @@ function describe(role: PartyRole, e: LogLine): string {
       return `${role}: session ${e.session} ended after ${e.seconds.toFixed(1)} s${because}; ${e.traffic.map((t) => `${t.peer}: sent ${bytes(t.sent)}, received ${bytes(t.received)}`).join('; ')}`;
     case 'refused':
       return `${role}: refused${because}`;
+    case 'backend':
+      return `${role}: ${e.name} deals${e.device === undefined ? '' : `: ${e.device}`}${because}`;
     case 'trace':
       return `${role}${because}`;
     case 'dropped':

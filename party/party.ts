@@ -21,6 +21,7 @@ import {
 } from '../protocols/handshake.ts';
 import { policyDifference, type Policy } from '../protocols/policy.ts';
 import { checkSpec, specOfUnit, type SessionSpec } from '../protocols/session.ts';
+import { openBulk, type BulkThread } from './bulk/thread.ts';
 import { collectSoon } from './collect.ts';
 import { addressOf, type Config, type PartyRole } from './config.ts';
 import { agreeAsDealer, type Joined } from './dealing.ts';
@@ -59,6 +60,7 @@ export class Party {
   private readonly closing = new AbortController();
   private readonly line: Line;
   private listener: Listener | undefined;
+  private bulk: BulkThread | undefined;
   private readonly ledger: Ledger;
   private readonly store: PartyStore | undefined;
   /** Sessions being set up or running, and what their engines reserve. */
@@ -92,6 +94,7 @@ export class Party {
   }
 
   async start(): Promise<void> {
+    if (this.role === 'helper') this.bulk = await openBulk(this.config.backend, (event) => this.onEvent(event));
     const { hostname, port } = new URL(`http://${this.config.listen ?? addressOf(this.config, this.role).slice('ws://'.length)}`);
     this.listener = await listen(hostname.replace(/^\[|\]$/g, ''), Number(port), (link) => void this.greet(link), this.line);
     this.onEvent({ event: 'listening', url: `ws://${hostname}:${this.listener.port}` });
@@ -102,6 +105,7 @@ export class Party {
     this.closing.abort();
     for (const session of this.active) session.abort(new CachetError({ code: 'aborted', party: this.role, what: 'party stopped' }));
     await this.listener?.close();
+    await this.bulk?.close();
     this.ledger.close();
   }
 
@@ -249,7 +253,11 @@ export class Party {
     const links = new Set([...meeting.greetings.values()].map((g) => g.link));
     const [spec, ...others] = [...meeting.greetings.values()].flatMap(({ message }) => ('spec' in message ? [message.spec] : [])),
       { aheadMib, benchmark, threads } = this.config,
-      space = engineSpace(this.role === 'helper' ? 'helper' : 'evaluator', this.artefact, this.running(spec!), aheadMib, { whole: benchmark, threads });
+      space = engineSpace(this.role === 'helper' ? 'helper' : 'evaluator', this.artefact, this.running(spec!), aheadMib, {
+        whole: benchmark,
+        threads,
+        bulk: this.bulk !== undefined,
+      });
     this.sessions++;
     this.reserved += space.total;
     try {
@@ -377,7 +385,17 @@ export class Party {
       space,
       links,
       (onEnd) =>
-        new HelperSession({ artefact: this.artefact, spec, kernels: this.config.kernels, space, keys, links, onTrace: this.traced(session, spec), onEnd }),
+        new HelperSession({
+          artefact: this.artefact,
+          spec,
+          kernels: this.config.kernels,
+          bulk: this.bulk,
+          space,
+          keys,
+          links,
+          onTrace: this.traced(session, spec),
+          onEnd,
+        }),
     );
   }
 

@@ -15,7 +15,7 @@ export function reach(
   dealer: DealerChoice,
   signal: AbortSignal,
 ): { readonly connect: Connect; readonly timeoutMs: number; readonly signal: AbortSignal; readonly deal?: Deal; readonly stored?: boolean } {
-  const { timeoutMs, kernels, threads } = config,
+  const { timeoutMs, kernels, backend, threads } = config,
     line = lineOf(config),
     to: Connect = (role) => connect(addressOf(config, role), role, timeoutMs, signal, line);
   return {
@@ -23,6 +23,6 @@ export function reach(
     timeoutMs,
     signal,
     ...(dealer === 'store' ? { stored: true } : {}),
-    ...(dealer === 'client' ? { deal: clientDealer({ artefact, kernels, threads, timeoutMs, connect: to }) } : {}),
+    ...(dealer === 'client' ? { deal: clientDealer({ artefact, kernels, backend, threads, timeoutMs, connect: to }) } : {}),
   };
 }

@@ -4,7 +4,7 @@ import type { Kernels } from '../kernels/kernels.ts';
 import type { Arena } from '../kernels/memory.ts';
 import { bindPlan, partyBytes, type Artefact } from './artefact.ts';
 import { Dealer, type DealerKeys } from './engines/dealer.ts';
-import type { DealtSink, DealtSource, Program, Turn } from './engines/effects.ts';
+import type { BulkRunner, DealtSink, DealtSource, Program, Turn } from './engines/effects.ts';
 import type { Trace } from './engines/engine.ts';
 import { Evaluator, type EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
@@ -158,6 +158,7 @@ export function dealerProgram(o: {
   kernels: Kernels;
   arena: Arena;
   sink: DealtSink;
+  bulk?: BulkRunner | undefined;
   trace?: Trace | undefined;
 }): Program<void> {
   const engine = new Dealer(o);

@@ -1,6 +1,7 @@
-/** `cachet bench decode`, `prefill`, `store` and `ops`: rows of one kind of step (bench/steps.ts), of a store, of kernels and of gates. */
-import { Command, Option } from 'commander';
+/** `cachet bench decode`, `prefill`, `store`, `ops`, `backends` ..: rows of one kind of step (bench/steps.ts), of a store, of kernels, gates and backends. */
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { EMBEDDED_MODEL, readPolicy } from '../../client/node.ts';
+import { benchBackends, MEASURED } from '../bench/backends.ts';
 import { benchGates, machineLimits, type GateRow } from '../bench/gates.ts';
 import { benchKernels } from '../bench/kernels.ts';
 import { benchOperators, PAPER_SHAPE } from '../bench/operators.ts';
@@ -242,6 +243,33 @@ export const operatorsCommand = new Command('operators')
       ]),
     );
   });
+
+export const backendsCommand = new Command('backends')
+  .description("Rates of the dealer's bulk work by backend and kind, beside the wasm kernels' on one core.")
+  .addOption(new Option('--backend <list>', 'backends, with spaces between').argParser(backendList).default([...MEASURED], MEASURED.join(' ')))
+  .option('--json', 'rows as JSON on stdout')
+  .action(async (o: { backend: string[]; json?: boolean }) => {
+    const machine = describeMachine(),
+      progress = new Progress({ silent: o.json ?? false }),
+      all = await benchBackends(o.backend, (r) => progress.update('name' in r ? `${r.backend} ${r.name}` : r.backend));
+    progress.update('');
+    if (o.json) return void console.log(JSON.stringify({ machine, rows: all }));
+    console.log(`${machine}\n`);
+    console.log(
+      table([
+        ['backend', 'work', 'rate', 'unit', 'times wasm'],
+        ...all.flatMap((r) => ('name' in r ? [[r.backend, r.name, r.rate.toPrecision(2), r.unit, r.ratio.toPrecision(2)]] : [])),
+      ]),
+    );
+    for (const line of new Set(all.map((r) => ('name' in r ? `${r.backend}: ${r.device}` : `${r.backend}: not measured: ${r.reason}`)))) console.log(line);
+  });
+
+function backendList(text: string): string[] {
+  const names = text.trim().split(/\s+/),
+    unknown = names.find((n) => !MEASURED.includes(n));
+  if (unknown !== undefined) throw new InvalidArgumentError(`expected some of ${MEASURED.join(', ')}, got ${unknown}.`);
+  return names;
+}
 
 const cells = (g: GateRow): string[] => [
   g.gate,

@@ -9,6 +9,8 @@ import { reserveMemory } from '../../kernels/memory.ts';
 import { BACKENDS } from '../../kernels/registry.ts';
 import { selfTest } from '../../kernels/selfTest.ts';
 import { CachetError } from '../../protocols/errors.ts';
+import { BULK_BACKENDS, openBackend } from '../bulk/backends.ts';
+import { inexactKinds } from '../bulk/trial.ts';
 import { addressOf, readConfigFile, ROLES, type Config } from '../config.ts';
 import { connect } from '../sockets.ts';
 import { bytes } from '../terminal.ts';
@@ -62,7 +64,20 @@ function machine(threads: number): Check[] {
         return exact ? ['ok', choices ? `exact, ${choices}` : 'exact'] : ['FAILED', 'differs from the reference; try: report this as a bug'];
       },
     ]),
+    ...BULK_BACKENDS.map((backend): Check => [`bulk ${backend}`, () => bulkBackend(backend)]),
   ];
+}
+
+/** A backend of the dealer's bulk work: one that is not there is no fault. */
+async function bulkBackend(name: string): Promise<Outcome> {
+  try {
+    const backend = await openBackend(name),
+      wrong = await inexactKinds(backend);
+    await backend.close();
+    return wrong.length === 0 ? ['ok', `exact: ${backend.device}`] : ['warning', `not exact in ${wrong.join(', ')}, not used: ${backend.device}`];
+  } catch (error) {
+    return ['warning', `${(error as Error).message.split(':')[0]}: left to wasm`];
+  }
 }
 
 function model(name: string): Check[] {

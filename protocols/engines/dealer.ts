@@ -1,13 +1,17 @@
 /**
  * Dealer: the helper H. Runs the program on masks alone and emits, in program order, what the evaluators need: the explicit halves of dealt values to
  * P1 (P0's are its stream) and correction words to both. It knows shapes and its own streams; nothing that it does depends on an online value.
+ *
+ * With a bulk backend, gates' bulk jobs are parked: a list of them, of a layer or of PARKED_BYTES of results, is computed at once, before any memory that it
+ * reads is released or overwritten. What is dealt meanwhile waits behind them, so that all bytes leave in program order, the same as without.
  */
-import type { Arena } from '../../kernels/memory.ts';
+import { runInPlace, type BulkJob } from '../../kernels/bulk.ts';
+import { Arena } from '../../kernels/memory.ts';
 import type { Kernels } from '../../kernels/kernels.ts';
 import type { DealContext, Gate } from '../gates/gate.ts';
 import { open } from '../gates/open.ts';
 import type { Tensor } from '../tensor.ts';
-import type { DealtSink, Program } from './effects.ts';
+import type { BulkRunner, DealtSink, Program } from './effects.ts';
 import { LocalEngine } from './local.ts';
 import { Stream } from './streams.ts';
 
@@ -21,20 +25,55 @@ export interface DealerKeys {
   readonly tweak: Uint8Array;
 }
 
+/** Memory for the results of parked jobs and for what waits behind them. */
+export const PARKED_BYTES = 16 << 20;
+/** Elements of an opening from which its masks are drawn in bulk. */
+const BULK_MASKS = 1 << 15;
+
+/** Jobs that are still to be computed, and what follows them. */
+interface Parked {
+  readonly jobs: readonly BulkJob[];
+  finish(): void;
+}
+
 export class Dealer extends LocalEngine implements DealContext {
   override readonly name = 'dealer';
   protected override readonly holds = { share: false, wire: false, mask: true, real: false, weights: false, tables: true };
   private readonly sink: DealtSink;
   private readonly masks: readonly [Stream, Stream];
   private readonly halves: Stream;
+  /** The same stream for gates that deal by `later`: it is drawn when their results are there, maybe between another gate's draws. */
+  private readonly laterHalves: Stream;
   private readonly rootStreams: readonly [Stream, Stream];
 
-  constructor(o: { kernels: Kernels; arena: Arena; keys: DealerKeys; sink: DealtSink }) {
+  private readonly bulk: { readonly runner: BulkRunner; readonly region: Arena; readonly start: number } | undefined;
+  private parked: Parked[] = [];
+  /** Number of the gate whose results are being dealt by `later`. */
+  private dealing: number | undefined;
+  private inGate = false;
+
+  constructor(o: { kernels: Kernels; arena: Arena; keys: DealerKeys; sink: DealtSink; bulk?: BulkRunner | undefined }) {
     super(o.kernels, o.arena, o.keys.tweak);
     this.sink = o.sink;
     this.masks = [new Stream(o.kernels, this.place(o.keys.mask0)), new Stream(o.kernels, this.place(o.keys.mask1))];
-    this.halves = new Stream(o.kernels, this.place(o.keys.dealt0));
+    const dealt0 = this.place(o.keys.dealt0);
+    this.halves = new Stream(o.kernels, dealt0);
+    this.laterHalves = new Stream(o.kernels, dealt0);
     this.rootStreams = [new Stream(o.kernels, this.place(o.keys.root0)), new Stream(o.kernels, this.place(o.keys.root1))];
+    if (o.bulk) {
+      const region = new Arena(o.kernels.memory, o.arena.alloc(PARKED_BYTES), PARKED_BYTES);
+      this.bulk = { runner: o.bulk, region, start: region.mark() };
+    }
+  }
+
+  override readonly release = (mark: number): void => {
+    if (!this.inGate) this.settle();
+    this.arena.release(mark);
+  };
+
+  override store(...a: Parameters<LocalEngine['store']>): void {
+    this.settle();
+    super.store(...a);
   }
 
   override *input(size: number, scale: number): Program<Tensor> {
@@ -46,40 +85,127 @@ export class Dealer extends LocalEngine implements DealContext {
   }
 
   protected override *exchange(_: readonly Tensor[], wires: readonly Tensor[], __: number, firstGate: number): Program<void> {
-    const top = this.mark(),
-      other = this.scratch(Math.max(...wires.map((w) => w.size)));
-    wires.forEach((w, i) => {
-      this.masks[0].draw(w.mask, firstGate + i, w.bits, w.size);
-      this.masks[1].draw(other, firstGate + i, w.bits, w.size);
-      open.deal(this.kernels, w, other);
-    });
-    this.release(top);
+    const top = this.mark();
+    if (!this.drawInBulk(wires, firstGate)) {
+      const other = this.scratch(Math.max(...wires.map((w) => w.size)));
+      wires.forEach((w, i) => {
+        this.masks[0].draw(w.mask, firstGate + i, w.bits, w.size);
+        this.masks[1].draw(other, firstGate + i, w.bits, w.size);
+        open.deal(this.kernels, w, other);
+      });
+    }
+    this.arena.release(top);
+  }
+
+  /** The masks of a large opening by the backend, if it does that; both halves of all wires at once. */
+  private drawInBulk(wires: readonly Tensor[], firstGate: number): boolean {
+    if (!this.bulk?.runner.kinds.includes('prg') || wires.reduce((n, w) => n + w.size, 0) < BULK_MASKS) return false;
+    const others = wires.map((w) => this.scratch(w.size)),
+      jobs = wires.flatMap((w, i) => [this.masks[0].job(w.mask, firstGate + i, w.bits, w.size), this.masks[1].job(others[i]!, firstGate + i, w.bits, w.size)]);
+    if (!this.bulk.runner.run(jobs)) runInPlace(this.kernels, jobs);
+    wires.forEach((w, i) => open.deal(this.kernels, w, others[i]!));
+    return true;
   }
 
   protected override run<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void {
     const top = this.mark();
+    this.inGate = true;
     gate.deal(this, params, inputs, outputs);
-    this.release(top);
+    this.inGate = false;
+    this.arena.release(top);
   }
 
   protected override finishStep(): void {
+    this.settle();
     this.sink.endStep(this.hash);
   }
 
   protected override cutDealt(): void {
-    this.sink.flush();
+    this.inTurn(() => this.sink.flush());
+  }
+
+  /** Computes all parked jobs and deals what waits. */
+  private settle(): void {
+    if (this.parked.length === 0) return this.bulk?.region.release(this.bulk.start);
+    const parked = this.parked,
+      jobs = parked.flatMap((p) => p.jobs),
+      { runner, region, start } = this.bulk!;
+    this.parked = [];
+    if (jobs.length > 0 && !runner.run(jobs)) runInPlace(this.kernels, jobs);
+    for (const { finish } of parked) finish();
+    region.release(start);
+  }
+
+  /** Does it when all that is parked has been dealt. */
+  private inTurn(finish: () => void): void {
+    if (this.parked.length === 0) finish();
+    else this.parked.push({ jobs: [], finish });
+  }
+
+  /** Space for parked results; undefined where it would never fit. */
+  private reserve(bytes: number): number | undefined {
+    const { region, start } = this.bulk!;
+    if (region.mark() + bytes + 16 > start + PARKED_BYTES - 16) this.settle();
+    return region.mark() + bytes + 16 > start + PARKED_BYTES - 16 ? undefined : region.alloc(bytes);
+  }
+
+  /** Sends bytes, or a copy of them once what is parked has been dealt. */
+  private emit(pointer: number, bytes: number, toBoth: boolean): void {
+    const send = (at: number): void => (toBoth ? this.sink.emitBoth(at, bytes) : this.sink.emit(at, bytes)),
+      at = this.parked.length > 0 ? this.reserve(bytes) : undefined;
+    // Making room may have dealt all that was parked.
+    if (at === undefined || this.parked.length === 0) {
+      this.settle();
+      return send(pointer);
+    }
+    new Uint8Array(this.kernels.memory.buffer).copyWithin(at, pointer, pointer + bytes);
+    this.parked.push({ jobs: [], finish: () => send(at) });
   }
 
   // ---- what gates deal: see DealContext -----------------------------------------------------------------------------------------------
+  readonly later = (
+    elements: number,
+    jobs: (at: number) => readonly BulkJob[],
+    then: (at: number) => void,
+    inPlace: (at: number) => void = (at) => runInPlace(this.kernels, jobs(at)),
+  ): void => {
+    const gate = this.gateNumber,
+      at = this.bulk ? this.reserve(8 * elements) : undefined,
+      list = at === undefined ? [] : jobs(at);
+    const deal = (results: number): void => {
+      const top = this.mark();
+      this.dealing = gate;
+      then(results);
+      this.dealing = undefined;
+      this.arena.release(top);
+    };
+    if (at !== undefined && list.every(({ kind }) => this.bulk!.runner.kinds.includes(kind))) {
+      this.parked.push({ jobs: list, finish: () => deal(at) });
+      return;
+    }
+    if (at !== undefined) this.bulk!.region.release(at);
+    const top = this.mark(),
+      here = this.scratch(elements);
+    inPlace(here);
+    deal(here);
+    this.arena.release(top);
+  };
+
+  /** P0's half of what is being dealt. */
+  private drawHalf(dst: number, bits: number, n: number): void {
+    if (this.dealing === undefined) this.halves.draw(dst, this.gateNumber, bits, n);
+    else this.laterHalves.draw(dst, this.dealing, bits, n);
+  }
+
   readonly deal = (src: number, bits: number, n: number): void => {
     const top = this.mark(),
       half = this.scratch(n),
       k = this.kernels;
-    this.halves.draw(half, this.gateNumber, bits, n);
+    this.drawHalf(half, bits, n);
     k.sub(half, src, half, n);
     k.reduce(half, half, bits, n);
     this.send(half, bits === 1 ? 8 : bits, n);
-    this.release(top);
+    this.arena.release(top);
   };
 
   readonly dealWide = (lo: number, hi: number, bits: number, n: number): void => {
@@ -88,25 +214,25 @@ export class Dealer extends LocalEngine implements DealContext {
       hi0 = this.scratch(n),
       bytes = Math.ceil(bits / 8) * n,
       k = this.kernels;
-    this.halves.draw(lo0, this.gateNumber, 64, n);
-    this.halves.draw(hi0, this.gateNumber, bits - 64, n);
+    this.drawHalf(lo0, 64, n);
+    this.drawHalf(hi0, bits - 64, n);
     k.subWide(lo, hi, lo0, hi0, bits - 64, n);
     const packed = this.arena.alloc(bytes);
     k.packWide(packed, lo, hi, bits - 64, n);
-    this.sink.emit(packed, bytes);
-    this.release(top);
+    this.emit(packed, bytes, false);
+    this.arena.release(top);
   };
 
   readonly dealWords = (src: number, n: number): void => {
     const top = this.mark(),
       half = this.scratch(n);
-    this.halves.draw(half, this.gateNumber, 64, n);
+    this.drawHalf(half, 64, n);
     this.kernels.xor(half, src, half, n);
     this.send(half, 64, n);
-    this.release(top);
+    this.arena.release(top);
   };
 
-  readonly dealBoth = (pointer: number, bytes: number): void => this.sink.emitBoth(pointer, bytes);
+  readonly dealBoth = (pointer: number, bytes: number): void => this.emit(pointer, bytes, true);
 
   readonly roots = (dst: number, party: 0 | 1, n: number): void => this.rootStreams[party].draw(dst, this.gateNumber, 64, 2 * n);
 
@@ -114,6 +240,6 @@ export class Dealer extends LocalEngine implements DealContext {
     const bytes = n * Math.ceil(bits / 8),
       packed = this.arena.alloc(bytes);
     this.kernels.pack(packed, src, bits, n);
-    this.sink.emit(packed, bytes);
+    this.emit(packed, bytes, false);
   }
 }

@@ -3,6 +3,7 @@
  * frames, waits for the client, runs a kernel job) and resumes the program. Everything else, taking dealt material included, is a direct
  * call. Pointers are byte offsets into the engine's memory and stay valid until the program is resumed.
  */
+import type { BulkJob, BulkKind } from '../../kernels/bulk.ts';
 
 /** One exchange between the evaluators: send `bytes` bytes at `out`, receive as many into `into`. `hash` is the desync hash for the header. */
 export interface RoundEffect {
@@ -48,6 +49,13 @@ export interface OutputEffect {
 export interface JobEffect {
   readonly kind: 'job';
   run(): void | Promise<void>;
+}
+
+/** Computes the dealer's bulk jobs elsewhere, while the dealer's thread waits as it may for dealt material to be taken. */
+export interface BulkRunner {
+  readonly kinds: readonly BulkKind[];
+  /** False: not computed, and the results' places hold anything. */
+  run(jobs: readonly BulkJob[]): boolean;
 }
 
 export type Effect = RoundEffect | InputEffect | OutputEffect | TurnEffect | JobEffect;

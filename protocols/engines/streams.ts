@@ -2,6 +2,7 @@
  * Where a session's pseudorandom halves come from: one 32-byte key per purpose (keys.ts), the gate's number as nonce, and within a gate a running
  * element counter, so that sender and receiver draw the same elements by drawing in the same order. No element of a stream is ever used twice.
  */
+import type { PrgJob } from '../../kernels/bulk.ts';
 import type { Kernels } from '../../kernels/kernels.ts';
 
 export class Stream {
@@ -18,12 +19,19 @@ export class Stream {
 
   /** The next n elements of this gate's stream, mod 2^bits. */
   draw(dst: number, gate: number, bits: number, n: number): void {
+    const { first } = this.job(dst, gate, bits, n);
+    this.kernels.prg(dst, this.key, gate, 0, first, bits, n);
+  }
+
+  /** The same draw as a job for a bulk backend: they count as drawn. */
+  job(dst: number, gate: number, bits: number, n: number): PrgJob {
     if (gate !== this.gate) {
       this.gate = gate;
       this.next = 0;
     }
-    this.kernels.prg(dst, this.key, gate, 0, this.next, bits, n);
+    const first = this.next;
     this.next += n;
+    return { kind: 'prg', dst, key: this.key, gate, sub: 0, first, bits, n };
   }
 
   /** The first n elements of a gate's stream, for a tensor that was not kept when they were drawn. */

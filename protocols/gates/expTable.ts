@@ -77,17 +77,18 @@ export const expTable: Gate<ExpParams> = {
       release(top);
     }
   },
-  deal({ kernels: k, scratch, dealWide, mark, release }, p, [x]) {
-    const cells = 2 ** p.cellsLog2;
+  deal({ dealWide, later }, p, [x]) {
+    const { domainBits, cellsLog2 } = p,
+      tables = p.tables.pointer,
+      cells = 2 ** cellsLog2;
     for (const [from, n] of chunks(x!.size, ELEMENT_BYTES * cells)) {
-      const top = mark(),
-        lo = scratch(n * cells),
-        hi = scratch(n * cells);
-      k.fill(lo, 0, n * cells);
-      k.fill(hi, 0, n * cells);
-      k.expDeal(lo, hi, x!.mask + 8 * from, p.domainBits, p.cellsLog2, p.tables.pointer, n);
-      dealWide(lo, hi, 88, n * cells);
-      release(top);
+      const r = x!.mask + 8 * from,
+        hi = 8 * n * cells;
+      later(
+        2 * n * cells,
+        (lo) => [{ kind: 'exp', lo, hi: lo + hi, r, domainBits, cellsLog2, tables, n }],
+        (lo) => dealWide(lo, lo + hi, 88, n * cells),
+      );
     }
   },
   evaluate({ kernels: k, scratch, receiveWide, mark, release, party }, p, [x], ys) {

@@ -89,19 +89,22 @@ export const fourier: Gate<FourierParams> = {
       release(top);
     }
   },
-  deal({ kernels: k, scratch, deal, dealWide, mark, release }, p, [x]) {
-    for (const [from, n] of chunks(x!.size, 16 * p.terms)) {
-      const top = mark(),
-        count = 2 * p.terms * n,
-        factors = scratch(count);
-      k.fourierDeal(factors, x!.mask + 8 * from, p.periodBits, p.terms, p.tables.pointer, n);
-      if (p.drop === 0) deal(factors, p.bits, count);
-      else {
-        const high = scratch(count);
-        k.signWords(high, factors, WIDE_BITS - 64, count);
-        dealWide(factors, high, WIDE_BITS, count);
-      }
-      release(top);
+  deal({ kernels: k, deal, dealWide, later }, p, [x]) {
+    const { periodBits, terms } = p,
+      tables = p.tables.pointer;
+    for (const [from, n] of chunks(x!.size, 16 * terms)) {
+      const count = 2 * terms * n,
+        r = x!.mask + 8 * from;
+      later(
+        p.drop === 0 ? count : 2 * count,
+        (dst) => [{ kind: 'fourier', dst, r, periodBits, terms, tables, n }],
+        (factors) => {
+          if (p.drop === 0) return deal(factors, p.bits, count);
+          const high = factors + 8 * count;
+          k.signWords(high, factors, WIDE_BITS - 64, count);
+          dealWide(factors, high, WIDE_BITS, count);
+        },
+      );
     }
   },
   evaluate({ kernels: k, scratch, receive, receiveWide, party, mark, release }, p, [x, linear], [y]) {

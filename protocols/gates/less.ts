@@ -43,16 +43,17 @@ export const less: Gate<Less> = {
     k.sub(difference, x!.lane, y!.lane, n);
     k.shiftRight(z!.lane, difference, bits, bits - 1, n);
   },
-  deal({ kernels: k, scratch, dealWords, mark, release }, { bits, table }, [x, y]) {
+  deal({ kernels: k, dealWords, later }, { bits, table }, [x, y]) {
     for (const [from, n] of chunks(x!.size, 2 ** bits / 8)) {
-      const top = mark(),
-        words = (n * 2 ** bits) / 64,
-        r = scratch(n),
-        tables = scratch(words);
-      k.sub(r, x!.mask + 8 * from, y!.mask + 8 * from, n);
-      k.tableRotate(tables, table.pointer, r, bits, 0, n);
-      dealWords(tables, words);
-      release(top);
+      const words = (n * 2 ** bits) / 64;
+      later(
+        n + words,
+        (r) => {
+          k.sub(r, x!.mask + 8 * from, y!.mask + 8 * from, n);
+          return [{ kind: 'table', dst: r + 8 * n, table: table.pointer, r, bits, xor: false, n }];
+        },
+        (r) => dealWords(r + 8 * n, words),
+      );
     }
   },
   evaluate({ kernels: k, scratch, receiveWords, mark, release }, { bits }, [x, y], [z]) {

@@ -7,6 +7,7 @@
  * must satisfy |x op y| < 2^(n-1) at scale s_x + s_y. Dealt: ceil(n / 8) bytes an output to P1 (keys with public mask 0: none). Leakage: none.
  * Both operands' mask halves must be with the evaluators (`Engine.mul` deals those of narrowed wires).
  */
+import type { GemmJob } from '../../kernels/bulk.ts';
 import { ADD, SET, SUB, type Kernels } from '../../kernels/kernels.ts';
 import { CachetError } from '../errors.ts';
 import { share } from '../tensor.ts';
@@ -22,6 +23,8 @@ export interface Bilinear {
   integer(k: Kernels, dst: number, x: number, y: number, bits: number, mode: number): void;
   /** r_x op r_y of the dealt results only, packed; and adding them to the full result. Absent: all results are dealt. */
   dealt?: { integer(k: Kernels, dst: number, x: number, y: number, bits: number): void; add(k: Kernels, dst: number, src: number): void };
+  /** r_x op r_y of the dealt results, packed, as products in bulk; absent where it is not one. */
+  jobs?(dst: number, x: number, y: number, bits: number): readonly GemmJob[];
   real(dst: Float64Array, x: Float64Array, y: Float64Array): void;
 }
 
@@ -46,11 +49,15 @@ export const mul: Gate<Bilinear> = {
   fixed({ kernels: k }, op, [x, y], [z]) {
     op.integer(k, z!.lane, x!.lane, y!.lane, z!.bits, SET);
   },
-  deal({ kernels: k, scratch, deal }, op, [x, y], [z]) {
+  deal({ kernels: k, scratch, deal, later }, op, [x, y], [z]) {
+    const { bits } = z!,
+      compute = (product: number): void =>
+        op.dealt ? op.dealt.integer(k, product, x!.mask, y!.mask, bits) : op.integer(k, product, x!.mask, y!.mask, bits, SET),
+      dealIt = (product: number): void => deal(product, bits, op.dealtSize);
+    if (op.jobs) return later(op.dealtSize, (product) => op.jobs!(product, x!.mask, y!.mask, bits), dealIt, compute);
     const product = scratch(op.dealtSize);
-    if (op.dealt) op.dealt.integer(k, product, x!.mask, y!.mask, z!.bits);
-    else op.integer(k, product, x!.mask, y!.mask, z!.bits, SET);
-    deal(product, z!.bits, op.dealtSize);
+    compute(product);
+    dealIt(product);
   },
   evaluate({ kernels: k, scratch, receive, party }, op, [x, y], [z]) {
     if (op.dealt) {
@@ -147,6 +154,7 @@ export const scores = (a: AttentionShape): Bilinear => {
       integer: (k, dst, x, y, bits) => k.scores(dst, x, y + 8 * (base + prefix * dim), queries, heads, group, dim, past - prefix, capacity, bits, SET),
       add: (k, dst, src) => k.addTails(dst, src, queries, heads, past, prefix),
     },
+    jobs: (dst, x, y, bits) => attentionJobs({ ...a, past: past - prefix }, { logits: dst, rows: x, cache: y + 8 * (base + prefix * dim), bits }, 'scores'),
     real(dst, x, y) {
       let at = 0;
       for (let h = 0; h < heads; h++)
@@ -173,6 +181,7 @@ export const mix = (a: AttentionShape): Bilinear => {
     size: queries * heads * dim,
     dealtSize: queries * heads * dim,
     integer: (k, dst, x, y, _, mode) => k.mix(dst, x, y + 8 * base, queries, heads, group, dim, past, capacity, mode),
+    jobs: (dst, x, y, bits) => attentionJobs(a, { logits: x, rows: dst, cache: y + 8 * base, bits }, 'mix'),
     real(dst, x, y) {
       dst.fill(0);
       let at = 0;
@@ -187,6 +196,27 @@ export const mix = (a: AttentionShape): Bilinear => {
     },
   };
 };
+
+/**
+ * One product a query: a batch has the query's heads over one cache. `scores`: logits = rows times keys; `mix`: rows = logits times values. `rows`:
+ * [queries, heads, dim]; `logits`: packed causal rows; `cache`: [heads / group, capacity, dim].
+ */
+function attentionJobs(
+  { queries, heads, group, dim, past, capacity }: AttentionShape,
+  at: { readonly logits: number; readonly rows: number; readonly cache: number; readonly bits: number },
+  product: 'scores' | 'mix',
+): GemmJob[] {
+  const head = queries * past + (queries * (queries + 1)) / 2;
+  return Array.from({ length: queries }, (_, i): GemmJob => {
+    const keys = past + i + 1,
+      logits = at.logits + 8 * (i * past + (i * (i + 1)) / 2),
+      row = at.rows + 8 * i * heads * dim,
+      common = { kind: 'gemm', y: at.cache, yBatch: capacity * dim, batch: heads / group, rows: group, bits: at.bits } as const;
+    return product === 'scores'
+      ? { ...common, dst: logits, dstBatch: group * head, dstRow: head, x: row, xBatch: group * dim, xRow: dim, transposed: false, inner: dim, cols: keys }
+      : { ...common, dst: row, dstBatch: group * dim, dstRow: dim, x: logits, xBatch: group * head, xRow: head, transposed: true, inner: keys, cols: dim };
+  });
+}
 
 /**
  * Attention that the last `voters` queries pay to each key from `skip` on: packed causal rows of probabilities times one weight a row, y [queries, heads],

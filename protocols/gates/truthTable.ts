@@ -42,14 +42,15 @@ export const truthTable: Gate<TruthTable> = {
     k.tableRotate(tables, table.pointer, zero, bits, 0, n);
     k.tableLookup(y!.lane, tables, x!.lane, bits, n);
   },
-  deal({ kernels: k, scratch, dealWords, mark, release }, { bits, table }, [x]) {
+  deal({ dealWords, later }, { bits, table }, [x]) {
+    const { boolean: xor, mask } = x!;
     for (const [from, n] of chunks(x!.size, 2 ** bits / 8)) {
-      const top = mark(),
-        words = (n * 2 ** bits) / 64,
-        tables = scratch(words);
-      k.tableRotate(tables, table.pointer, x!.mask + 8 * from, bits, x!.boolean ? 1 : 0, n);
-      dealWords(tables, words);
-      release(top);
+      const words = (n * 2 ** bits) / 64;
+      later(
+        words,
+        (dst) => [{ kind: 'table', dst, table: table.pointer, r: mask + 8 * from, bits, xor, n }],
+        (tables) => dealWords(tables, words),
+      );
     }
   },
   evaluate({ kernels: k, scratch, receiveWords, mark, release }, { bits }, [x], [y]) {
