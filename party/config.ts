@@ -38,7 +38,7 @@ export const configSchema = z.strictObject({
     .string()
     .min(1)
     .optional()
-    .describe(`cache policy: ${POLICY_NAMES.join(', ')}, or a JSON file; at a party the only one that it runs`),
+    .describe(`cache policy: ${POLICY_NAMES.join(', ')}, auto for ask, or a JSON file; at a party the only one that it runs`),
   kernels: z.enum(['wasm', 'reference']).default('wasm').describe('kernel backend: wasm or reference'),
   threads: z.number().int().min(1).max(MAX_THREADS).default(1).describe("threads that compute a session's large kernels, at each party"),
   timeoutMs: z.number().int().min(100).default(30_000).describe('longest wait for another party in set-up, ms'),

@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { bindPlan } from '../protocols/artefact.ts';
 import { meterSession } from '../protocols/cost.ts';
-import type { Program } from '../protocols/engines/effects.ts';
+import type { Program, Turn } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { Fixed } from '../protocols/engines/fixed.ts';
 import { policySchema, type Policy } from '../protocols/policy.ts';
@@ -112,6 +112,9 @@ const CASES: readonly (readonly [string, Policy])[] = [
     'three levels, the first of which keeps all where few are there',
     policy({ sizes: [8, 4, 2], ratio: [0.6, 0.6, 0.5], perHead: 'query' }, { sharing: 'pairs' }),
   ],
+  ['mean + variance / 2', policy({ score: 'meanvar', spread: 100 }, { sharing: 'pairs' })],
+  ['mean + variance / 2, two levels', policy({ score: 'meanvar', sizes: [8, 4], ratio: [0.5, 0.4], spread: 100, perHead: 'query' })],
+  ['a choice for two tokens', policy({ reuse: 2 }, { sharing: [[1, 2]] })],
   ['skipped layers, budgets of their own, a group', policy({}, { skipLayers: [0], layers: { 2: { ratio: [0.6] } }, sharing: [[1, 4]] })],
 ];
 
@@ -132,7 +135,7 @@ describe.each(CASES)('%s', (_, p) => {
 
   it('is near Float, which chooses by exact scores', () => {
     const float = runFloat(program(p), tokens);
-    fixed.outputs.forEach((o, i) => expect(distance(o, float[i]!)).toBeLessThan(0.2));
+    fixed.outputs.forEach((o, i) => expect(distance(o, float[i]!)).toBeLessThan(0.3));
   });
 });
 
@@ -188,45 +191,70 @@ describe('the rule of the policy', () => {
     return Float64Array.from({ length: headDim }, (_, d) => slots.reduce((s, t, i) => s + (weights[i]! / total) * values[from + t * headDim + d]!, 0));
   }
 
-  /** Slots that a query head attends to, from the logits of all of its group. */
-  function chosenSlots(logits: readonly Float64Array[], size: number, ratio: number): number[] {
+  /** Slots that a query head attends to, from the logits of all heads that choose with it. */
+  function chosenSlots(logits: readonly Float64Array[], { sizes, ratio, score, always }: Dynamic): number[] {
     const slots = logits[0]!.length,
-      complete = Math.floor(slots / size),
-      score = (c: number): number => logits.reduce((s, row) => s + row.subarray(c * size, (c + 1) * size).reduce((a, b) => a + b, 0), 0),
-      candidates = Array.from({ length: complete - 2 }, (_, i) => i + 1).sort((a, b) => score(b) - score(a) || a - b),
-      clusters = new Set([
-        0,
-        complete - 1,
-        ...candidates.slice(0, Math.max(1, Math.round(ratio * Math.ceil(slots / size)) - 2 - (slots > complete * size ? 1 : 0))),
-      ]);
-    return Array.from({ length: slots }, (_, t) => t).filter((t) => t >= complete * size || clusters.has(Math.floor(t / size)));
+      [coarse, size] = [sizes[0]!, sizes.at(-1)!],
+      head = Math.ceil((always.first * size) / coarse) * coarse,
+      region = Math.floor((Math.floor(slots / size) * size - always.recent * size - head) / coarse) * coarse,
+      budget = Math.max(1, Math.round(ratio.at(-1)! * Math.ceil(slots / size)) - (Math.ceil(slots / size) - region / size)),
+      scoreOf = (from: number, n: number): number =>
+        logits.reduce((sum, row) => {
+          const part = [...row.subarray(from, from + n)],
+            mean = part.reduce((x, y) => x + y, 0) / n;
+          return sum + mean + (score === 'meanvar' ? part.reduce((x, y) => x + (y - mean) ** 2, 0) / n / 2 : 0);
+        }, 0);
+    let kept = [head],
+      span = region;
+    sizes.forEach((n, i) => {
+      const keep = i === sizes.length - 1 ? budget : Math.max(Math.ceil((budget * size) / n), Math.round((ratio[i]! * region) / n));
+      kept = kept
+        .flatMap((from) => Array.from({ length: span / n }, (_, c) => from + c * n))
+        .sort((x, y) => scoreOf(y, n) - scoreOf(x, n))
+        .slice(0, keep);
+      span = n;
+    });
+    const among = (t: number): boolean => kept.some((from) => t >= from && t < from + size);
+    return Array.from({ length: slots }, (_, t) => t).filter((t) => t < head || t >= head + region || among(t));
   }
 
   /** Of each head the output and what it should be. */
   function compare({ logits, attention, values, capacity }: Step, slots: (head: number, row: (h: number) => Float64Array) => readonly number[]): void {
     const row = (h: number) => logits.subarray((h * logits.length) / heads, ((h + 1) * logits.length) / heads);
+    let rows = 0;
     for (let h = 0; h < heads; h++) {
       const kv = Math.floor((h * kvHeads) / heads),
-        want = attend(row(h), values, kv * capacity * headDim, slots(h, row));
+        list = slots(h, row),
+        top = Math.max(...row(h)),
+        want = attend(row(h), values, kv * capacity * headDim, list);
+      // Where little is left of the row's weight the output fades: 1 / sum has a lower end.
+      if (list.reduce((s, t) => s + Math.exp(row(h)[t]! - top), 0) < 0.5) continue;
+      rows++;
       want.forEach((v, d) => expect(Math.abs(attention[h * headDim + d]! - v)).toBeLessThan(0.005));
     }
+    expect(rows).toBeGreaterThan(heads / 2);
   }
 
-  it.each([
-    ['kv', 8, 0.4],
-    ['query', 4, 0.3],
-  ] as const)('per %s head, clusters of %d, ratio %d', (perHead, size, ratio) => {
-    const group = heads / kvHeads;
+  it.each<[string, Partial<Dynamic>]>([
+    ['mean', { ratio: [0.6] }],
+    ['per query head', { perHead: 'query', sizes: [4], ratio: [0.4] }],
+    ['two levels', { sizes: [16, 4], ratio: [0.5, 0.5] }],
+    ['three levels', { sizes: [16, 8, 2], ratio: [0.7, 0.6, 0.6], perHead: 'query' }],
+    ['mean + variance / 2', { score: 'meanvar', ratio: [0.6], spread: 100 }],
+    ['mean + variance / 2, two levels', { score: 'meanvar', sizes: [8, 4], ratio: [0.5, 0.4], spread: 100, perHead: 'query' }],
+  ])('%s', (_, dynamic) => {
+    const group = heads / kvHeads,
+      p = policy(dynamic);
     let steps: Step[] = [];
     runFloat(
-      lastStep(policy({ perHead, sizes: [size], ratio: [ratio] }), (s) => (steps = s)),
+      lastStep(p, (s) => (steps = s)),
       tokens,
     );
     expect(steps).toHaveLength(layers);
     for (const step of steps)
       compare(step, (h, row) => {
         const first = Math.floor(h / group) * group;
-        return chosenSlots(perHead === 'kv' ? Array.from({ length: group }, (_, i) => row(first + i)) : [row(h)], size, ratio);
+        return chosenSlots(p.dynamic!.perHead === 'kv' ? Array.from({ length: group }, (_x, i) => row(first + i)) : [row(h)], p.dynamic!);
       });
   });
 
@@ -274,6 +302,29 @@ describe('the rule of the policy', () => {
   });
 });
 
+describe('a session of several turns', () => {
+  const first: Turn = { tokens: 40, answer: 20 },
+    later: Turn[] = [
+      { tokens: 6, answer: 6 },
+      { tokens: 1, answer: 3 },
+    ],
+    p = policy({ sizes: [4], reuse: 2 }),
+    // Most of the first answer's allowance, and some of the second's, is not needed.
+    inputs = [ids.slice(0, 40), [7], undefined, ids.slice(40, 46), [8], [9], [10], undefined, [11], [12], [13]].map((x) => x && embedding(artefact, x)),
+    chat = (e: Engine): Program<void> => session(e, bindPlan(e, artefact), first, 90, 0, p);
+
+  it('passes slots over as the Fixed engine does, bit for bit, and as the float reference does, nearly', () => {
+    const shares = inputs.map((v, i) => v && split(v, artefact.residualScale, i + 1)),
+      run = runLocal(chat, [shares.map((s) => s?.[0]), shares.map((s) => s?.[1])], { turns: later }),
+      fixed = runFixed(chat, inputs, { turns: later }).outputs,
+      float = runFloat(chat, inputs, later);
+    expect(run.outputs[0].map((a, i) => sum(a, run.outputs[1][i]!))).toEqual(fixed.map((o) => [...o]));
+    expect(fixed).toHaveLength(9);
+    fixed.forEach((o, i) => expect(distance(o, float[i]!)).toBeLessThan(0.3));
+    expect(run.dealtBytes).toBe(meterSession(artefact, { promptTokens: 40, maxTokens: 20, policy: p }, later).dealtBytes);
+  });
+});
+
 describe('the window of scores', () => {
   it('is checked by Fixed: ranks of scores too far apart are no permutation', () =>
     expect(() => runFixed(program(policy({ spread: 1 })), tokens)).toThrow(/layer \d+, gate \d+, truthTable: value outside its domain/));
@@ -303,5 +354,15 @@ describe('rounds', () => {
   it('are four more a layer that ranks, one less than that a layer that shares', () => {
     expect(layerRounds(policy()) - layerRounds(undefined)).toBe(4 * layers);
     expect(layerRounds(policy({}, { sharing: [[0, 1, 2, 3, 4, 5]] })) - layerRounds(undefined)).toBe(4 + 3 * (layers - 1));
+  });
+
+  it('are five more a further level, one more where scores take variances', () => {
+    expect(layerRounds(policy({ sizes: [16, 4], ratio: [0.5, 0.5] })) - layerRounds(policy())).toBe(5 * layers);
+    expect(layerRounds(policy({ score: 'meanvar', spread: 100 })) - layerRounds(policy())).toBe(layers);
+  });
+
+  it('are those of a shared choice where an earlier token has chosen', () => {
+    const { steps } = meterSession(artefact, { promptTokens: PROMPT, maxTokens: 5, policy: policy({ reuse: 3 }) });
+    expect(steps.slice(1).map((s) => (s.rounds - steps[1]!.rounds) / layers)).toEqual([0, -1, -1, 0]);
   });
 });

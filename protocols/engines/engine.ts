@@ -357,12 +357,15 @@ export abstract class Engine {
     const y = this.tensor({ form: x.form, size: map.size, bits: map.bits ?? x.bits, scale: x.scale + (map.scale ?? 0), boolean: x.boolean, cyclic: x.cyclic });
     y.halves = x.halves;
     this.absorb(map.name, x.size, y.size, y.bits);
+    if (!this.skipping) this.map(map, x, y);
+    this.finished(map.name, [y], [x]);
+    return y;
+  }
+  private map(map: Linear, x: Tensor, y: Tensor): void {
     const k = this.kernels;
     if (x.lane) map.integer(k!, y.lane, x.lane, this.coins(), this.gateNumber);
     if (x.mask) map.integer(k!, (y.mask ||= this.allocate(y.size)), x.mask, this.coins(), this.gateNumber);
     if (x.real) map.real(y.real!, x.real);
-    this.finished(map.name, [y], [x]);
-    return y;
   }
   /** The same as a job that an asynchronous backend may answer later: for products with weights. */
   *linearJob(map: Linear, x: Tensor): Program<Tensor> {

@@ -211,13 +211,36 @@ export const segmentSpread = (lengths: Constant<Uint32Array>, size: number, shif
   },
 });
 
-/** The same value at a scale finer by `shift`: the integer times 2^shift, over the same ring. */
-export const finer = (size: number, shift: number): Linear => ({
-  name: 'finer',
+/** `factor` (an integer) times the value, at a scale finer by `shift`: the integer times factor 2^shift, over the same ring. */
+export const times = (size: number, factor: number, shift: number): Linear => ({
+  name: 'times',
   size,
   scale: shift,
-  integer: (k, dst, src) => k.mulScalar(dst, src, 2 ** shift, size, SET),
-  real: (dst, src) => dst.set(src.subarray(0, size)),
+  integer: (k, dst, src) => k.mulScalar(dst, src, factor * 2 ** shift, size, SET),
+  real(dst, src) {
+    for (let i = 0; i < size; i++) dst[i] = factor * src[i]!;
+  },
+});
+
+/** Sums of the rows of each group: [groups, rows, cols] -> [groups, cols]. */
+export const rowSums = (groups: number, rows: number, cols: number): Linear => ({
+  name: 'rowSums',
+  size: groups * cols,
+  integer(k, dst, src) {
+    for (let g = 0; g < groups; g++) {
+      const to = dst + 8 * g * cols,
+        from = src + 8 * g * rows * cols;
+      k.copy(to, from, cols);
+      for (let r = 1; r < rows; r++) k.add(to, to, from + 8 * r * cols, cols);
+    }
+  },
+  real(dst, src) {
+    for (let g = 0; g < groups; g++)
+      for (let c = 0; c < cols; c++) {
+        dst[g * cols + c] = 0;
+        for (let r = 0; r < rows; r++) dst[g * cols + c]! += src[(g * rows + r) * cols + c]!;
+      }
+  },
 });
 
 export const pairsOf = (count: number): number => (count * (count - 1)) / 2;

@@ -10,19 +10,21 @@ import { mix, packedSize, scaleRows, scores, weighRows, type AttentionShape } fr
 import type { Policy } from '../policy.ts';
 import { share, wire, type Tensor } from '../tensor.ts';
 import { selections, type LayerSelection } from './mpcache/clusters.ts';
-import { chosenAttention, keyScale, type Choice } from './mpcache/selection.ts';
+import { chosenAttention, keyForm, reusedChoice, type Choice, type Reused } from './mpcache/selection.ts';
 import { norm } from './norm.ts';
 import { RING, SCALE, type LayerPlan, type ModelPlan } from './plan.ts';
 import { project } from './project.ts';
 import { bucketShift, rowMax } from './rowMax.ts';
 
-/** Keys (rotated, 2^12 or coarser in Z_2^32) and values (2^10 in Z_2^a) of one layer: [kvHeads, capacity, headDim]. */
+/** Keys (rotated, 2^12 or coarser in Z_2^32 or more) and values (2^10 in Z_2^a) of one layer: [kvHeads, capacity, headDim]. */
 export interface LayerCache {
   readonly keys: Tensor;
   readonly values: Tensor;
   readonly capacity: number;
   /** Of steps of one token; undefined where they attend to everything. */
   readonly selection: LayerSelection | undefined;
+  /** Where a choice serves several tokens. */
+  readonly reused: Reused | undefined;
   /** Slots given up by static eviction: later tokens' slots move down by as many. */
   dropped: number;
   /** While set, attention adds up what the last queries pay to each key. */
@@ -61,9 +63,9 @@ export function createCache(e: Engine, plan: ModelPlan, slots: number | ((layer:
   return plan.layers.map((layer, l) => {
     const capacity = typeof slots === 'number' ? slots : slots(l),
       selection = chosen[l],
-      scale = keyScale(plan, layer, selection),
+      { bits, scale } = keyForm(plan, layer, selection),
       coarser = BigInt(SCALE.activation - scale),
-      keys = e.zeros(wire(kvHeads * capacity * headDim, RING.logits, scale));
+      keys = e.zeros(wire(kvHeads * capacity * headDim, bits, scale));
     const values = e.zeros(wire(kvHeads * capacity * headDim, layer.attention.bits, SCALE.value));
     for (let h = 0; h < kvHeads; h++)
       for (let t = 0; t < prefix; t++) {
@@ -76,7 +78,15 @@ export function createCache(e: Engine, plan: ModelPlan, slots: number | ((layer:
         );
         e.storePublic(values, to, plan.prefixValues[l]!.subarray(from, from + headDim));
       }
-    return { keys, values, capacity, selection, dropped: 0, votes: undefined };
+    return {
+      keys,
+      values,
+      capacity,
+      selection,
+      dropped: 0,
+      votes: undefined,
+      reused: selection && selection.leader === l && selection.dynamic.reuse > 1 ? reusedChoice(e, plan, selection, capacity) : undefined,
+    };
   });
 }
 
@@ -121,11 +131,15 @@ export function* attention(
   e.note('q', q!);
   e.note('k', k!);
   e.note('v', v);
-  const turned = (y: Tensor, count: number, n: number, position: number): { x: Tensor; bits: number } =>
-      plan.rope ? { x: e.linear(rope(plan.rope, count, n * headDim, 0, n, headDim, position), y), bits: 44 } : { x: y, bits: RING.logits },
-    coarser = SCALE.activation - cache.keys.scale,
-    k32 = turned(k!, rows, kvHeads, past.position);
-  const [qw, kw, vw] = yield* e.open([turned(q!, queries, heads, past.position + rows - queries), { x: k32.x, bits: k32.bits + coarser }, { x: v, bits }]);
+  // Keys are cached as their layer's scores need them; a query has as many bits where it scores clusters.
+  const more = cache.keys.bits - RING.logits,
+    turned = (y: Tensor, count: number, n: number, position: number, extra: number): { x: Tensor; bits: number } =>
+      plan.rope ? { x: e.linear(rope(plan.rope, count, n * headDim, 0, n, headDim, position), y), bits: 44 + extra } : { x: y, bits: RING.logits + extra },
+    [qw, kw, vw] = yield* e.open([
+      turned(q!, queries, heads, past.position + rows - queries, choice && !choice.taken ? more : 0),
+      turned(k!, rows, kvHeads, past.position, more + SCALE.activation - cache.keys.scale),
+      { x: v, bits },
+    ]);
   const key = e.withHalves(e.narrow(kw!, kw!.scale - cache.keys.scale)),
     query = e.withHalves(e.narrow(qw!, qw!.scale - SCALE.activation));
   for (let g = 0; g < kvHeads; g++) {

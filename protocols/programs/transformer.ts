@@ -11,7 +11,7 @@ import { share, type Tensor } from '../tensor.ts';
 import { attention, createCache, pastOf, type LayerCache, type Past } from './attention.ts';
 import { fill } from './filled.ts';
 import { mlp } from './mlp.ts';
-import { layoutOf } from './mpcache/clusters.ts';
+import { grown, layoutOf } from './mpcache/clusters.ts';
 import { evict, planEviction } from './mpcache/eviction.ts';
 import { keptRows, type Choice } from './mpcache/selection.ts';
 import { RING, type ModelPlan } from './plan.ts';
@@ -31,12 +31,12 @@ export function* forward(
 ): Program<Tensor> {
   const { width } = plan.shape,
     stream = e.zeros(share(rows * width, RING.residual, plan.residualScale));
-  const rowsOf = new Map<number, Tensor>(),
+  const choices = new Map<number, Choice>(),
     voting = caches.some((c) => c.votes);
   let current = x,
     result = x;
   for (const [l, layer] of plan.layers.entries()) {
-    const choice = rows === 1 && !voting ? choiceOf(e, plan, caches[l]!, l, pastOf(caches[l]!, past).slots + 1, rowsOf) : undefined,
+    const choice = rows === 1 && !voting ? choiceOf(e, plan, caches[l]!, l, pastOf(caches[l]!, past).slots + 1, choices) : undefined,
       mark = e.mark(),
       final = l === plan.layers.length - 1,
       queries = final && !allPositions ? 1 : rows,
@@ -61,14 +61,22 @@ export function* forward(
   return result;
 }
 
-/** What a step of one token attends to in a layer, undefined for everything; `rowsOf` holds the choices that further layers take, by layer. */
-function choiceOf(e: Engine, plan: ModelPlan, { selection }: LayerCache, l: number, slots: number, rowsOf: Map<number, Tensor>): Choice | undefined {
-  const layout = selection && layoutOf(selection, slots);
-  if (!selection || !layout) return undefined;
-  const found = selection.leader === l ? undefined : rowsOf.get(selection.leader),
-    kept = selection.leads ? keptRows(e, plan, selection, layout) : undefined;
-  if (kept) rowsOf.set(l, kept);
-  return { selection, layout, rows: found ?? kept, taken: found !== undefined };
+/** What a step of one token attends to in a layer, undefined for everything; `choices` holds those that further layers take, by layer. */
+function choiceOf(e: Engine, plan: ModelPlan, { selection, reused }: LayerCache, l: number, slots: number, choices: Map<number, Choice>): Choice | undefined {
+  if (!selection) return undefined;
+  const led = choices.get(selection.leader);
+  if (led?.rows && led.layout.slots === slots) return { selection, layout: led.layout, rows: led.rows, taken: true };
+  const again = reused?.layout && reused.left > 0 ? grown(reused.layout, slots) : undefined,
+    layout = again ?? layoutOf(selection, slots);
+  if (reused) {
+    reused.layout = layout;
+    reused.left = again ? reused.left - 1 : selection.dynamic.reuse - 1;
+  }
+  if (!layout) return undefined;
+  const rows = reused?.rows ?? (selection.leads ? keptRows(e, plan, selection, layout) : undefined),
+    choice = { selection, layout, rows, taken: again !== undefined };
+  if (selection.leads) choices.set(l, choice);
+  return choice;
 }
 
 /** Tokens of a turn after the first go in steps of at most so many: bounds the memory that a session of several turns may need. */
@@ -107,6 +115,8 @@ export function* session(e: Engine, plan: ModelPlan, first: Turn, context: numbe
   }
   for (let turn: Turn | undefined = first; turn; turn = yield* e.turn()) {
     const most = past ? TURN_ROWS : turn.tokens;
+    // What was chosen in a step that was passed over is not there.
+    for (const { reused } of caches) if (reused) reused.left = 0;
     for (let left = turn.tokens; left > 0;) {
       const mark = e.mark(),
         rows = Math.min(left, most);

@@ -38,22 +38,20 @@ export function selections(policy: Policy | undefined, layers: number): readonly
 function check({ dynamic: d, streaming }: Policy): void {
   const unknown = !d
     ? undefined
-    : d.score !== 'mean'
+    : d.score === 'minmax'
       ? `score ${d.score}`
       : d.ranking !== 'pairs'
         ? `ranking by ${d.ranking}`
         : d.gather !== 'logits'
           ? `gathering of ${d.gather}`
-          : d.reuse > 1
-            ? 'a choice for several tokens'
-            : Object.keys(streaming).length > 0
-              ? 'streaming heads'
-              : undefined;
+          : Object.keys(streaming).length > 0
+            ? 'streaming heads'
+            : undefined;
   if (unknown !== undefined)
     throw new CachetError({
       code: 'policy',
       what: `the policy has ${unknown}`,
-      expected: 'mean scores, ranking by pairs, gathering of logits, a choice for each token',
+      expected: 'scores mean or meanvar, ranking by pairs, gathering of logits, no streaming heads',
       got: unknown,
       hint: 'another policy',
     });
@@ -116,6 +114,9 @@ export function layoutOf({ dynamic, ratio }: LayerSelection, slots: number): Lay
   });
   return { slots, size, head: first * size, candidates, chosen, tail: slots - (first + candidates) * size, levels };
 }
+
+/** The same choice when slots have been added: they join the tail. */
+export const grown = (l: Layout, slots: number): Layout => ({ ...l, slots, tail: l.tail + slots - l.slots });
 
 /** Slots that a query attends to. */
 export const attended = (l: Layout): number => l.head + l.chosen * l.size + l.tail;

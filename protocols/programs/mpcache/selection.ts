@@ -7,13 +7,17 @@
  * (5 more for each further level of clusters), with a reference near the row's maximum in the rounds of the ranking; 7 with another layer's rows, and 2 for a reference. Nothing is revealed: which clusters are
  * chosen, their order and ties stay secret; how many is public.
  *
+ * A reference found beside the ranking is that of all slots: where the attended ones hold less than about a sixteenth of e^(reference), their output fades instead
+ * of being normalised to 1. Layers that take another's choice refer to the attended slots alone.
+ *
  * Scales: exponentials 2^sp in Z_2^n, 1 / sum 2^sr, probabilities 2^(sp + sr) in Z_2^n, narrowed to 2^13 in Z_2^a; with values 2^10 in Z_2^a.
  */
 import type { Program } from '../../engines/effects.ts';
 import type { Engine } from '../../engines/engine.ts';
+import { CachetError } from '../../errors.ts';
 import { negativeTable } from '../../gates/less.ts';
-import { clearUnused, columns, finer, repeatFirst, segmentSpread, segmentSum, type Slots } from '../../gates/linear.ts';
-import { mix, packedSize, scaleRows, scores, type AttentionShape } from '../../gates/mul.ts';
+import { clearUnused, columns, repeatFirst, rowSums, segmentSpread, segmentSum, times, type Slots } from '../../gates/linear.ts';
+import { dotRows, hadamard, mix, packedSize, scaleRows, scores, type AttentionShape } from '../../gates/mul.ts';
 import { windowsBelow } from '../../gates/windows.ts';
 import type { DynamicPolicy } from '../../policy.ts';
 import { wire, type Tensor } from '../../tensor.ts';
@@ -53,26 +57,68 @@ const heads = (shape: { readonly heads: number; readonly kvHeads: number }, d: D
 };
 
 /** A place for a layer's rows that outlives the layer. */
-export function keptRows(e: Engine, plan: ModelPlan, { dynamic }: LayerSelection, { chosen, candidates }: Layout): Tensor {
+export function keptRows(e: Engine, plan: ModelPlan, { dynamic }: LayerSelection, { chosen, candidates }: Pick<Layout, 'chosen' | 'candidates'>): Tensor {
   return e.zeros(wire(heads(plan.shape, dynamic).selectors * chosen * candidates, RING.logits, 0));
 }
 
-/** Nats between the scores of a row, at most: given, or what the layer's exponential covers. */
-const spreadOf = (d: DynamicPolicy, { reference, exp }: AttentionPlan): number =>
-  d.spread ?? (reference.kind === 'buckets' ? -exp.low : 2 ** exp.domainBits - 2 ** (exp.domainBits - exp.cellsLog2)) / 2 ** exp.inputScale;
+/** A choice that serves several tokens of an answer. Public but for its rows. */
+export interface Reused {
+  readonly rows: Tensor;
+  layout: Layout | undefined;
+  /** Tokens that it has yet to serve. */
+  left: number;
+}
 
-/** Scores are sums of so many logits, for clusters of a size. */
-const summands = (shape: { readonly heads: number; readonly kvHeads: number }, d: DynamicPolicy, size: number): number => size * heads(shape, d).group;
+/** A place for the choice of a layer that serves several tokens, for up to `capacity` slots. */
+export function reusedChoice(e: Engine, plan: ModelPlan, selection: LayerSelection, capacity: number): Reused {
+  const all = Math.ceil(capacity / selection.dynamic.sizes.at(-1)!);
+  return {
+    rows: keptRows(e, plan, selection, { candidates: all, chosen: Math.max(1, Math.round(selection.ratio.at(-1)! * all)) }),
+    layout: undefined,
+    left: 0,
+  };
+}
+
+/** Nats between the scores of a row, at most: given, or what the layer's exponential covers. */
+function spreadOf(d: DynamicPolicy, { reference, exp }: AttentionPlan): number {
+  const logits = (reference.kind === 'buckets' ? -exp.low : 2 ** exp.domainBits - 2 ** (exp.domainBits - exp.cellsLog2)) / 2 ** exp.inputScale;
+  // A cluster's variance is at most a quarter of its logits' spread, squared.
+  return d.spread ?? (d.score === 'meanvar' ? logits + logits ** 2 / 8 : logits);
+}
+
+/** What a cluster's score in nats is multiplied by in its integer form: sums over n logits of each head of a group, or 2 n^2 (mean + variance / 2). */
+const unitOf = (shape: { readonly heads: number; readonly kvHeads: number }, d: DynamicPolicy, size: number): number =>
+  heads(shape, d).group * (d.score === 'meanvar' ? 2 * size ** 2 : size);
 
 /** Of the 2^b steps of a score, so many may lie between two of them: half, less what narrowing may add. */
 const steps = (bits: number): number => 2 ** (bits - 1) - 2;
 
-/** Scale of a layer's cached keys: sums of a cluster's logits, at this scale and that of queries, must lie within half of the logits' ring. */
-export function keyScale(plan: ModelPlan, layer: LayerPlan, selection: LayerSelection | undefined): number {
-  if (!selection) return SCALE.activation;
+/** Bits that the coarsest clusters' scores leave below one unit, in Z_2^32. */
+const roomOf = (plan: ModelPlan, layer: LayerPlan, d: DynamicPolicy): number =>
+  RING.logits + Math.log2(steps(d.bits) / 2 ** d.bits) - Math.log2(spreadOf(d, layer.attention) * unitOf(plan.shape, d, d.sizes[0]!));
+
+/** Scale of the logits whose squares make scores; scores are at twice that scale. */
+const squareScale = (plan: ModelPlan, layer: LayerPlan, d: DynamicPolicy): number => Math.min(8, Math.floor(roomOf(plan, layer, d) / 2));
+
+/** Ring of cached keys, and of logits, where scores are made of squares. */
+const SQUARES_RING = 48;
+
+/** Ring and scale of a layer's cached keys: their logits' sums, or squares, must lie within half of Z_2^32. @throws CachetError 'range' where they cannot. */
+export function keyForm(plan: ModelPlan, layer: LayerPlan, selection: LayerSelection | undefined): { bits: number; scale: number } {
+  if (!selection) return { bits: RING.logits, scale: SCALE.activation };
   const d = selection.dynamic,
-    room = RING.logits + Math.log2(steps(d.bits) / 2 ** d.bits) - Math.log2(spreadOf(d, layer.attention) * summands(plan.shape, d, d.sizes[0]!));
-  return Math.min(SCALE.activation, Math.floor(room) - SCALE.activation);
+    squares = d.score === 'meanvar',
+    most = squares ? SQUARES_RING - RING.logits + squareScale(plan, layer, d) : Math.floor(roomOf(plan, layer, d)),
+    scale = Math.min(SCALE.activation, most - SCALE.activation);
+  if (scale < 4 || (squares && squareScale(plan, layer, d) < 3))
+    throw new CachetError({
+      code: 'range',
+      what: 'scores of clusters would overflow',
+      expected: `clusters, groups of heads and a spread of scores whose product leaves keys 4 fraction bits`,
+      got: `clusters of ${d.sizes[0]}, a spread of ${spreadOf(d, layer.attention).toFixed(0)} nats: ${scale} bits`,
+      hint: 'smaller clusters, or a smaller spread',
+    });
+  return { bits: squares ? SQUARES_RING : RING.logits, scale };
 }
 
 /** Scale of normalised probabilities, where the values leave room for it. */
@@ -122,8 +168,9 @@ export function* chosenAttention(
     z = e.addRow(z, e.constant('tables', unusedRow(l.slots, unused, -UNUSED_NATS, z.scale)));
   }
   e.note('logits', z);
-  const [zw] = yield* e.open([z]),
-    blocks = e.linear(candidateBlocks(l, selectors, group), zw!),
+  const [opened] = yield* e.open([z]),
+    zw = e.mod(opened!, RING.logits),
+    blocks = e.linear(candidateBlocks(l, selectors, group), zw),
     { reference } = layer.attention,
     buckets = reference.kind === 'buckets' ? reference : undefined,
     counts = e.constant('tables', equalRuns(shape.heads, buckets?.count ?? 0));
@@ -131,10 +178,10 @@ export function* chosenAttention(
     shift: Tensor | undefined;
   if (!choice.taken) {
     const beside = buckets && {
-      first: () => rowWords(e, zw!, all, buckets),
+      first: () => rowWords(e, zw, all, buckets),
       second: (words: Tensor) => rowTop(e, words, counts, buckets, plan.nonzero),
     };
-    const chosen = yield* choose(e, plan, layer, selection, l, blocks, beside);
+    const chosen = yield* choose(e, plan, layer, selection, l, yield* scoresOf(e, plan, layer, selection, l, opened!, blocks), beside);
     if (rows) e.store(rows, 0, chosen.rows.size, chosen.rows, 0, chosen.rows.size, 1, chosen.rows.size);
     ({ rows } = chosen);
     shift = chosen.beside;
@@ -143,7 +190,7 @@ export function* chosenAttention(
   // Gather.
   const cluster = group * l.size,
     [gathered] = yield* e.open([e.mul(mix(pick(selectors * l.chosen, l.chosen, l.candidates, cluster)), rows!, blocks)]);
-  let row = attendedRow(e, l, shape.heads, zw!, group === 1 ? gathered! : e.linear(byHead(selectors, l.chosen, group, l.size), gathered!));
+  let row = attendedRow(e, l, shape.heads, zw, group === 1 ? gathered! : e.linear(byHead(selectors, l.chosen, group, l.size), gathered!));
   const runs = e.constant('tables', equalRuns(shape.heads, n));
   if (choice.taken && buckets) [shift] = yield* e.open([yield* rowMax(e, row, runs, counts, buckets, plan.nonzero)]);
   if (shift) row = e.sub(row, e.linear(segmentSpread(runs, row.size, bucketShift(row), RING.logits, row.scale), shift));
@@ -154,7 +201,7 @@ export function* chosenAttention(
   e.note('relative', fine);
   const [exp] = e.expTable({ ...table, outputScale: expScale }, fine),
     [p] = yield* e.open([{ x: unused ? e.linear(clearUnused(runs, exp!.size, unusedAttended(l, unused)), exp!) : exp!, bits: ring }]),
-    sums = e.linear(finer(shape.heads, table.outputScale - expScale), e.linear(segmentSum(runs), p!));
+    sums = e.linear(times(shape.heads, 1, table.outputScale - expScale), e.linear(segmentSum(runs), p!));
   e.note('sums', sums);
   const more = reciprocal.outputScale - reciprocalScale,
     [r] = yield* e.open([{ x: e.windows(windowsBelow(reciprocal, high), sums), bits: Math.min(64, ring + more) }]),
@@ -179,6 +226,42 @@ export function* chosenAttention(
 /** Slots that no token fills lie so far below their row's first logit: within the exponential's margin, and of no weight. */
 const UNUSED_NATS = 9;
 
+/**
+ * Scores of all candidates by level, wires [selectors, clusters] over Z_2^32 in the units of `unitOf`. z: logits [heads, slots] over the keys' ring, blocks: the
+ * candidates' of them. Means are local; mean + variance / 2 takes a round: 2 n sum(z) + n sum(z^2) - sum(z)^2, whose products are opened, added up over a group.
+ */
+function* scoresOf(
+  e: Engine,
+  plan: ModelPlan,
+  layer: LayerPlan,
+  { dynamic }: LayerSelection,
+  l: Layout,
+  z: Tensor,
+  blocks: Tensor,
+): Program<readonly Tensor[]> {
+  const { selectors, group } = heads(plan.shape, dynamic),
+    count = plan.shape.heads,
+    runs = (rows: number, length: number) => segmentSum(e.constant('tables', equalRuns(rows, length)));
+  if (dynamic.score === 'mean') return l.levels.map(({ width }) => e.linear(runs((selectors * l.candidates) / width, width * l.size * group), blocks));
+  const scale = squareScale(plan, layer, dynamic),
+    own = e.linear(columns(count, l.slots, l.head, l.candidates * l.size), z),
+    fine = e.withHalves(e.narrow(e.mod(own, RING.logits + own.scale - scale), own.scale - scale)),
+    squares = e.mul(dotRows(count * l.candidates, l.size), fine, fine),
+    together = (rows: number, x: Tensor): Tensor => (group === 1 ? x : e.linear(rowSums(selectors, group, rows), x)),
+    levels = l.levels.map(({ width }) => {
+      const clusters = l.candidates / width,
+        n = width * l.size,
+        sums = e.linear(runs(count * clusters, n), fine),
+        spread = e.sub(
+          e.linear(times(count * clusters, n, 0), e.linear(runs(count * clusters, width), squares)),
+          e.mul(hadamard(count * clusters), sums, sums),
+        );
+      return { sums: e.linear(times(selectors * clusters, 2 * n, scale), together(clusters, sums)), spread: together(clusters, spread) };
+    }),
+    opened = yield* e.open(levels.map((x) => x.spread));
+  return levels.map((x, i) => e.add(x.sums, opened[i]!));
+}
+
 /** What is opened in the rounds of the first level's comparisons and of its ranks, from the former's result. */
 interface Beside {
   first(): Tensor;
@@ -195,25 +278,21 @@ function* choose(
   layer: LayerPlan,
   { dynamic }: LayerSelection,
   l: Layout,
-  blocks: Tensor,
+  scores: readonly Tensor[],
   beside: Beside | undefined,
 ): Program<{ rows: Tensor; beside: Tensor | undefined }> {
   const { selectors } = heads(plan.shape, dynamic),
-    negative = e.constant('tables', negativeTable(dynamic.bits)),
-    sums = ({ width }: Level): Tensor => {
-      const count = l.candidates / width;
-      return e.linear(segmentSum(e.constant('tables', equalRuns(selectors * count, summands(plan.shape, dynamic, width * l.size)))), blocks);
-    };
+    negative = e.constant('tables', negativeTable(dynamic.bits));
   let rows: Tensor | undefined, above: Level | undefined, result: Tensor | undefined;
-  for (const level of l.levels) {
+  for (const [i, level] of l.levels.entries()) {
     const { count, keep, width } = level,
       fan = above ? above.width / width : 1;
-    let scores = sums(level);
-    if (above) [scores] = (yield* e.open([e.mul(mix(pick(selectors * above.keep, above.keep, l.candidates / above.width, fan)), rows!, scores)])) as [Tensor];
+    let score = scores[i]!;
+    if (above) [score] = (yield* e.open([e.mul(mix(pick(selectors * above.keep, above.keep, l.candidates / above.width, fan)), rows!, score)])) as [Tensor];
     const extra = above ? undefined : beside,
       compared = compareAll(
         e,
-        quantised(e, scores, dynamic.bits, spreadOf(dynamic, layer.attention) * summands(plan.shape, dynamic, width * l.size)),
+        quantised(e, score, dynamic.bits, spreadOf(dynamic, layer.attention) * unitOf(plan.shape, dynamic, width * l.size)),
         selectors,
         count,
         negative,
