@@ -115,7 +115,7 @@ export const policiesCommand = new Command('policies')
     const artefact = await artefactOf(o.model),
       named = await Promise.all(o.policy.map((name) => readPolicy(name, o.model, artefact))),
       found = policyRows(artefact, o.ablation ? named.flatMap(ablation) : named, o.context);
-    if (o.json) return void console.log(JSON.stringify({ rows: found }));
+    if (o.json) return void console.log(JSON.stringify({ policies: found }));
     console.log(
       table([
         ['T', "T'", 'policy', 'rounds', 'online', 'dealt', 'attention', 'eviction'],
