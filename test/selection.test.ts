@@ -1,11 +1,14 @@
 /** Dynamic selection: the protocol against Fixed bit for bit, the Meter against both, Float against the policy's rule in plain JavaScript; each technique alone. */
 import { describe, expect, it } from 'vitest';
-import { bindPlan } from '../protocols/artefact.ts';
+import { bindPlan, readArtefact } from '../protocols/artefact.ts';
 import { meterSession } from '../protocols/cost.ts';
 import type { Program, Turn } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { Fixed } from '../protocols/engines/fixed.ts';
+import { embedTokens } from '../protocols/models/embedding.ts';
+import { randomShape, randomWeights } from '../protocols/models/random.ts';
 import { policySchema, type Policy } from '../protocols/policy.ts';
+import { prepare } from '../protocols/prepare.ts';
 import { createCache } from '../protocols/programs/attention.ts';
 import { attended, layoutOf, selections } from '../protocols/programs/mpcache/clusters.ts';
 import { forward, session } from '../protocols/programs/transformer.ts';
@@ -114,7 +117,13 @@ const CASES: readonly (readonly [string, Policy])[] = [
   ],
   ['mean + variance / 2', policy({ score: 'meanvar', spread: 100 }, { sharing: 'pairs' })],
   ['mean + variance / 2, two levels', policy({ score: 'meanvar', sizes: [8, 4], ratio: [0.5, 0.4], spread: 100, perHead: 'query' })],
+  ['by histogram', policy({ ranking: 'histogram', ratio: [0.6] })],
+  ['by histogram, two levels', policy({ ranking: 'histogram', sizes: [16, 4], ratio: [0.5, 0.5], perHead: 'query' }, { sharing: 'pairs' })],
   ['a choice for two tokens', policy({ reuse: 2 }, { sharing: [[1, 2]] })],
+  [
+    'after static eviction',
+    policy({ sizes: [4] }, { static: { keep: 0.6, window: { queries: 4 }, heads: 'sum', ranking: 'histogram' }, sharing: 'pairs', skipLayers: [0] }),
+  ],
   ['skipped layers, budgets of their own, a group', policy({}, { skipLayers: [0], layers: { 2: { ratio: [0.6] } }, sharing: [[1, 4]] })],
 ];
 
@@ -258,8 +267,8 @@ describe('the rule of the policy', () => {
       });
   });
 
-  it('in integers: ranks are a permutation, and the softmax is over the clusters that they choose', () => {
-    const p = policy({ ratio: [0.6] }),
+  it.each(['pairs', 'histogram'] as const)('in integers, by %s: places are a permutation, and the softmax is over the clusters that they choose', (ranking) => {
+    const p = policy({ ratio: [0.6], ranking }),
       l = layoutOf(selections(p, layers)[0]!, prefix + PROMPT + 1)!;
     let steps: Step[] = [];
     runFixed(
@@ -325,6 +334,30 @@ describe('a session of several turns', () => {
   });
 });
 
+describe('a GPT-2 shape', () => {
+  const shape = { ...randomShape('gpt2-tiny'), maxPositions: 256 },
+    weights = randomWeights(shape),
+    some = (n: number, seed: number): number[] => Array.from({ length: n }, (_, i) => (7919 * (i + seed) + 13 * i * i) % shape.vocab),
+    own = readArtefact(prepare({ name: 'test', weights, prefixIds: [], documents: [1, 2, 3].map((s) => some(60, s)) }).bytes),
+    inputs = [some(45, 50), [3], [7]].map((list, i) => embedTokens(weights, list, i === 0 ? 0 : 44 + i)),
+    p = policy({ sizes: [4], spread: undefined });
+
+  it('equals Fixed bit for bit, costs what the Meter says: 4 rounds more than with the full cache', () => {
+    const run = (e: Engine): Program<void> => session(e, bindPlan(e, own), { tokens: 45, answer: 3 }, 47, 0, p),
+      shares = inputs.map((v, i) => split(v, own.residualScale, i + 1)),
+      local = runLocal(run, [shares.map((s) => s[0]), shares.map((s) => s[1])]),
+      fixed = runFixed(run, inputs).outputs,
+      cost = meterSession(own, { promptTokens: 45, maxTokens: 3, policy: p });
+    fixed.forEach((want, i) => {
+      const [a, b] = local.outputs.map((list) => new BigInt64Array(list[i]!.slice().buffer)) as [BigInt64Array, BigInt64Array];
+      want.forEach((v, j) => expect(Number(BigInt.asIntN(64, a[j]! + b[j]!)) / 2 ** own.residualScale).toBe(v));
+    });
+    expect([local.rounds, local.onlineBytes, local.dealtBytes]).toEqual([cost.rounds, cost.onlineBytes, cost.dealtBytes]);
+    expect(cost.steps[1]!.rounds - meterSession(own, { promptTokens: 45, maxTokens: 2 }).steps[1]!.rounds).toBe(4 * shape.layers);
+    expect(cost.steps[1]!.rounds).toBeLessThanOrEqual(19 * shape.layers);
+  });
+});
+
 describe('the window of scores', () => {
   it('is checked by Fixed: ranks of scores too far apart are no permutation', () =>
     expect(() => runFixed(program(policy({ spread: 1 })), tokens)).toThrow(/layer \d+, gate \d+, truthTable: value outside its domain/));
@@ -360,6 +393,8 @@ describe('rounds', () => {
     expect(layerRounds(policy({ sizes: [16, 4], ratio: [0.5, 0.5] })) - layerRounds(policy())).toBe(5 * layers);
     expect(layerRounds(policy({ score: 'meanvar', spread: 100 })) - layerRounds(policy())).toBe(layers);
   });
+
+  it('are six more by histogram', () => expect(layerRounds(policy({ ranking: 'histogram' })) - layerRounds(policy())).toBe(6 * layers));
 
   it('are those of a shared choice where an earlier token has chosen', () => {
     const { steps } = meterSession(artefact, { promptTokens: PROMPT, maxTokens: 5, policy: policy({ reuse: 3 }) });

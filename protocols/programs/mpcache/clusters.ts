@@ -40,18 +40,16 @@ function check({ dynamic: d, streaming }: Policy): void {
     ? undefined
     : d.score === 'minmax'
       ? `score ${d.score}`
-      : d.ranking !== 'pairs'
-        ? `ranking by ${d.ranking}`
-        : d.gather !== 'logits'
-          ? `gathering of ${d.gather}`
-          : Object.keys(streaming).length > 0
-            ? 'streaming heads'
-            : undefined;
+      : d.gather !== 'logits'
+        ? `gathering of ${d.gather}`
+        : Object.keys(streaming).length > 0
+          ? 'streaming heads'
+          : undefined;
   if (unknown !== undefined)
     throw new CachetError({
       code: 'policy',
       what: `the policy has ${unknown}`,
-      expected: 'scores mean or meanvar, ranking by pairs, gathering of logits, no streaming heads',
+      expected: 'scores mean or meanvar, gathering of logits, no streaming heads',
       got: unknown,
       hint: 'another policy',
     });

@@ -16,11 +16,11 @@ import type { Program } from '../../engines/effects.ts';
 import type { Engine } from '../../engines/engine.ts';
 import { CachetError } from '../../errors.ts';
 import { negativeTable } from '../../gates/less.ts';
-import { clearUnused, columns, repeatFirst, rowSums, segmentSpread, segmentSum, times, type Slots } from '../../gates/linear.ts';
+import { clearUnused, columns, repeatFirst, rowSums, segmentSpread, segmentSum, times, whole, type Slots } from '../../gates/linear.ts';
 import { dotRows, hadamard, mix, packedSize, scaleRows, scores, type AttentionShape } from '../../gates/mul.ts';
 import { windowsBelow } from '../../gates/windows.ts';
 import type { DynamicPolicy } from '../../policy.ts';
-import { wire, type Tensor } from '../../tensor.ts';
+import { wire, type Constant, type Tensor } from '../../tensor.ts';
 import { RING, SCALE, type AttentionPlan, type LayerPlan, type ModelPlan } from '../plan.ts';
 import { bucketShift, rowMax, rowTop, rowWords } from '../rowMax.ts';
 import {
@@ -40,7 +40,8 @@ import {
   type LayerSelection,
   type Level,
 } from './clusters.ts';
-import { compareAll, oneHotRows, ranksOf } from './ranking.ts';
+import { compareAll, oneHotRows, rankBits, ranksOf } from './ranking.ts';
+import { slotsByHistogram } from './slots.ts';
 
 /** What a layer's step attends to, and where its choice is kept for the layers that share it. */
 export interface Choice {
@@ -93,9 +94,16 @@ const unitOf = (shape: { readonly heads: number; readonly kvHeads: number }, d: 
 /** Of the 2^b steps of a score, so many may lie between two of them: half, less what narrowing may add. */
 const steps = (bits: number): number => 2 ** (bits - 1) - 2;
 
+/** The histogram's 64 levels, in a ring for their differences: a row's first cluster is in the middle, the others at most so many steps away. */
+const LEVEL_BITS = 7;
+const MIDDLE = 32;
+const LEVEL_STEPS = MIDDLE - 2;
+
 /** Bits that the coarsest clusters' scores leave below one unit, in Z_2^32. */
 const roomOf = (plan: ModelPlan, layer: LayerPlan, d: DynamicPolicy): number =>
-  RING.logits + Math.log2(steps(d.bits) / 2 ** d.bits) - Math.log2(spreadOf(d, layer.attention) * unitOf(plan.shape, d, d.sizes[0]!));
+  RING.logits +
+  Math.log2(d.ranking === 'pairs' ? steps(d.bits) / 2 ** d.bits : LEVEL_STEPS / 2 ** LEVEL_BITS) -
+  Math.log2(spreadOf(d, layer.attention) * unitOf(plan.shape, d, d.sizes[0]!));
 
 /** Scale of the logits whose squares make scores; scores are at twice that scale. */
 const squareScale = (plan: ModelPlan, layer: LayerPlan, d: DynamicPolicy): number => Math.min(8, Math.floor(roomOf(plan, layer, d) / 2));
@@ -270,7 +278,7 @@ interface Beside {
 
 /**
  * Level by level: scores of the clusters, their ranks, one-hot rows of the best; then the scores of their children. Rows of the finest level, wire
- * [selectors, chosen, candidates] over Z_2^32. 3 rounds, and 5 for each further level: the children's scores and the product of both levels' rows are opened too.
+ * [selectors, chosen, candidates] over Z_2^32. 3 rounds (9 by histogram), and 2 more than that for each further level: the children's scores and the product of both levels' rows are opened too.
  */
 function* choose(
   e: Engine,
@@ -290,19 +298,14 @@ function* choose(
     let score = scores[i]!;
     if (above) [score] = (yield* e.open([e.mul(mix(pick(selectors * above.keep, above.keep, l.candidates / above.width, fan)), rows!, score)])) as [Tensor];
     const extra = above ? undefined : beside,
-      compared = compareAll(
-        e,
-        quantised(e, score, dynamic.bits, spreadOf(dynamic, layer.attention) * unitOf(plan.shape, dynamic, width * l.size)),
-        selectors,
-        count,
-        negative,
-      ),
-      [flags, first] = yield* e.open(extra ? [compared, extra.first()] : [compared]),
-      ordered = ranksOf(e, flags!, selectors, count),
-      [ranks, second] = yield* e.open(extra ? [ordered, extra.second(first!)] : [ordered]),
-      [places] = yield* e.open([oneHotRows(e, ranks!, count, keep, RING.logits)]),
+      spread = spreadOf(dynamic, layer.attention) * unitOf(plan.shape, dynamic, width * l.size),
+      ranked =
+        dynamic.ranking === 'pairs'
+          ? yield* byPairs(e, quantised(e, score, dynamic.bits, spread), selectors, count, negative, extra)
+          : yield* byHistogram(e, levelled(e, score, selectors, count, spread), selectors, count, keep, extra),
+      [places, second] = yield* e.open([oneHotRows(e, ranked.places, count, keep, RING.logits), ...(ranked.last ? [ranked.last] : [])]),
       own = e.linear(transposed(selectors, count, keep), places!);
-    if (extra) result = second;
+    if (extra) result = ranked.beside ?? second;
     if (above) {
       const clusters = l.candidates / above.width,
         product = e.mul(mix(pick(selectors * keep * fan, keep * fan, above.keep, clusters)), e.linear(childRows(selectors, keep, above.keep, fan), own), rows!);
@@ -311,6 +314,40 @@ function* choose(
     above = level;
   }
   return { rows: rows!, beside: result };
+}
+
+/** Where each cluster goes, wire [rows, count]; what was opened beside it, or what is to be opened with the one-hot rows. */
+interface Ranked {
+  readonly places: Tensor;
+  readonly beside: Tensor | undefined;
+  readonly last: Tensor | undefined;
+}
+
+/** Places are ranks by all pairs: 2 rounds. */
+function* byPairs(e: Engine, scores: Tensor, rows: number, count: number, negative: Constant<Uint8Array>, extra: Beside | undefined): Program<Ranked> {
+  const compared = compareAll(e, scores, rows, count, negative),
+    [flags, first] = yield* e.open(extra ? [compared, extra.first()] : [compared]),
+    ordered = ranksOf(e, flags!, rows, count),
+    [places, beside] = yield* e.open(extra ? [ordered, extra.second(first!)] : [ordered]);
+  return { places: places!, beside, last: undefined };
+}
+
+/** Places are slots in position order, the kept ones' first: 8 rounds. */
+function* byHistogram(e: Engine, levels: Tensor, rows: number, count: number, keep: number, extra: Beside | undefined): Program<Ranked> {
+  const slots = { x: yield* slotsByHistogram(e, levels, rows, count, keep), bits: rankBits(count) + 1 },
+    [places, first] = yield* e.open(extra ? [slots, extra.first()] : [slots]);
+  return { places: e.mod(places!, rankBits(count), true), beside: undefined, last: extra?.second(first!) };
+}
+
+/** Sums whose differences stay within `spread`, as whole levels 0 .. 63, wire over Z_2^7: a row's first cluster is in the middle. */
+function levelled(e: Engine, sums: Tensor, rows: number, count: number, spread: number): Tensor {
+  const lengths = e.constant('tables', equalRuns(rows, count)),
+    first = e.linear(columns(rows, count, 0, 1), sums),
+    apart = e.sub(sums, e.linear(segmentSpread(lengths, sums.size, 0, sums.bits), first)),
+    shift = Math.max(0, Math.ceil(Math.log2((spread * 2 ** sums.scale) / LEVEL_STEPS))),
+    coarse = e.mod(e.narrow(apart, shift), LEVEL_BITS),
+    levels = e.linear(whole(coarse.size), e.linear(inSteps(coarse.size, coarse.scale), coarse));
+  return e.addConstant(levels, MIDDLE);
 }
 
 /** Sums whose differences stay within `spread`, as a wire over Z_2^bits at scale 0, in steps as fine as that allows. */
