@@ -17,7 +17,9 @@ import { HUGGING_FACE } from '../protocols/models/registry.ts';
 import { readSafetensors, readShards, SHARD_INDEX } from '../protocols/models/safetensors.ts';
 import type { ByteSource, TensorSource } from '../protocols/models/source.ts';
 import type { ModelWeights } from '../protocols/models/weights.ts';
-import { checkPolicy, parsePolicy, POLICY_NAMES, PRESETS, type Policy } from '../protocols/policy.ts';
+import { cheapestPolicy } from '../protocols/cost.ts';
+import { policiesWithin, qualityReportSchema, type QualityReport } from '../protocols/qualityReport.ts';
+import { checkPolicy, FULL, parsePolicy, POLICY_NAMES, PRESETS, type Policy } from '../protocols/policy.ts';
 import { Tokenizer } from './tokenizer.ts';
 
 /** Model that ships with the package. */
@@ -176,20 +178,70 @@ export async function readModelArtefact(model: string): Promise<Artefact> {
   return readArtefact(fileSource(path), hash.digest('hex'));
 }
 
-/** A cache policy: a preset's name, or a JSON file. @throws CachetError 'policy' for neither, or for one that a model of this shape cannot follow. */
-export async function readPolicy(text: string, shape: ModelShape): Promise<Policy> {
-  const preset = (PRESETS as Readonly<Record<string, Policy>>)[text];
+/** The name of the choice by cost. */
+const AUTO = 'auto';
+
+/** The quality report beside a model's artefact, where it has one of this artefact. @throws CachetError 'policy' if it cannot be read. */
+async function readQualityReport(model: string, artefact: Artefact): Promise<QualityReport | undefined> {
+  const path = qualityReportPath(model);
+  if (!existsSync(path)) return undefined;
+  const parsed = qualityReportSchema.safeParse(await readJson(path, 'policy'));
+  if (!parsed.success)
+    throw new CachetError({
+      code: 'policy',
+      step: `${path}, ${parsed.error.issues[0]!.path.join('.') || 'top level'}`,
+      what: 'bad quality report',
+      expected: 'what cachet eval --report writes',
+      got: parsed.error.issues[0]!.message,
+      hint: 'cachet eval --report again, or remove the file',
+    });
+  return parsed.data.artefact === artefact.digest ? parsed.data : undefined;
+}
+
+/** Beside the artefact. */
+export const qualityReportPath = (model: string): string => artefactPath(model).replace(/\.cachet$/, '.quality.json');
+
+/**
+ * A cache policy for a model: a preset's name, or a JSON file. `mpcache` is what the model's quality report recommends, where it has one, with the full cache where
+ * that finds none good enough. `auto`, where the `use` is known, is what costs fewest bytes for it of the report's policies that are good enough and the full cache;
+ * for random weights, whose answers mean nothing, of all presets. @throws CachetError 'policy' for neither, or for one that the model cannot follow.
+ */
+export async function readPolicy(
+  text: string,
+  model: string,
+  artefact: Artefact,
+  use?: { readonly promptTokens: number; readonly maxTokens: number },
+): Promise<Policy> {
+  if (text === AUTO) {
+    if (!use)
+      throw new CachetError({
+        code: 'policy',
+        what: 'no length for the policy auto',
+        expected: 'one prompt and one answer, as in ask and cost',
+        got: 'none',
+        hint: `--policy ${POLICY_NAMES.join(', ')}, or a JSON file`,
+      });
+    const report = await readQualityReport(model, artefact),
+      good = isRandom(model) ? Object.values(PRESETS) : policiesWithin(report?.policies ?? []);
+    return cheapestPolicy(artefact, [FULL, ...good], use.promptTokens, use.maxTokens);
+  }
+  const preset = text === 'mpcache' ? await mpcacheOf(model, artefact) : (PRESETS as Readonly<Record<string, Policy>>)[text];
   if (!preset && !existsSync(text))
     throw new CachetError({
       code: 'policy',
       what: 'unknown cache policy',
-      expected: `${POLICY_NAMES.join(', ')}, or a JSON file`,
+      expected: `${POLICY_NAMES.join(', ')}, auto, or a JSON file`,
       got: text,
       hint: 'cachet policy lists the presets',
     });
   const policy = preset ?? parsePolicy(await readJson(text, 'policy'), text);
-  checkPolicy(policy, shape);
+  checkPolicy(policy, artefact.shape);
   return policy;
+}
+
+async function mpcacheOf(model: string, artefact: Artefact): Promise<Policy> {
+  const report = await readQualityReport(model, artefact);
+  return report ? (report.recommended ?? { ...FULL, name: 'mpcache' }) : PRESETS.mpcache;
 }
 
 /** The embedded model's name, a Hugging Face folder, a GGUF file or a folder with one, or `random:` and a name of protocols/models/random.ts. @throws CachetError 'model'. */

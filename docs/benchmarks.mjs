@@ -1,6 +1,6 @@
 /**
  * Writes docs/BENCHMARKS.md and its charts from rows that were measured before: docs/benchmarks/*.json, or the files named.
- * A file is what `npm run bench:spu -- --out FILE` wrote, or the standard output of `cachet bench decode|prefill --json`. Nothing is measured here.
+ * A file is what `npm run bench:spu -- --out FILE` wrote, or the standard output of `cachet bench decode|prefill|policies --json`. Nothing is measured here.
  *
  *   node docs/benchmarks.mjs [FILE ...]
  */
@@ -17,7 +17,8 @@ const folder = new URL('benchmarks/', import.meta.url),
   PAGE = new URL('BENCHMARKS.md', import.meta.url);
 /** One grey that has a contrast of 4 and more on white and on a dark page; the lines' colours are as far from both. */
 const GREY = '#767676',
-  COLOURS = { peer: '#d55e00', all: '#2b83c6', ready: '#009e73' };
+  COLOURS = { peer: '#d55e00', all: '#2b83c6', ready: '#009e73' },
+  POLICY_COLOURS = ['#2b83c6', '#009e73', '#a05fb4', '#b8860b'];
 const WORDS = {
   ready: 'SPU time / ours, preprocessing ready',
   all: 'SPU time / ours, dealing included',
@@ -125,6 +126,47 @@ function ownTable(rows) {
   ]);
 }
 
+const allBytes = (r) => r.onlineBytes + r.dealtBytes;
+
+/** Policies at each context; ratios against our own full cache at the same context. */
+function policyTable(policies) {
+  return table([
+    ['T', "T'", 'policy', 'rounds', 'online, MB', 'dealt, MB', 'full / it, all', 'full / it, attention', 'eviction once, MB', 'rounds of it'],
+    ...policies.map((r) => {
+      const full = policies.find((o) => o.policy === 'full' && o.context === r.context && o.model === r.model);
+      return [
+        String(r.context),
+        String(r.kept),
+        r.policy,
+        String(r.rounds),
+        megabytes(r.onlineBytes),
+        megabytes(r.dealtBytes),
+        full && full !== r ? times(allBytes(full) / allBytes(r)) : '',
+        full && full !== r ? times(full.attentionBytes / r.attentionBytes) : '',
+        r.eviction ? megabytes(r.eviction.bytes) : '',
+        r.eviction ? String(r.eviction.rounds) : '',
+      ];
+    }),
+  ]);
+}
+
+/** Bytes a token over T, SPU's full cache where a run has it. */
+function policyChart(policies, points) {
+  const contexts = [...new Set(policies.map((r) => r.context))].toSorted((a, b) => a - b),
+    names = [...new Set(policies.map((r) => r.policy))],
+    peer = (t) => points.find((p) => p.task === 'decode' && p.weights === 'public' && p.context === t)?.figures.peer?.bytes,
+    million = (n) => (n === undefined ? undefined : n / 1e6);
+  return chart('Bytes per token by cache policy, online + dealt', 'MB per token (log)', contexts, [
+    { name: 'SPU ABY3, full', colour: COLOURS.peer, values: contexts.map((t) => million(peer(t))) },
+    ...names.map((name, i) => ({
+      name,
+      colour: POLICY_COLOURS[i % POLICY_COLOURS.length],
+      below: i > 0,
+      values: contexts.map((t) => policies.filter((r) => r.policy === name && r.context === t).map((r) => million(allBytes(r)))[0]),
+    })),
+  ]);
+}
+
 /** An SVG with one line per series over the contexts, on a logarithmic axis; series: `{ name, colour, values, below }`, absent values undefined, `below` puts the numbers under the line. */
 function chart(title, unit, contexts, series) {
   const text = { color: GREY, fontFamily: 'sans-serif', fontSize: 13 },
@@ -216,7 +258,7 @@ function runs(files) {
     .join('\n');
 }
 
-function text(files, rows, points, operators) {
+function text(files, rows, points, operators, policies) {
   const decode = points.filter((p) => p.task === 'decode'),
     prefill = points.filter((p) => p.task === 'prefill');
   return [
@@ -247,6 +289,14 @@ function text(files, rows, points, operators) {
         ]
       : []),
     ...(prefill.length > 0 ? ['## Prefill', latencyTable(prefill), bytesTable(prefill)] : []),
+    ...(policies.length > 0
+      ? [
+          '## Cache policies',
+          `A token of ${policies[0].model} by the Meter, whose figures the parties' equal. T: tokens before static eviction, T' after it. The eviction's cost is paid once, at the end of the prompt.`,
+          policyTable(policies),
+          '![Bytes per token by cache policy over T](benchmarks/policies.svg)',
+        ]
+      : []),
     ...(operators ? ['## Operators of cache selection', operatorTables(operators)] : []),
     ...(rows.length > 0 ? ['## Our engine on other models and networks', ownTable(rows)] : []),
     '## Again',
@@ -258,15 +308,20 @@ function text(files, rows, points, operators) {
 /** The page and its charts by file name, of the contents of row files, each with its `name`. */
 export function render(contents) {
   const files = contents.filter((c) => Array.isArray(c.points)),
-    points = latest(files);
+    points = latest(files),
+    policies = contents.flatMap((c) => c.policies ?? []);
   return {
     page: `${text(
       files,
       contents.flatMap((c) => c.rows ?? []),
       points,
       files.findLast((f) => f.operators)?.operators,
+      policies,
     )}\n`,
-    charts: points.some((p) => p.task === 'decode' && p.weights === 'public') ? charts(points) : {},
+    charts: {
+      ...(points.some((p) => p.task === 'decode' && p.weights === 'public') ? charts(points) : {}),
+      ...(policies.length > 0 ? { 'policies.svg': policyChart(policies, points) } : {}),
+    },
   };
 }
 

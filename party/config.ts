@@ -42,7 +42,7 @@ export const configSchema = z.strictObject({
     .string()
     .min(1)
     .optional()
-    .describe(`cache policy: ${POLICY_NAMES.join(', ')}, or a JSON file; at a party the only one that it runs`),
+    .describe(`cache policy: ${POLICY_NAMES.join(', ')}, auto for ask, or a JSON file; at a party the only one that it runs`),
   kernels: z.enum(['wasm', 'reference']).default('wasm').describe('kernel backend: wasm or reference'),
   backend: z.enum(BACKEND_NAMES).default('wasm').describe("the dealer's bulk work: wasm, onnxruntime, webgpu, or auto: what is exact and faster here"),
   threads: z.number().int().min(1).max(MAX_THREADS).default(1).describe("threads that compute a session's large kernels, at each party"),

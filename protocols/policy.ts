@@ -71,7 +71,10 @@ const EVERYWHERE = { skipLayers: [], layers: {}, streaming: {} } satisfies Parti
 /** Every token attends to every one. */
 export const FULL: Policy = { name: 'full', static: null, dynamic: null, sharing: 'none', ...EVERYWHERE };
 
-/** Policies by name. `mpcache` is for models without a quality report: with one, it is what that recommends. */
+/**
+ * Policies by name. `mpcache` is for models without a quality report: with one, it is what that recommends. `mpcache-paper` has the paper's budgets, levels and
+ * sharing, with scores by the mean, which cost nothing here, in place of its bound from channels' maxima and minima.
+ */
 export const PRESETS: Readonly<Record<'full' | 'mpcache' | 'mpcache-paper' | 'aggressive', Policy>> = {
   full: FULL,
   mpcache: {
@@ -100,9 +103,9 @@ export const PRESETS: Readonly<Record<'full' | 'mpcache' | 'mpcache-paper' | 'ag
     dynamic: {
       sizes: [32, 16],
       ratio: [0.5, 0.2],
-      score: 'minmax',
+      score: 'mean',
       alpha: 0.6,
-      bits: 8,
+      bits: 6,
       perHead: 'kv',
       ranking: 'pairs',
       gather: 'logits',

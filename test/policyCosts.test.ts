@@ -1,8 +1,14 @@
-/** What policies cost: the Meter's short way to a token at a context equals a whole session, techniques one by one, the cheapest policy. */
-import { describe, expect, it } from 'vitest';
+/** What policies cost and which one is taken: the Meter's short way to a token equals a whole session, techniques one by one, the cheapest policy, quality reports. */
+import { copyFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { qualityReportPath, readPolicy } from '../client/node.ts';
 import { ablation, policyRows } from '../party/bench/policies.ts';
 import { cheapestPolicy, meterSession, policyCost } from '../protocols/cost.ts';
-import { FULL, type Policy } from '../protocols/policy.ts';
+import { FULL, PRESETS, type Policy } from '../protocols/policy.ts';
+import type { PolicyQuality } from '../protocols/quality.ts';
+import { qualityReport } from '../protocols/qualityReport.ts';
 import { tinyNotes } from './support/tinyNotes.ts';
 
 const artefact = tinyNotes(),
@@ -73,5 +79,47 @@ describe('the cheapest policy', () => {
     const most: Policy = { ...selection, dynamic: { ...selection.dynamic!, ratio: [0.95] } };
     expect(cheapestPolicy(artefact, [most], 900, 64).name).toBe('full');
     expect(cheapestPolicy(artefact, [FULL, selection], 900, 64).name).toBe('selection');
+  });
+});
+
+describe('a quality report', () => {
+  const row = (policy: Policy, change: number, lost: number): PolicyQuality => ({
+    policy,
+    positions: 64,
+    perplexity: { full: 8, policy: 8 * (1 + change), change },
+    divergence: 0.001,
+    top1Agreement: 0.97,
+    questions: 50,
+    answeredFull: 50,
+    answered: 50 - lost,
+    lost,
+    seconds: 1,
+  });
+  let folder: string;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'cachet-test-'));
+    await copyFile('protocols/models/tiny-notes/model.cachet', join(folder, 'model.cachet'));
+  });
+  afterAll(() => rm(folder, { recursive: true }));
+  const write = (report: object): Promise<void> => writeFile(qualityReportPath(folder), JSON.stringify(report));
+
+  it('recommends the cheapest policy that is good enough; that is mpcache, and what auto chooses from', async () => {
+    const close: Policy = { ...selection, name: 'close', dynamic: { ...selection.dynamic!, ratio: [0.2] } },
+      report = qualityReport(artefact, [500, 900], 1, [row(FULL, 0, 0), row(selection, 0.004, 0), row(close, 0.02, 0), row(policy, 0.005, 1)]);
+    expect(report.recommended).toEqual({ ...selection, name: 'mpcache' });
+    await write(report);
+    expect(await readPolicy('mpcache', folder, artefact)).toEqual({ ...selection, name: 'mpcache' });
+    expect(await readPolicy('auto', folder, artefact, { promptTokens: 900, maxTokens: 64 })).toEqual(selection);
+    await write({ ...report, recommended: null, policies: [] });
+    expect(await readPolicy('mpcache', folder, artefact)).toEqual({ ...FULL, name: 'mpcache' });
+    expect(await readPolicy('auto', folder, artefact, { promptTokens: 900, maxTokens: 64 })).toEqual(FULL);
+    await expect(readPolicy('auto', folder, artefact)).rejects.toThrow(/no length for the policy auto/);
+  });
+
+  it('counts for its own artefact alone, and says where it is wrong', async () => {
+    await write({ ...qualityReport(artefact, [500], 1, [row(FULL, 0, 0)]), artefact: '0'.repeat(64) });
+    expect(await readPolicy('mpcache', folder, artefact)).toBe(PRESETS.mpcache);
+    await write({ version: 2 });
+    await expect(readPolicy('mpcache', folder, artefact)).rejects.toThrow(/model.quality.json, version: bad quality report/);
   });
 });

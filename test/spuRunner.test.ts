@@ -109,6 +109,20 @@ it('the page has both sides, missed goals said plainly, and charts without holes
   }
   expect(charts['bytes.svg']).toContain('>262<');
   expect(render([]).page).toContain('Not judged yet');
+  const row = (policy: string, kept: number, bytes: number) => ({
+    model: 'random:gpt2',
+    policy,
+    context: 2048,
+    kept,
+    rounds: 180,
+    onlineBytes: bytes,
+    dealtBytes: 2 * bytes,
+    attentionBytes: 2 * bytes,
+    eviction: policy === 'full' ? null : { rounds: 24, bytes: 451e6 },
+  });
+  const policies = render([{ name: 'p.json', policies: [row('full', 2048, 9e6), row('half', 819, 4e6)] }]);
+  expect(policies.page).toContain('| 2048 | 819 | half | 180 | 4.0 | 8.0 | 2.3x | 2.3x | 451 | 24 |');
+  expect(policies.charts['policies.svg']).toContain('half');
 });
 
 it.each([

@@ -39,7 +39,6 @@ export const askCommand = addConfig(
     const config = await configOf(o),
       artefact = await readModelArtefact(config.model),
       tokenizer = await readTokenizer(config.model),
-      policy = await readPolicy(config.policy ?? 'full', artefact.shape),
       progress = new Progress({ silent: o.json === true });
     if (o.question !== undefined && prompt !== undefined)
       throw new CachetError({ code: 'usage', what: 'prompt and --question', expected: 'one of them', got: 'both' });
@@ -48,6 +47,8 @@ export const askCommand = addConfig(
       abort = new AbortController();
     if (ids.length <= artefact.prefixIds.length)
       throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'text as an argument or on stdin', got: 'nothing' });
+    const use = { promptTokens: ids.length - artefact.prefixIds.length, maxTokens: o.maxTokens },
+      policy = await readPolicy(config.policy ?? 'full', config.model, artefact, use);
     onInterrupt(() => abort.abort());
     const trace = beginTrace(o.trace);
     const events = ask({

@@ -42,7 +42,7 @@ async function rows(task: 'decode' | 'prefill', o: Options): Promise<void> {
   const abort = new AbortController(),
     progress = new Progress({ silent: o.json ?? false }),
     artefact = await artefactOf(o.model),
-    policy = await readPolicy(o.policy, artefact.shape),
+    policy = await readPolicy(o.policy, o.model, artefact),
     machine = describeMachine(),
     found: StepsRow[] = [];
   onInterrupt(() => abort.abort());
@@ -85,7 +85,7 @@ export const evictCommand = command(
 
 async function evictions(o: Options): Promise<void> {
   const artefact = await artefactOf(o.model),
-    policy = await readPolicy(o.policy, artefact.shape);
+    policy = await readPolicy(o.policy, o.model, artefact);
   if (!policy.static)
     throw new CachetError({
       code: 'usage',
@@ -115,9 +115,9 @@ export const policiesCommand = new Command('policies')
   .option('--json', 'rows as JSON on stdout')
   .action(async (o: { model: string; policy: string[]; context: number[]; ablation?: boolean; json?: boolean }) => {
     const artefact = await artefactOf(o.model),
-      named = await Promise.all(o.policy.map((name) => readPolicy(name, artefact.shape))),
+      named = await Promise.all(o.policy.map((name) => readPolicy(name, o.model, artefact))),
       found = policyRows(artefact, o.ablation ? named.flatMap(ablation) : named, o.context);
-    if (o.json) return void console.log(JSON.stringify({ rows: found }));
+    if (o.json) return void console.log(JSON.stringify({ policies: found }));
     console.log(
       table([
         ['T', "T'", 'policy', 'rounds', 'online', 'dealt', 'attention', 'eviction'],

@@ -41,7 +41,7 @@ export const chatCommand = addConfig(
       model = config?.model ?? o.model ?? EMBEDDED_MODEL,
       artefact = await readModelArtefact(model),
       tokenizer = await readTokenizer(model),
-      policy = await readPolicy(config?.policy ?? o.policy ?? 'full', artefact.shape),
+      policy = await readPolicy(config?.policy ?? o.policy ?? 'full', model, artefact),
       note = o.note === undefined ? undefined : await readNote(o.note),
       abort = new AbortController(),
       progress = new Progress({ silent: o.json === true });

@@ -30,7 +30,7 @@ export const costCommand = new Command('cost')
   .option('--json', 'all steps as JSON on stdout')
   .action(async (o: Options) => {
     const artefact = await artefactOf(o.model),
-      policy = await readPolicy(o.policy, artefact.shape),
+      policy = await readPolicy(o.policy, o.model, artefact, o),
       dealer = o.helper === 'client' ? 'client' : 'helper',
       turns = o.turnTokens === undefined ? [] : [{ tokens: o.turnTokens, answer: o.maxTokens }],
       context = [{ tokens: o.promptTokens, answer: o.maxTokens }, ...turns].reduce((n, t) => n + turnSlots(t), 0);

@@ -84,7 +84,7 @@ export const demoCommand = addSampling(
   .action(async (o: Options) => {
     const artefact = await readModelArtefact(o.model),
       tokenizer = await readTokenizer(o.model),
-      policy = await readPolicy(o.policy, artefact.shape),
+      policy = await readPolicy(o.policy, o.model, artefact),
       abort = new AbortController(),
       progress = new Progress({ silent: o.json === true });
     const cases = o.cases === undefined ? undefined : await readCases(o.cases, artefact, tokenizer, o.case, o.maxPrompt);

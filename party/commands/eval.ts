@@ -1,12 +1,14 @@
 /** `cachet eval`: how faithful a model's artefact is on a text. */
 import { Command, Option } from 'commander';
-import { openModel, readBytes, readPolicy, readTokenizer } from '../../client/node.ts';
+import { openModel, qualityReportPath, readBytes, readPolicy, readTokenizer } from '../../client/node.ts';
 import { Tokenizer } from '../../client/tokenizer.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { evaluate, type Evaluation } from '../../protocols/evaluate.ts';
 import { describePolicy } from '../../protocols/policy.ts';
+import { qualityReport } from '../../protocols/qualityReport.ts';
 import { measureQuality, type PolicyQuality } from '../../protocols/quality.ts';
 import { artefactOf } from '../preparing.ts';
+import { writeAtomically } from '../files.ts';
 import { qualityTexts } from '../qualityTexts.ts';
 import { Progress, table, wrap } from '../terminal.ts';
 import { integer, integers } from './options.ts';
@@ -23,6 +25,7 @@ interface Options {
   continuation: number;
   questions: number;
   seed: number;
+  report?: boolean;
   json?: boolean;
 }
 
@@ -45,6 +48,7 @@ export const evalCommand = new Command('eval')
   .addOption(new Option('--continuation <n>', 'with --policy: tokens predicted after a piece').argParser(integer(1)).default(64))
   .addOption(new Option('--questions <n>', 'with --policy: facts asked for').argParser(integer(0)).default(50))
   .addOption(new Option('--seed <n>', 'with --policy: of the facts').argParser(integer(0)).default(1))
+  .option('--report', "with --policy: write the rows beside the artefact as the model's quality report; mpcache is what it recommends")
   .option('--json', 'print the result as JSON on stdout')
   .action(async (o: Options) => {
     if (o.policy) return comparePolicies(o, o.policy);
@@ -87,7 +91,7 @@ async function comparePolicies(o: Options, names: readonly string[]): Promise<vo
   const progress = new Progress({ silent: o.json === true }),
     artefact = await artefactOf(o.model),
     tokenizer = await readTokenizer(o.model),
-    policies = await Promise.all(names.map((name) => readPolicy(name, artefact.shape))),
+    policies = await Promise.all(names.map((name) => readPolicy(name, o.model, artefact))),
     texts = qualityTexts({
       ...o,
       artefact,
@@ -97,6 +101,7 @@ async function comparePolicies(o: Options, names: readonly string[]): Promise<vo
     }),
     rows = measureQuality({ artefact, policies, texts, onProgress: (text) => progress.update(text) });
   progress.update('');
+  if (o.report) await writeAtomically(qualityReportPath(o.model), `${JSON.stringify(qualityReport(artefact, o.promptTokens, o.seed, rows), null, 2)}\n`);
   if (o.json)
     return void console.log(
       JSON.stringify({ model: o.model, artefact: artefact.digest, text: o.text ?? null, promptTokens: o.promptTokens, seed: o.seed, policies: rows }),

@@ -75,7 +75,10 @@ export const readNote = async (path: string): Promise<string> =>
 const camel = (flag: string): string => flag.slice(2).replaceAll(/-([a-z])/g, (_, c: string) => c.toUpperCase());
 
 export const policyOption = (): Option =>
-  new Option('--policy <policy>', `what the cache keeps and tokens attend to: ${POLICY_NAMES.join(', ')}, or a JSON file`).default('full');
+  new Option(
+    '--policy <policy>',
+    `what the cache keeps and tokens attend to: ${POLICY_NAMES.join(', ')}, or a JSON file; auto: the cheapest that is good enough, where lengths are known`,
+  ).default('full');
 
 /** `stored`: from the parties' stores as well. */
 export const dealerOption = (stored = false): Option =>

@@ -35,7 +35,7 @@ export const partyCommand = addConfig(
     async (o: { role: PartyRole; config?: string; json?: boolean; logLevel: LogLevel; trace?: string; traceShared?: boolean; untilStdinEnds?: boolean }) => {
       const config = await configOf(o),
         artefact = await readModelArtefact(config.model),
-        policy = config.policy === undefined ? undefined : await readPolicy(config.policy, artefact.shape);
+        policy = config.policy === undefined ? undefined : await readPolicy(config.policy, config.model, artefact);
       if (config.insecure) process.stderr.write(`cachet: ${o.role}: WARNING: insecure configuration: links are neither encrypted nor authenticated\n`);
       const log = new PartyLog({ role: o.role, level: o.logLevel, json: o.json === true }),
         trace =

@@ -10,7 +10,7 @@ export const policyCommand = new Command('policy')
   .option('--model <model>', 'model with an artefact that is to follow it', EMBEDDED_MODEL)
   .option('--json', 'as JSON on stdout: with the parts of it changed, a file for --policy')
   .action(async (text: string | undefined, o: { model: string; json?: boolean }) => {
-    const policy = text === undefined ? undefined : await readPolicy(text, (await readModelArtefact(o.model)).shape);
+    const policy = text === undefined ? undefined : await readPolicy(text, o.model, await readModelArtefact(o.model));
     if (o.json) return void console.log(JSON.stringify(policy ?? Object.values(PRESETS), null, 2));
     for (const p of policy ? [policy] : Object.values(PRESETS)) console.log(wrap(describePolicy(p)));
   });

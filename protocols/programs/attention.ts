@@ -85,9 +85,9 @@ export function createCache(e: Engine, plan: ModelPlan, slots: number | ((layer:
       values,
       capacity,
       selection,
-      reused: selection && selection.leader === l && selection.dynamic.reuse > 1 ? reusedChoice(e, plan, selection, capacity) : undefined,
       dropped: 0,
       votes: undefined,
+      reused: selection && selection.leader === l && selection.dynamic.reuse > 1 ? reusedChoice(e, plan, selection, capacity) : undefined,
     };
   });
 }
