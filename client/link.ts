@@ -163,7 +163,8 @@ export class Link {
     this.guarded(() => {
       if (!(data instanceof ArrayBuffer) && !(data instanceof Uint8Array))
         throw new CachetError({ code: 'frame', what: 'text message', expected: 'binary frames', got: typeof data });
-      const frame = data instanceof ArrayBuffer ? new Uint8Array(data) : data,
+      // Plain, also of a Buffer, whose `slice` does not copy.
+      const frame = data instanceof ArrayBuffer ? new Uint8Array(data) : new Uint8Array(data.buffer, data.byteOffset, data.length),
         header = readHeader(frame),
         payload = frame.subarray(HEADER_BYTES);
       if (header.sequence !== this.next.received[header.kind]!++)
