@@ -14,6 +14,7 @@ All parties in one process; what counts is who uses what. A wire is (m, r): m = 
    columns are made, each from slots less its first row.
 5. Selection: with one-hot rows S of the chosen, softmax(S z) over chosen and always attended logits, scattered by S^T, times all values, is the softmax over the attended
    slots alone: softmax after the gather, no value is moved.
+6. Importance, by which eviction chooses: sum over heads and the last queries of (1 / sum of a row) times its exponentials.
 """
 import numpy as np
 
@@ -213,6 +214,17 @@ for _ in range(25):
             moved = mul(lambda x, y: x @ y, opened(S, 32), wire(keys, 32), 32)
             assert (total(moved, 32) == keys[chosen[row]]).all()
 
+# Importance: what the last queries pay to each key, one bilinear map of the exponentials' and the quotients' wires; a token's level is a function of it alone.
+H, Q, T, voters = 3, 9, 14, 4
+e = np.tril(rng.integers(1, 1 << 20, (H, Q, T)), T - Q)
+quotient = (1 << 40) // e.sum(-1)
+paid = lambda e, quotient: (e[:, -voters:] * quotient[:, -voters:, None]).sum((0, 1), dtype=U)
+importance = total(mul(paid, wire(e, 56), wire(quotient, 56), 56), 56)
+exact = (e / e.sum(-1, keepdims=True))[:, -voters:].sum((0, 1))
+assert np.allclose(importance.astype(float) / 2**40, exact, atol=1e-3)
+assert abs(exact.sum() - H * voters) < 1e-9
+assert not np.allclose(importance.astype(float) / 2**40, (e / e.sum(-1, keepdims=True)).sum((0, 1)), atol=1e-3)  # The control: all queries vote.
+
 # The control: differences beyond the window make cycles, not a permutation.
 ranks, kb = rank_pairs(np.array([[-20, 0, 20]]), 6)
 assert sorted(total(ranks, kb)[0].tolist()) != [0, 1, 2]
@@ -227,4 +239,4 @@ for blinded in (True, False):
     counts = np.bincount(read.astype(np.int64), minlength=256)
     deviation = (((counts - 4000 / 256) ** 2).sum() / (4000 / 256) - 255) / np.sqrt(510)
     assert (abs(deviation) < 6) == blinded
-print("ranks by pairs, slots by histogram and by pairs, one-hot rows, compaction, softmax after a gather hold")
+print("ranks by pairs, slots by histogram and by pairs, one-hot rows, compaction, softmax after a gather, importance hold")
