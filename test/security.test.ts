@@ -1,20 +1,24 @@
 /**
  * What each party sees. The argument is in docs/PROTOCOL.md; here is what can be tested of it: no stream element is drawn twice, messages and dealt
- * halves look uniform whatever the input, sizes and order depend on shapes alone, the same secret under other keys shares nothing.
+ * halves look uniform whatever the input, sizes and order depend on shapes alone, also under a
+ * cache policy, the same secret under other keys shares nothing.
  */
 import { describe, expect, it } from 'vitest';
 import { bindPlan } from '../protocols/artefact.ts';
 import type { Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { Dealer } from '../protocols/engines/dealer.ts';
+import { Evaluator } from '../protocols/engines/evaluator.ts';
 import { dealerKeys, evaluatorKeys, KeyExchange, sessionId } from '../protocols/handshake.ts';
 import { createCache } from '../protocols/programs/attention.ts';
-import { forward } from '../protocols/programs/transformer.ts';
+import { forward, session } from '../protocols/programs/transformer.ts';
 import type { Kernels } from '../kernels/kernels.ts';
+import { u64 } from '../kernels/memory.ts';
 import { PROTOCOL_VERSION } from '../protocols/session.ts';
+import type { Tensor } from '../protocols/tensor.ts';
 import { place, runLocal, split, testKeys } from './support/local.ts';
 import { embedding, tinyNotes } from './support/tinyNotes.ts';
-import { FULL, PRESETS } from '../protocols/policy.ts';
+import { FULL, policySchema, PRESETS, type DynamicPolicy, type Policy } from '../protocols/policy.ts';
 
 const artefact = tinyNotes(),
   TOKENS = 6;
@@ -74,6 +78,119 @@ describe('what an evaluator sees', () => {
     let equal = 0;
     for (let i = 0; i < width; i++) if (first[i] === first[i + width]) equal++;
     expect(equal).toBe(0);
+  });
+});
+
+describe('under a policy that evicts, chooses and shares', () => {
+  const PROMPT = 45,
+    some = (from: number, step: number, n = PROMPT + 2): number[] => Array.from({ length: n }, (_, i) => 5 + ((from + i * step) % 900)),
+    policyOf = (name: string, dynamic: Partial<DynamicPolicy>, rest: Partial<Policy>): Policy =>
+      policySchema.parse({
+        ...FULL,
+        name,
+        dynamic: { ...PRESETS.aggressive.dynamic, sizes: [4], ratio: [0.6], spread: 24, bits: 8, ...dynamic },
+        ...rest,
+      }),
+    policies = [
+      policyOf('ranks', {}, { static: { keep: 0.8, window: { queries: 5 }, heads: 'max', ranking: 'histogram' }, sharing: 'pairs' }),
+      policyOf(
+        'levels',
+        { sizes: [8, 4], ratio: [0.6, 0.6], ranking: 'histogram', perHead: 'query', reuse: 2 },
+        { static: { keep: 0.8, window: 0.2, heads: 'sum', ranking: 'pairs' }, sharing: [[1, 4]], skipLayers: [0] },
+      ),
+    ];
+
+  /** By part of the session and ring: what was opened, as public values, and less its mask. */
+  type Opened = Map<string, { readonly bits: number; readonly masked: bigint[]; readonly plain: bigint[] }>;
+
+  /**
+   * A session of two more tokens than its prompt. seen: what each evaluator takes in, computes, sends and opens, by name and size, and what all parties count.
+   * opened: values of the eviction and of the tokens that choose.
+   */
+  function transcript(policy: Policy, ids: readonly number[], seed: number): { seen: object; opened: Opened } {
+    const prompt = ids.length - 2,
+      shares = [ids.slice(0, prompt), ...ids.slice(prompt).map((id) => [id])].map((list, i) =>
+        split(embedding(artefact, list), artefact.residualScale, seed + i),
+      ),
+      events: [string[], string[]] = [[], []],
+      halves = new Map<number, { m: BigUint64Array; half: BigUint64Array }>(),
+      opened: Opened = new Map();
+    const run = runLocal(
+      (e) => {
+        if (e instanceof Evaluator) {
+          const own = events[e.party],
+            { receive, receiveWide, receiveBoth, roots } = e;
+          Object.assign(e, {
+            receive: (dst: number, bits: number, n: number) => (own.push(`dealt ${bits} ${n}`), receive(dst, bits, n)),
+            receiveWide: (lo: number, hi: number, bits: number, n: number) => (own.push(`dealt ${bits} ${n}`), receiveWide(lo, hi, bits, n)),
+            receiveBoth: (bytes: number) => (own.push(`keys ${bytes}`), receiveBoth(bytes)),
+            roots: (dst: number, n: number) => (own.push(`roots ${n}`), roots(dst, n)),
+          });
+        }
+        return session(e, bindPlan(e, artefact), { tokens: prompt, answer: 3 }, prompt + 2, 0, policy);
+      },
+      [shares.map((s) => s[0]), shares.map((s) => s[1])],
+      {
+        seed,
+        observe(party, gate, name, outputs, e) {
+          events[party].push(`${gate} ${name} ${outputs.map((y) => `${y.form} ${y.size} ${y.bits}`).join()}`);
+          if (name !== 'open' || (e.steps.length === 0 && e.part !== 'eviction')) return;
+          const [w] = outputs as [Tensor],
+            own = { m: u64(e.kernels.memory, w.lane, w.size).slice(), half: u64(e.kernels.memory, w.mask, w.size).slice() },
+            other = halves.get(gate);
+          if (!other) return void halves.set(gate, own);
+          const key = `${e.part || 'token'}, ${w.bits} bits`,
+            of = opened.get(key) ?? { bits: w.bits, masked: [], plain: [] };
+          opened.set(key, of);
+          own.m.forEach((m, i) => {
+            const [x, y] = [own.half[i]!, other.half[i]!];
+            of.masked.push(BigInt.asUintN(w.bits, m));
+            of.plain.push(BigInt.asUintN(w.bits, w.boolean ? m ^ x ^ y : m - x - y));
+          });
+        },
+      },
+    );
+    const seen = {
+      events,
+      messages: run.messages.map((list) => list.map((m) => m.length)),
+      outputs: run.outputs.map((list) => list.map((o) => o.length)),
+      helper: run.dealer.steps,
+      evaluators: run.evaluators.map((e) => e.steps),
+      totals: [run.rounds, run.onlineBytes, run.dealtBytes],
+    };
+    return { seen, opened };
+  }
+
+  /** Chi-square of the uppermost bits, as many as there are values for, in standard deviations from its mean. */
+  function distance(values: readonly bigint[], ring: number): number {
+    const bits = Math.min(ring, 8, Math.floor(Math.log2(values.length / 8))),
+      cells = 2 ** bits,
+      counts = new Float64Array(cells);
+    for (const v of values) counts[Number(v >> BigInt(ring - bits))]!++;
+    return (counts.reduce((s, c) => s + (c - values.length / cells) ** 2 / (values.length / cells), 0) - (cells - 1)) / Math.sqrt(2 * (cells - 1));
+  }
+
+  describe.each(policies.map((p) => [p.name, p] as const))('%s', (_, policy) => {
+    const first = transcript(policy, some(10, 7), 3);
+
+    it('any two prompts of equal shape have the same pattern of messages and use the helper alike; one that is longer has another (positive control)', () => {
+      // All tokens of the first are the same one.
+      for (const other of [some(800, 0), some(333, 101)]) expect(transcript(policy, other, 4).seen).toEqual(first.seen);
+      expect(transcript(policy, some(10, 7, PROMPT + 3), 3).seen).not.toEqual(first.seen);
+    });
+
+    it('what the eviction and steps that choose open is uniform in each ring; without its masks it is not (positive control)', () => {
+      const looked = [...first.opened].filter(([, { masked }]) => masked.length >= 32);
+      for (const [name, { bits, masked, plain }] of looked) {
+        expect(Math.abs(distance(masked, bits)), name).toBeLessThan(6);
+        // Ranks are a permutation and comparisons nearly balanced: of themselves close to uniform.
+        if (bits >= 7) expect(distance(plain, bits), name).toBeGreaterThan(20);
+      }
+      // Comparisons, selectors and levels of the eviction; comparisons, ranks and one-hot rows of the choice.
+      expect(looked.map(([name]) => name)).toEqual(
+        expect.arrayContaining(['eviction, 1 bits', 'eviction, 32 bits', 'eviction, 23 bits', 'attention, 1 bits', 'attention, 3 bits', 'attention, 32 bits']),
+      );
+    });
   });
 });
 
