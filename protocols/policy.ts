@@ -32,6 +32,8 @@ const dynamicSchema = z.strictObject({
   score: z.enum(['mean', 'meanvar', 'minmax']),
   /** Weight of the maximum in `minmax`. */
   alpha: share.default(0.6),
+  /** Largest difference of two keys of a channel that `minmax` compares exactly (in steps of a quarter, without it: 31). */
+  keySpread: z.number().positive().max(127).optional(),
   /** Largest difference of a row's scores, in nats, that quantised scores must hold. Without it, what the layer's logits may span, which is coarser. */
   spread: z.number().positive().optional(),
   /** Bits of a quantised score. */

@@ -119,6 +119,18 @@ const CASES: readonly (readonly [string, Policy])[] = [
   ['mean + variance / 2, two levels', policy({ score: 'meanvar', sizes: [8, 4], ratio: [0.5, 0.4], spread: 100, perHead: 'query' })],
   ['by histogram', policy({ ranking: 'histogram', ratio: [0.6] })],
   ['by histogram, two levels', policy({ ranking: 'histogram', sizes: [16, 4], ratio: [0.5, 0.5], perHead: 'query' }, { sharing: 'pairs' })],
+  ['minmax', policy({ score: 'minmax', ratio: [0.6] })],
+  [
+    'minmax, two levels of which one is three of the other, each query head for itself',
+    policy({ score: 'minmax', sizes: [12, 4], ratio: [0.7, 0.5], perHead: 'query', alpha: 0.3 }, { sharing: 'pairs' }),
+  ],
+  [
+    'minmax after static eviction, by histogram',
+    policy(
+      { score: 'minmax', sizes: [4], ranking: 'histogram' },
+      { static: { keep: 0.6, window: { queries: 4 }, heads: 'sum', ranking: 'histogram' }, sharing: 'pairs', skipLayers: [0] },
+    ),
+  ],
   ['a choice for two tokens', policy({ reuse: 2 }, { sharing: [[1, 2]] })],
   [
     'after static eviction',
@@ -164,6 +176,11 @@ describe('the rule of the policy', () => {
     readonly chosen: Float64Array;
     /** [kvHeads, capacity, headDim] */
     readonly values: Float64Array;
+    readonly keys: Float64Array;
+    /** [heads, headDim] */
+    readonly query: Float64Array;
+    /** By level [kvHeads, clusters, headDim]. */
+    readonly representatives: readonly Float64Array[];
     readonly capacity: number;
   }
 
@@ -187,6 +204,9 @@ describe('the rule of the policy', () => {
             attention: of(l, 'attention'),
             chosen: of(l, 'chosen'),
             values: read(c.values),
+            keys: read(c.keys),
+            query: of(l, 'query'),
+            representatives: c.representatives?.levels.map(read) ?? [],
             capacity: c.capacity,
           })),
         );
@@ -200,14 +220,22 @@ describe('the rule of the policy', () => {
     return Float64Array.from({ length: headDim }, (_, d) => slots.reduce((s, t, i) => s + (weights[i]! / total) * values[from + t * headDim + d]!, 0));
   }
 
-  /** Slots that a query head attends to, from the logits of all heads that choose with it. */
-  function chosenSlots(logits: readonly Float64Array[], { sizes, ratio, score, always }: Dynamic): number[] {
+  /** By channel alpha max + (1 - alpha) min of the keys of a cluster. */
+  const representative = ({ keys, capacity }: Step, kv: number, from: number, n: number, alpha: number): number[] =>
+    Array.from({ length: headDim }, (_, d) => {
+      const channel = Array.from({ length: n }, (_x, t) => keys[(kv * capacity + from + t) * headDim + d]!);
+      return alpha * Math.max(...channel) + (1 - alpha) * Math.min(...channel);
+    });
+
+  /** Slots that a query head attends to, from the logits of all heads that choose with it, or from a score of its own. */
+  function chosenSlots(logits: readonly Float64Array[], { sizes, ratio, score, always }: Dynamic, minmax?: (from: number, n: number) => number): number[] {
     const slots = logits[0]!.length,
       [coarse, size] = [sizes[0]!, sizes.at(-1)!],
       head = Math.ceil((always.first * size) / coarse) * coarse,
       region = Math.floor((Math.floor(slots / size) * size - always.recent * size - head) / coarse) * coarse,
       budget = Math.max(1, Math.round(ratio.at(-1)! * Math.ceil(slots / size)) - (Math.ceil(slots / size) - region / size)),
       scoreOf = (from: number, n: number): number =>
+        minmax?.(from, n) ??
         logits.reduce((sum, row) => {
           const part = [...row.subarray(from, from + n)],
             mean = part.reduce((x, y) => x + y, 0) / n;
@@ -251,6 +279,8 @@ describe('the rule of the policy', () => {
     ['three levels', { sizes: [16, 8, 2], ratio: [0.7, 0.6, 0.6], perHead: 'query' }],
     ['mean + variance / 2', { score: 'meanvar', ratio: [0.6], spread: 100 }],
     ['mean + variance / 2, two levels', { score: 'meanvar', sizes: [8, 4], ratio: [0.5, 0.4], spread: 100, perHead: 'query' }],
+    ['minmax', { score: 'minmax', ratio: [0.6] }],
+    ['minmax, two levels', { score: 'minmax', sizes: [12, 4], ratio: [0.7, 0.5], perHead: 'query', alpha: 0.3 }],
   ])('%s', (_, dynamic) => {
     const group = heads / kvHeads,
       p = policy(dynamic);
@@ -262,9 +292,47 @@ describe('the rule of the policy', () => {
     expect(steps).toHaveLength(layers);
     for (const step of steps)
       compare(step, (h, row) => {
-        const first = Math.floor(h / group) * group;
-        return chosenSlots(p.dynamic!.perHead === 'kv' ? Array.from({ length: group }, (_x, i) => row(first + i)) : [row(h)], p.dynamic!);
+        const first = Math.floor(h / group) * group,
+          together = p.dynamic!.perHead === 'kv' ? Array.from({ length: group }, (_x, i) => first + i) : [h],
+          alpha = Math.round(256 * p.dynamic!.alpha) / 256,
+          minmax = (from: number, n: number): number => {
+            const r = representative(step, first / group, from, n, alpha);
+            return together.reduce((s, head) => s + r.reduce((x, v, d) => x + v * step.query[head * headDim + d]!, 0), 0);
+          };
+        return chosenSlots(together.map(row), p.dynamic!, p.dynamic!.score === 'minmax' ? minmax : undefined);
       });
+  });
+
+  it('representatives are within a step of 1/4 a round of their maximum and minimum, in real numbers exact', () => {
+    const p = policy({ score: 'minmax', sizes: [12, 4], ratio: [0.7, 0.5] }),
+      check = (steps: readonly Step[], error: (rounds: number) => number): void => {
+        expect(steps).toHaveLength(layers);
+        let largest = 0;
+        for (const step of steps)
+          [12, 4].forEach((n, level) => {
+            const clusters = Math.floor((prefix + PROMPT + 1) / 12) * (12 / n) - (p.dynamic!.always.recent * 4) / n,
+              capacity = step.representatives[level]!.length / kvHeads / headDim;
+            for (let kv = 0; kv < kvHeads; kv++)
+              for (let c = 0; c < Math.floor(clusters) - 12 / n; c++)
+                representative(step, kv, c * n, n, 154 / 256).forEach((v, d) => {
+                  const off = Math.abs(step.representatives[level]![(kv * capacity + c) * headDim + d]! - v);
+                  largest = Math.max(largest, off - error(Math.ceil(Math.log2(n))));
+                });
+          });
+        expect(largest).toBeLessThanOrEqual(0);
+      };
+    runFloat(
+      lastStep(p, (s) => check(s, () => 1e-9)),
+      tokens,
+    );
+    runFixed(
+      lastStep(p, (s) => check(s, (rounds) => 0.25 * rounds + 0.01)),
+      tokens,
+    );
+    runFixed(
+      lastStep(p, (s) => expect(() => check(s, () => 0.01)).toThrow()),
+      tokens,
+    );
   });
 
   it.each(['pairs', 'histogram'] as const)('in integers, by %s: places are a permutation, and the softmax is over the clusters that they choose', (ranking) => {
@@ -317,13 +385,17 @@ describe('a session of several turns', () => {
       { tokens: 6, answer: 6 },
       { tokens: 1, answer: 3 },
     ],
-    p = policy({ sizes: [4], reuse: 2 }),
     // Most of the first answer's allowance, and some of the second's, is not needed.
     inputs = [ids.slice(0, 40), [7], undefined, ids.slice(40, 46), [8], [9], [10], undefined, [11], [12], [13]].map((x) => x && embedding(artefact, x)),
-    chat = (e: Engine): Program<void> => session(e, bindPlan(e, artefact), first, 90, 0, p);
+    POLICIES: readonly (readonly [string, Policy])[] = [
+      ['mean', policy({ sizes: [4], reuse: 2 })],
+      ['minmax', policy({ score: 'minmax', sizes: [4], ratio: [0.5] })],
+      ['minmax, two levels', policy({ score: 'minmax', sizes: [8, 4], ratio: [0.7, 0.4], perHead: 'query', always: { first: 0, recent: 0 } })],
+    ];
 
-  it('passes slots over as the Fixed engine does, bit for bit, and as the float reference does, nearly', () => {
-    const shares = inputs.map((v, i) => v && split(v, artefact.residualScale, i + 1)),
+  it.each(POLICIES)('passes slots over as the Fixed engine does, bit for bit, and as the float reference does, nearly: %s', (_, p) => {
+    const chat = (e: Engine): Program<void> => session(e, bindPlan(e, artefact), first, 90, 0, p),
+      shares = inputs.map((v, i) => v && split(v, artefact.residualScale, i + 1)),
       run = runLocal(chat, [shares.map((s) => s?.[0]), shares.map((s) => s?.[1])], { turns: later }),
       fixed = runFixed(chat, inputs, { turns: later }).outputs,
       float = runFloat(chat, inputs, later);
@@ -340,9 +412,12 @@ describe('a GPT-2 shape', () => {
     some = (n: number, seed: number): number[] => Array.from({ length: n }, (_, i) => (7919 * (i + seed) + 13 * i * i) % shape.vocab),
     own = readArtefact(prepare({ name: 'test', weights, prefixIds: [], documents: [1, 2, 3].map((s) => some(60, s)) }).bytes),
     inputs = [some(45, 50), [3], [7]].map((list, i) => embedTokens(weights, list, i === 0 ? 0 : 44 + i)),
-    p = policy({ sizes: [4], spread: undefined });
+    mean = policy({ sizes: [4], spread: undefined });
 
-  it('equals Fixed bit for bit, costs what the Meter says: 4 rounds more than with the full cache', () => {
+  it.each<[string, Policy]>([
+    ['mean', mean],
+    ['minmax', policy({ score: 'minmax', sizes: [4], spread: undefined })],
+  ])('equals Fixed bit for bit, costs what the Meter says: 4 rounds more than with the full cache, %s', (_, p) => {
     const run = (e: Engine): Program<void> => session(e, bindPlan(e, own), { tokens: 45, answer: 3 }, 47, 0, p),
       shares = inputs.map((v, i) => split(v, own.residualScale, i + 1)),
       local = runLocal(run, [shares.map((s) => s[0]), shares.map((s) => s[1])]),
@@ -377,7 +452,8 @@ describe('what is not there', () => {
 
   it('is refused, with its name', () => {
     expect(refused(policy({ sizes: [7] }))).toBe('');
-    expect(refused(policy({ score: 'minmax' }))).toContain('score minmax');
+    expect(refused(policy({ gather: 'values' }))).toContain('gathering of values');
+    expect(refused(policy({}, { streaming: { 1: [0] } }))).toContain('streaming heads');
   });
 });
 
@@ -395,6 +471,14 @@ describe('rounds', () => {
   });
 
   it('are six more by histogram', () => expect(layerRounds(policy({ ranking: 'histogram' })) - layerRounds(policy())).toBe(6 * layers));
+
+  it('are three more for each halving of a cluster that fills, and one, where it is scored by minmax', () => {
+    const { steps } = meterSession(artefact, { promptTokens: PROMPT, maxTokens: 18, policy: policy({ score: 'minmax', sizes: [8], ratio: [0.6] }) }),
+      more = steps.slice(1).map((s) => (s.rounds - layerRounds(policy({ ratio: [0.6] }))) / layers);
+    expect(new Set(more)).toEqual(new Set([0, 3 * 3 + 1]));
+    expect(more.filter((n) => n > 0)).toHaveLength(2);
+    expect(steps[0]!.partRounds.get('representatives')).toBe(3 * 3 + 1);
+  });
 
   it('are those of a shared choice where an earlier token has chosen', () => {
     const { steps } = meterSession(artefact, { promptTokens: PROMPT, maxTokens: 5, policy: policy({ reuse: 3 }) });

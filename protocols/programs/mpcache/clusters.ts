@@ -36,20 +36,12 @@ export function selections(policy: Policy | undefined, layers: number): readonly
 }
 
 function check({ dynamic: d, streaming }: Policy): void {
-  const unknown = !d
-    ? undefined
-    : d.score === 'minmax'
-      ? `score ${d.score}`
-      : d.gather !== 'logits'
-        ? `gathering of ${d.gather}`
-        : Object.keys(streaming).length > 0
-          ? 'streaming heads'
-          : undefined;
+  const unknown = !d ? undefined : d.gather !== 'logits' ? `gathering of ${d.gather}` : Object.keys(streaming).length > 0 ? 'streaming heads' : undefined;
   if (unknown !== undefined)
     throw new CachetError({
       code: 'policy',
       what: `the policy has ${unknown}`,
-      expected: 'scores mean or meanvar, gathering of logits, no streaming heads',
+      expected: 'gathering of logits, no streaming heads',
       got: unknown,
       hint: 'another policy',
     });

@@ -41,6 +41,7 @@ import {
   type Level,
 } from './clusters.ts';
 import { compareAll, oneHotRows, rankBits, ranksOf } from './ranking.ts';
+import { representativeScores, type Representatives } from './representatives.ts';
 import { slotsByHistogram } from './slots.ts';
 
 /** What a layer's step attends to, and where its choice is kept for the layers that share it. */
@@ -50,6 +51,8 @@ export interface Choice {
   /** Rows of the choice, wire [selectors, chosen, candidates] over Z_2^32: found here where another layer has chosen, to be written where this one leads. */
   readonly rows: Tensor | undefined;
   readonly taken: boolean;
+  /** For scores by `minmax`, of the layer that chooses. */
+  readonly representatives: Representatives | undefined;
 }
 
 const heads = (shape: { readonly heads: number; readonly kvHeads: number }, d: DynamicPolicy): { selectors: number; group: number } => {
@@ -83,13 +86,13 @@ export function reusedChoice(e: Engine, plan: ModelPlan, selection: LayerSelecti
 /** Nats between the scores of a row, at most: given, or what the layer's exponential covers. */
 function spreadOf(d: DynamicPolicy, { reference, exp }: AttentionPlan): number {
   const logits = (reference.kind === 'buckets' ? -exp.low : 2 ** exp.domainBits - 2 ** (exp.domainBits - exp.cellsLog2)) / 2 ** exp.inputScale;
-  // A cluster's variance is at most a quarter of its logits' spread, squared.
-  return d.spread ?? (d.score === 'meanvar' ? logits + logits ** 2 / 8 : logits);
+  // A cluster's variance is at most a quarter of its logits' spread, squared. A representative is no key: its product is not bounded by logits, but near them.
+  return d.spread ?? (d.score === 'meanvar' ? logits + logits ** 2 / 8 : d.score === 'minmax' ? 2 * logits : logits);
 }
 
-/** What a cluster's score in nats is multiplied by in its integer form: sums over n logits of each head of a group, or 2 n^2 (mean + variance / 2). */
+/** What a cluster's score in nats is multiplied by in its integer form: sums over n logits of each head of a group, or 2 n^2 (mean + variance / 2), or 1 (minmax). */
 const unitOf = (shape: { readonly heads: number; readonly kvHeads: number }, d: DynamicPolicy, size: number): number =>
-  heads(shape, d).group * (d.score === 'meanvar' ? 2 * size ** 2 : size);
+  heads(shape, d).group * (d.score === 'meanvar' ? 2 * size ** 2 : d.score === 'minmax' ? 1 : size);
 
 /** Of the 2^b steps of a score, so many may lie between two of them: half, less what narrowing may add. */
 const steps = (bits: number): number => 2 ** (bits - 1) - 2;
@@ -113,7 +116,7 @@ const SQUARES_RING = 48;
 
 /** Ring and scale of a layer's cached keys: their logits' sums, or squares, must lie within half of Z_2^32. @throws CachetError 'range' where they cannot. */
 export function keyForm(plan: ModelPlan, layer: LayerPlan, selection: LayerSelection | undefined): { bits: number; scale: number } {
-  if (!selection) return { bits: RING.logits, scale: SCALE.activation };
+  if (!selection || selection.dynamic.score === 'minmax') return { bits: RING.logits, scale: SCALE.activation };
   const d = selection.dynamic,
     squares = d.score === 'meanvar',
     most = squares ? SQUARES_RING - RING.logits + squareScale(plan, layer, d) : Math.floor(roomOf(plan, layer, d)),
@@ -127,6 +130,26 @@ export function keyForm(plan: ModelPlan, layer: LayerPlan, selection: LayerSelec
       hint: 'smaller clusters, or a smaller spread',
     });
   return { bits: squares ? SQUARES_RING : RING.logits, scale };
+}
+
+/** Finest scale of representatives. */
+const REPRESENTATIVE_SCALE = 10;
+/** Nats that a representative's product with a query may reach, as logits may. */
+const MOST_NATS = 128;
+
+/** Scale of a layer's representatives: their products with queries, summed over a group, and differences of them lie within Z_2^32. @throws CachetError 'range' where they cannot. */
+export function representativeScale(plan: ModelPlan, layer: LayerPlan, d: DynamicPolicy): number {
+  const sums = RING.logits - 1 - Math.log2(MOST_NATS * heads(plan.shape, d).group),
+    scale = Math.min(REPRESENTATIVE_SCALE, Math.floor(Math.min(roomOf(plan, layer, d), sums)) - SCALE.activation);
+  if (scale < 4)
+    throw new CachetError({
+      code: 'range',
+      what: 'scores of clusters would overflow',
+      expected: 'a spread of scores that leaves representatives 4 fraction bits',
+      got: `a spread of ${spreadOf(d, layer.attention).toFixed(0)} nats: ${scale} bits`,
+      hint: 'a smaller spread, or choices per query head',
+    });
+  return scale;
 }
 
 /** Scale of normalised probabilities, where the values leave room for it. */
@@ -176,7 +199,11 @@ export function* chosenAttention(
     z = e.addRow(z, e.constant('tables', unusedRow(l.slots, unused, -UNUSED_NATS, z.scale)));
   }
   e.note('logits', z);
-  const [opened] = yield* e.open([z]),
+  const representatives = choice.taken ? undefined : choice.representatives,
+    ranked = representatives
+      ? l.levels.map(({ width }) => representativeScores(e, plan, representatives, l, width, query, selectors, unused && { slots: unused, nats: UNUSED_NATS }))
+      : [],
+    [opened, ...byRepresentative] = yield* e.open([z, ...ranked]),
     zw = e.mod(opened!, RING.logits),
     blocks = e.linear(candidateBlocks(l, selectors, group), zw),
     { reference } = layer.attention,
@@ -189,7 +216,8 @@ export function* chosenAttention(
       first: () => rowWords(e, zw, all, buckets),
       second: (words: Tensor) => rowTop(e, words, counts, buckets, plan.nonzero),
     };
-    const chosen = yield* choose(e, plan, layer, selection, l, yield* scoresOf(e, plan, layer, selection, l, opened!, blocks), beside);
+    const scored = representatives ? byRepresentative : yield* scoresOf(e, plan, layer, selection, l, opened!, blocks),
+      chosen = yield* choose(e, plan, layer, selection, l, scored, beside);
     if (rows) e.store(rows, 0, chosen.rows.size, chosen.rows, 0, chosen.rows.size, 1, chosen.rows.size);
     ({ rows } = chosen);
     shift = chosen.beside;
