@@ -132,6 +132,12 @@ const CASES: readonly (readonly [string, Policy])[] = [
     ),
   ],
   ['a choice for two tokens', policy({ reuse: 2 }, { sharing: [[1, 2]] })],
+  ['streaming heads, in one layer all', policy({ ratio: [0.6] }, { streaming: { 1: [0], 2: Array.from({ length: kvHeads }, (_, g) => g), 3: [kvHeads - 1] } })],
+  [
+    'streaming heads in layers that share, mean + variance / 2',
+    policy({ score: 'meanvar', spread: 100, perHead: 'query' }, { streaming: { 2: [1], 3: [1] }, sharing: 'pairs' }),
+  ],
+  ['streaming heads, minmax, two levels', policy({ score: 'minmax', sizes: [8, 4], ratio: [0.6, 0.6] }, { streaming: { 0: [0], 4: [kvHeads - 1] } })],
   [
     'after static eviction',
     policy({ sizes: [4] }, { static: { keep: 0.6, window: { queries: 4 }, heads: 'sum', ranking: 'histogram' }, sharing: 'pairs', skipLayers: [0] }),
@@ -272,7 +278,7 @@ describe('the rule of the policy', () => {
     expect(rows).toBeGreaterThan(heads / 2);
   }
 
-  it.each<[string, Partial<Dynamic>]>([
+  it.each<[string, Partial<Dynamic>, Policy['streaming']?]>([
     ['mean', { ratio: [0.6] }],
     ['per query head', { perHead: 'query', sizes: [4], ratio: [0.4] }],
     ['two levels', { sizes: [16, 4], ratio: [0.5, 0.5] }],
@@ -281,17 +287,23 @@ describe('the rule of the policy', () => {
     ['mean + variance / 2, two levels', { score: 'meanvar', sizes: [8, 4], ratio: [0.5, 0.4], spread: 100, perHead: 'query' }],
     ['minmax', { score: 'minmax', ratio: [0.6] }],
     ['minmax, two levels', { score: 'minmax', sizes: [12, 4], ratio: [0.7, 0.5], perHead: 'query', alpha: 0.3 }],
-  ])('%s', (_, dynamic) => {
+    ['streaming heads', { ratio: [0.6] }, { 0: [0], 3: Array.from({ length: kvHeads }, (_, g) => g), 4: [kvHeads - 1] }],
+    ['streaming heads, minmax', { score: 'minmax', ratio: [0.6], perHead: 'query' }, { 0: [1], 4: [0] }],
+  ])('%s', (_, dynamic, streaming = {}) => {
     const group = heads / kvHeads,
-      p = policy(dynamic);
+      p = policy(dynamic, { streaming });
     let steps: Step[] = [];
     runFloat(
       lastStep(p, (s) => (steps = s)),
       tokens,
     );
     expect(steps).toHaveLength(layers);
-    for (const step of steps)
+    for (const [l, step] of steps.entries())
       compare(step, (h, row) => {
+        if (streaming[l]?.includes(Math.floor(h / group))) {
+          const { slots, head, tail } = layoutOf(selections(p, layers)[l]!, step.logits.length / heads)!;
+          return Array.from({ length: head + tail }, (_x, t) => (t < head ? t : slots - tail + t - head));
+        }
         const first = Math.floor(h / group) * group,
           together = p.dynamic!.perHead === 'kv' ? Array.from({ length: group }, (_x, i) => first + i) : [h],
           alpha = Math.round(256 * p.dynamic!.alpha) / 256,
@@ -390,6 +402,7 @@ describe('a session of several turns', () => {
     POLICIES: readonly (readonly [string, Policy])[] = [
       ['mean', policy({ sizes: [4], reuse: 2 })],
       ['minmax', policy({ score: 'minmax', sizes: [4], ratio: [0.5] })],
+      ['streaming heads', policy({ sizes: [4], ratio: [0.5] }, { streaming: { 1: [1], 2: Array.from({ length: kvHeads }, (_, g) => g) } })],
       ['minmax, two levels', policy({ score: 'minmax', sizes: [8, 4], ratio: [0.7, 0.4], perHead: 'query', always: { first: 0, recent: 0 } })],
     ];
 
@@ -453,7 +466,7 @@ describe('what is not there', () => {
   it('is refused, with its name', () => {
     expect(refused(policy({ sizes: [7] }))).toBe('');
     expect(refused(policy({ gather: 'values' }))).toContain('gathering of values');
-    expect(refused(policy({}, { streaming: { 1: [0] } }))).toContain('streaming heads');
+    expect(refused(policy({}, { streaming: { 2: [0] }, sharing: 'pairs' }))).toContain('layer 3 takes the choice of layer 2');
   });
 });
 
@@ -471,6 +484,16 @@ describe('rounds', () => {
   });
 
   it('are six more by histogram', () => expect(layerRounds(policy({ ranking: 'histogram' })) - layerRounds(policy())).toBe(6 * layers));
+
+  it('and bytes are fewer where heads stream', () => {
+    const all = Array.from({ length: kvHeads }, (_, g) => g),
+      token = (streaming: Policy['streaming']) =>
+        meterSession(artefact, { promptTokens: PROMPT, maxTokens: 2, policy: policy({ ratio: [0.6] }, { streaming }) }).steps[1]!,
+      [none, one, whole] = [token({}), token({ 1: [0] }), token({ 1: all })];
+    expect([none.rounds - one.rounds, none.rounds - whole.rounds]).toEqual([0, 3]);
+    expect(one.onlineBytes + one.dealtBytes).toBeLessThan(none.onlineBytes + none.dealtBytes);
+    expect(whole.onlineBytes + whole.dealtBytes).toBeLessThan(one.onlineBytes + one.dealtBytes);
+  });
 
   it('are three more for each halving of a cluster that fills, and one, where it is scored by minmax', () => {
     const { steps } = meterSession(artefact, { promptTokens: PROMPT, maxTokens: 18, policy: policy({ score: 'minmax', sizes: [8], ratio: [0.6] }) }),

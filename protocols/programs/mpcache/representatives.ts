@@ -17,7 +17,7 @@ import { truthTable } from '../../gates/truthTable.ts';
 import type { DynamicPolicy } from '../../policy.ts';
 import { wire, type Constant, type Tensor } from '../../tensor.ts';
 import { RING, type ModelPlan } from '../plan.ts';
-import { equalRuns, inSteps, unusedRow, type Layout } from './clusters.ts';
+import { equalRuns, inSteps, rowsOfChoosing, unusedRow, type HeadRun, type Layout } from './clusters.ts';
 
 /** Ring in which keys are compared. */
 const CODE_BITS = 8;
@@ -98,7 +98,7 @@ export function* represent(e: Engine, plan: ModelPlan, caches: readonly Represen
   e.part = part;
 }
 
-/** Scores of a level's clusters for one query, a share [selectors, clusters] over Z_2^32, summed over the heads that choose together. */
+/** Scores of a level's clusters for one query, a share [selectors, clusters] over Z_2^32, summed over the heads that choose together. `runs`: where some stream. */
 export function representativeScores(
   e: Engine,
   plan: ModelPlan,
@@ -107,6 +107,7 @@ export function representativeScores(
   width: number,
   query: Tensor,
   selectors: number,
+  runs: readonly HeadRun[] | undefined,
   unused: { readonly slots: Slots; readonly nats: number } | undefined,
 ): Tensor {
   const { heads, kvHeads, headDim: dim } = plan.shape,
@@ -115,8 +116,10 @@ export function representativeScores(
     level = levels[dynamic.sizes.indexOf(size)]!,
     capacity = level.size / (kvHeads * dim),
     own = e.mul(scores({ queries: 1, heads, group: heads / kvHeads, dim, past: clusters - 1, capacity, firstKv: 0, prefix: 0 }), query, level),
-    group = heads / selectors;
-  let all = group === 1 ? own : e.linear(rowSums(selectors, group, clusters), own);
+    choosing = runs ? runs.reduce((n, r) => n + (r.streams ? 0 : r.count), 0) : heads,
+    group = choosing / selectors;
+  let all = runs ? e.linear(rowsOfChoosing(runs, choosing, clusters), own) : own;
+  if (group > 1) all = e.linear(rowSums(selectors, group, clusters), all);
   if (unused) {
     const empty = emptyClusters(unused.slots, size);
     all = e.linear(repeatFirst(e.constant('tables', equalRuns(selectors, clusters)), all.size, empty), all);
