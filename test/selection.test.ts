@@ -7,7 +7,7 @@ import type { Engine } from '../protocols/engines/engine.ts';
 import { Fixed } from '../protocols/engines/fixed.ts';
 import { embedTokens } from '../protocols/models/embedding.ts';
 import { randomShape, randomWeights } from '../protocols/models/random.ts';
-import { policySchema, type Policy } from '../protocols/policy.ts';
+import { policySchema, PRESETS, type Policy } from '../protocols/policy.ts';
 import { prepare } from '../protocols/prepare.ts';
 import { createCache } from '../protocols/programs/attention.ts';
 import { attended, layoutOf, selections } from '../protocols/programs/mpcache/clusters.ts';
@@ -388,6 +388,22 @@ describe('the rule of the policy', () => {
       full = runFloat(program(undefined), tokens);
     expect(layoutOf(selections(policy({ ratio: [0.93] }), layers)[0]!, prefix + PROMPT + 1)).toBeDefined();
     most.forEach((v, i) => expect(distance(v, full[i]!)).toBeLessThan(0.1));
+  });
+});
+
+describe('the policy of the paper', () => {
+  it('equals Fixed bit for bit, and costs what the Meter says', () => {
+    const paper = PRESETS['mpcache-paper'],
+      long = 260,
+      text = Array.from({ length: long + 1 }, (_, i) => ids[i % ids.length]!),
+      inputs = [text.slice(0, long), [text[long]!]].map((list) => embedding(artefact, list)),
+      shares = inputs.map((v, i) => split(v, artefact.residualScale, i + 1)),
+      run = (e: Engine): Program<void> => session(e, bindPlan(e, artefact), { tokens: long, answer: 2 }, long + 1, 0, paper),
+      local = runLocal(run, [shares.map((s) => s[0]), shares.map((s) => s[1])]),
+      cost = meterSession(artefact, { promptTokens: long, maxTokens: 2, policy: paper });
+    expect(local.outputs[0].map((a, i) => sum(a, local.outputs[1][i]!))).toEqual(runFixed(run, inputs).outputs.map((o) => [...o]));
+    expect([local.rounds, local.onlineBytes, local.dealtBytes]).toEqual([cost.rounds, cost.onlineBytes, cost.dealtBytes]);
+    expect(cost.steps[0]!.parts.get('representatives')).toBeGreaterThan(0);
   });
 });
 
