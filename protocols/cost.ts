@@ -25,7 +25,8 @@ export const tokenCost = (artefact: Artefact, cached: number, policy: Policy = F
 
 /**
  * What a policy costs over a prompt of `tokens` private tokens: the token after it, and once the eviction (its payload, online and dealt; of a
- * prompt whose heads go in tiles up to 1 % more). */
+ * prompt whose heads go in tiles up to 1 % more), with the representatives of the clusters that are left.
+ */
 export function policyCost(
   artefact: Artefact,
   policy: Policy,
@@ -33,7 +34,11 @@ export function policyCost(
 ): { readonly token: StepCost; readonly eviction: { readonly rounds: number; readonly bytes: number } | null } {
   // A prompt of one token, which competes with the filled ones, then the token.
   const [prompt, token] = meterSession(artefact, { promptTokens: 1, maxTokens: 2, filled: tokens - 1, policy, evictFilled: true }).steps;
-  return { token: token!, eviction: policy.static ? { rounds: prompt!.partRounds.get('eviction') ?? 0, bytes: prompt!.parts.get('eviction') ?? 0 } : null };
+  const once = (of: ReadonlyMap<string, number>): number => (of.get('eviction') ?? 0) + (of.get('representatives') ?? 0);
+  return {
+    token: token!,
+    eviction: policy.static || policy.dynamic?.score === 'minmax' ? { rounds: once(prompt!.partRounds), bytes: once(prompt!.parts) } : null,
+  };
 }
 
 /**

@@ -32,6 +32,8 @@ const dynamicSchema = z.strictObject({
   score: z.enum(['mean', 'meanvar', 'minmax']),
   /** Weight of the maximum in `minmax`. */
   alpha: share.default(0.6),
+  /** Largest difference of two keys of a channel that `minmax` compares exactly (in steps of a quarter, without it: 31). */
+  keySpread: z.number().positive().max(127).optional(),
   /** Largest difference of a row's scores, in nats, that quantised scores must hold. Without it, what the layer's logits may span, which is coarser. */
   spread: z.number().positive().optional(),
   /** Bits of a quantised score. */
@@ -72,8 +74,8 @@ const EVERYWHERE = { skipLayers: [], layers: {}, streaming: {} } satisfies Parti
 export const FULL: Policy = { name: 'full', static: null, dynamic: null, sharing: 'none', ...EVERYWHERE };
 
 /**
- * Policies by name. `mpcache` is for models without a quality report: with one, it is what that recommends. `mpcache-paper` has the paper's budgets, levels and
- * sharing, with scores by the mean, which cost nothing here, in place of its bound from channels' maxima and minima.
+ * Policies by name. `mpcache` is for models without a quality report: with one, it is what that recommends. `mpcache-paper` has the paper's budgets, levels,
+ * scores and sharing.
  */
 export const PRESETS: Readonly<Record<'full' | 'mpcache' | 'mpcache-paper' | 'aggressive', Policy>> = {
   full: FULL,
@@ -103,9 +105,9 @@ export const PRESETS: Readonly<Record<'full' | 'mpcache' | 'mpcache-paper' | 'ag
     dynamic: {
       sizes: [32, 16],
       ratio: [0.5, 0.2],
-      score: 'mean',
+      score: 'minmax',
       alpha: 0.6,
-      bits: 6,
+      bits: 8,
       perHead: 'kv',
       ranking: 'pairs',
       gather: 'logits',

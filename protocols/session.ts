@@ -10,6 +10,7 @@ import { Evaluator, type EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
 import { canonicalPolicy, checkPolicy, FULL, policySchema } from './policy.ts';
 import { evictionBytes } from './programs/mpcache/eviction.ts';
+import { REPRESENTATIVES_BYTES } from './programs/mpcache/representatives.ts';
 import { session, TURN_ROWS } from './programs/transformer.ts';
 
 export type { DealerKeys, EvaluatorKeys };
@@ -191,6 +192,8 @@ export function arenaBytes(role: 'evaluator' | 'helper', artefact: Artefact, spe
     tables = 16 << 20;
   // Per logit: wires and shares of logits (twice), words, probabilities, temporaries; per activation the same.
   const rule = spec.policy.static,
-    eviction = rule ? evictionBytes(s, rule, first + (spec.evictFilled ? spec.filled : 0)) : 0;
-  return weights + tables + cache + eviction + 8 * (40 * logits + 40 * activations) + (32 << 20);
+    eviction = rule ? evictionBytes(s, rule, first + (spec.evictFilled ? spec.filled : 0)) : 0,
+    // One key's worth of wires a cluster and level: with coarser levels at most twice half the cache.
+    representatives = spec.policy.dynamic?.score === 'minmax' ? REPRESENTATIVES_BYTES + cache : 0;
+  return weights + tables + cache + eviction + representatives + 8 * (40 * logits + 40 * activations) + (32 << 20);
 }

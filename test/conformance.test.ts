@@ -15,7 +15,7 @@ import { columns, matmul, parities, rope, segmentSpread, segmentSum, transpose }
 import { onehot } from '../protocols/gates/onehot.ts';
 import { compareAll, oneHotRows, ranksOf } from '../protocols/programs/mpcache/ranking.ts';
 import { lookup } from '../protocols/gates/lookup.ts';
-import { dotRows, hadamard, mix, packedSize, scaleRows, scores } from '../protocols/gates/mul.ts';
+import { dotRows, hadamard, mix, packedSize, scaleRows, scaleRuns, scores } from '../protocols/gates/mul.ts';
 import { gates } from '../protocols/gates/registry.ts';
 import { fitSpline, type SplinePlan } from '../protocols/gates/spline.ts';
 import { less, negativeTable } from '../protocols/gates/less.ts';
@@ -125,6 +125,16 @@ const rows: Row[] = [
       { size: 5, scale: 18, low: -9, high: 9, bits: 52 },
     ],
     program: (e, [x, y]) => one(e.mul(scaleRows(5, 7), x!, y!)),
+    error: 0.005,
+  },
+  {
+    gate: 'mul',
+    name: 'scaleRuns',
+    inputs: [
+      { size: 35, scale: 12, low: -9, high: 9, bits: 52 },
+      { size: 4, scale: 18, low: -9, high: 9, bits: 52 },
+    ],
+    program: (e, [x, y]) => one(e.mul(scaleRuns(Uint32Array.of(3, 20, 1, 11)), x!, y!)),
     error: 0.005,
   },
   {

@@ -30,7 +30,7 @@ describe('a policy', () => {
   it('of the paper is the one of the paper', () => {
     expect(describePolicy(paper)).toBe(
       'mpcache-paper: keeps 40 % of the prompt (last 20 % of the queries, sum over heads, by histogram); attends to 50 % > 20 % of clusters of 32 > 16 ' +
-        '(mean, 6 bits, per key/value head, by pairs), the first 1 and newest 1 always; layers in pairs',
+        '(minmax 0.6, 8 bits, per key/value head, by pairs), the first 1 and newest 1 always; layers in pairs',
     );
     expect(Array.from({ length: 9 }, (_, l) => chooserOf(paper, l, 9))).toEqual([0, 1, 2, 2, 4, 4, 6, 6, 8]);
   });

@@ -7,7 +7,7 @@ import type { Engine } from '../protocols/engines/engine.ts';
 import { Fixed } from '../protocols/engines/fixed.ts';
 import { embedTokens } from '../protocols/models/embedding.ts';
 import { randomShape, randomWeights } from '../protocols/models/random.ts';
-import { policySchema, type Policy } from '../protocols/policy.ts';
+import { policySchema, PRESETS, type Policy } from '../protocols/policy.ts';
 import { prepare } from '../protocols/prepare.ts';
 import { createCache } from '../protocols/programs/attention.ts';
 import { attended, layoutOf, selections } from '../protocols/programs/mpcache/clusters.ts';
@@ -119,7 +119,25 @@ const CASES: readonly (readonly [string, Policy])[] = [
   ['mean + variance / 2, two levels', policy({ score: 'meanvar', sizes: [8, 4], ratio: [0.5, 0.4], spread: 100, perHead: 'query' })],
   ['by histogram', policy({ ranking: 'histogram', ratio: [0.6] })],
   ['by histogram, two levels', policy({ ranking: 'histogram', sizes: [16, 4], ratio: [0.5, 0.5], perHead: 'query' }, { sharing: 'pairs' })],
+  ['minmax', policy({ score: 'minmax', ratio: [0.6] })],
+  [
+    'minmax, two levels of which one is three of the other, each query head for itself',
+    policy({ score: 'minmax', sizes: [12, 4], ratio: [0.7, 0.5], perHead: 'query', alpha: 0.3 }, { sharing: 'pairs' }),
+  ],
+  [
+    'minmax after static eviction, by histogram',
+    policy(
+      { score: 'minmax', sizes: [4], ranking: 'histogram' },
+      { static: { keep: 0.6, window: { queries: 4 }, heads: 'sum', ranking: 'histogram' }, sharing: 'pairs', skipLayers: [0] },
+    ),
+  ],
   ['a choice for two tokens', policy({ reuse: 2 }, { sharing: [[1, 2]] })],
+  ['streaming heads, in one layer all', policy({ ratio: [0.6] }, { streaming: { 1: [0], 2: Array.from({ length: kvHeads }, (_, g) => g), 3: [kvHeads - 1] } })],
+  [
+    'streaming heads in layers that share, mean + variance / 2',
+    policy({ score: 'meanvar', spread: 100, perHead: 'query' }, { streaming: { 2: [1], 3: [1] }, sharing: 'pairs' }),
+  ],
+  ['streaming heads, minmax, two levels', policy({ score: 'minmax', sizes: [8, 4], ratio: [0.6, 0.6] }, { streaming: { 0: [0], 4: [kvHeads - 1] } })],
   [
     'after static eviction',
     policy({ sizes: [4] }, { static: { keep: 0.6, window: { queries: 4 }, heads: 'sum', ranking: 'histogram' }, sharing: 'pairs', skipLayers: [0] }),
@@ -164,6 +182,11 @@ describe('the rule of the policy', () => {
     readonly chosen: Float64Array;
     /** [kvHeads, capacity, headDim] */
     readonly values: Float64Array;
+    readonly keys: Float64Array;
+    /** [heads, headDim] */
+    readonly query: Float64Array;
+    /** By level [kvHeads, clusters, headDim]. */
+    readonly representatives: readonly Float64Array[];
     readonly capacity: number;
   }
 
@@ -187,6 +210,9 @@ describe('the rule of the policy', () => {
             attention: of(l, 'attention'),
             chosen: of(l, 'chosen'),
             values: read(c.values),
+            keys: read(c.keys),
+            query: of(l, 'query'),
+            representatives: c.representatives?.levels.map(read) ?? [],
             capacity: c.capacity,
           })),
         );
@@ -200,14 +226,22 @@ describe('the rule of the policy', () => {
     return Float64Array.from({ length: headDim }, (_, d) => slots.reduce((s, t, i) => s + (weights[i]! / total) * values[from + t * headDim + d]!, 0));
   }
 
-  /** Slots that a query head attends to, from the logits of all heads that choose with it. */
-  function chosenSlots(logits: readonly Float64Array[], { sizes, ratio, score, always }: Dynamic): number[] {
+  /** By channel alpha max + (1 - alpha) min of the keys of a cluster. */
+  const representative = ({ keys, capacity }: Step, kv: number, from: number, n: number, alpha: number): number[] =>
+    Array.from({ length: headDim }, (_, d) => {
+      const channel = Array.from({ length: n }, (_x, t) => keys[(kv * capacity + from + t) * headDim + d]!);
+      return alpha * Math.max(...channel) + (1 - alpha) * Math.min(...channel);
+    });
+
+  /** Slots that a query head attends to, from the logits of all heads that choose with it, or from a score of its own. */
+  function chosenSlots(logits: readonly Float64Array[], { sizes, ratio, score, always }: Dynamic, minmax?: (from: number, n: number) => number): number[] {
     const slots = logits[0]!.length,
       [coarse, size] = [sizes[0]!, sizes.at(-1)!],
       head = Math.ceil((always.first * size) / coarse) * coarse,
       region = Math.floor((Math.floor(slots / size) * size - always.recent * size - head) / coarse) * coarse,
       budget = Math.max(1, Math.round(ratio.at(-1)! * Math.ceil(slots / size)) - (Math.ceil(slots / size) - region / size)),
       scoreOf = (from: number, n: number): number =>
+        minmax?.(from, n) ??
         logits.reduce((sum, row) => {
           const part = [...row.subarray(from, from + n)],
             mean = part.reduce((x, y) => x + y, 0) / n;
@@ -244,27 +278,73 @@ describe('the rule of the policy', () => {
     expect(rows).toBeGreaterThan(heads / 2);
   }
 
-  it.each<[string, Partial<Dynamic>]>([
+  it.each<[string, Partial<Dynamic>, Policy['streaming']?]>([
     ['mean', { ratio: [0.6] }],
     ['per query head', { perHead: 'query', sizes: [4], ratio: [0.4] }],
     ['two levels', { sizes: [16, 4], ratio: [0.5, 0.5] }],
     ['three levels', { sizes: [16, 8, 2], ratio: [0.7, 0.6, 0.6], perHead: 'query' }],
     ['mean + variance / 2', { score: 'meanvar', ratio: [0.6], spread: 100 }],
     ['mean + variance / 2, two levels', { score: 'meanvar', sizes: [8, 4], ratio: [0.5, 0.4], spread: 100, perHead: 'query' }],
-  ])('%s', (_, dynamic) => {
+    ['minmax', { score: 'minmax', ratio: [0.6] }],
+    ['minmax, two levels', { score: 'minmax', sizes: [12, 4], ratio: [0.7, 0.5], perHead: 'query', alpha: 0.3 }],
+    ['streaming heads', { ratio: [0.6] }, { 0: [0], 3: Array.from({ length: kvHeads }, (_, g) => g), 4: [kvHeads - 1] }],
+    ['streaming heads, minmax', { score: 'minmax', ratio: [0.6], perHead: 'query' }, { 0: [1], 4: [0] }],
+  ])('%s', (_, dynamic, streaming = {}) => {
     const group = heads / kvHeads,
-      p = policy(dynamic);
+      p = policy(dynamic, { streaming });
     let steps: Step[] = [];
     runFloat(
       lastStep(p, (s) => (steps = s)),
       tokens,
     );
     expect(steps).toHaveLength(layers);
-    for (const step of steps)
+    for (const [l, step] of steps.entries())
       compare(step, (h, row) => {
-        const first = Math.floor(h / group) * group;
-        return chosenSlots(p.dynamic!.perHead === 'kv' ? Array.from({ length: group }, (_x, i) => row(first + i)) : [row(h)], p.dynamic!);
+        if (streaming[l]?.includes(Math.floor(h / group))) {
+          const { slots, head, tail } = layoutOf(selections(p, layers)[l]!, step.logits.length / heads)!;
+          return Array.from({ length: head + tail }, (_x, t) => (t < head ? t : slots - tail + t - head));
+        }
+        const first = Math.floor(h / group) * group,
+          together = p.dynamic!.perHead === 'kv' ? Array.from({ length: group }, (_x, i) => first + i) : [h],
+          alpha = Math.round(256 * p.dynamic!.alpha) / 256,
+          minmax = (from: number, n: number): number => {
+            const r = representative(step, first / group, from, n, alpha);
+            return together.reduce((s, head) => s + r.reduce((x, v, d) => x + v * step.query[head * headDim + d]!, 0), 0);
+          };
+        return chosenSlots(together.map(row), p.dynamic!, p.dynamic!.score === 'minmax' ? minmax : undefined);
       });
+  });
+
+  it('representatives are within a step of 1/4 a round of their maximum and minimum, in real numbers exact', () => {
+    const p = policy({ score: 'minmax', sizes: [12, 4], ratio: [0.7, 0.5] }),
+      check = (steps: readonly Step[], error: (rounds: number) => number): void => {
+        expect(steps).toHaveLength(layers);
+        let largest = 0;
+        for (const step of steps)
+          [12, 4].forEach((n, level) => {
+            const clusters = Math.floor((prefix + PROMPT + 1) / 12) * (12 / n) - (p.dynamic!.always.recent * 4) / n,
+              capacity = step.representatives[level]!.length / kvHeads / headDim;
+            for (let kv = 0; kv < kvHeads; kv++)
+              for (let c = 0; c < Math.floor(clusters) - 12 / n; c++)
+                representative(step, kv, c * n, n, 154 / 256).forEach((v, d) => {
+                  const off = Math.abs(step.representatives[level]![(kv * capacity + c) * headDim + d]! - v);
+                  largest = Math.max(largest, off - error(Math.ceil(Math.log2(n))));
+                });
+          });
+        expect(largest).toBeLessThanOrEqual(0);
+      };
+    runFloat(
+      lastStep(p, (s) => check(s, () => 1e-9)),
+      tokens,
+    );
+    runFixed(
+      lastStep(p, (s) => check(s, (rounds) => 0.25 * rounds + 0.01)),
+      tokens,
+    );
+    runFixed(
+      lastStep(p, (s) => expect(() => check(s, () => 0.01)).toThrow()),
+      tokens,
+    );
   });
 
   it.each(['pairs', 'histogram'] as const)('in integers, by %s: places are a permutation, and the softmax is over the clusters that they choose', (ranking) => {
@@ -311,19 +391,40 @@ describe('the rule of the policy', () => {
   });
 });
 
+describe('the policy of the paper', () => {
+  it('equals Fixed bit for bit, and costs what the Meter says', () => {
+    const paper = PRESETS['mpcache-paper'],
+      long = 260,
+      text = Array.from({ length: long + 1 }, (_, i) => ids[i % ids.length]!),
+      inputs = [text.slice(0, long), [text[long]!]].map((list) => embedding(artefact, list)),
+      shares = inputs.map((v, i) => split(v, artefact.residualScale, i + 1)),
+      run = (e: Engine): Program<void> => session(e, bindPlan(e, artefact), { tokens: long, answer: 2 }, long + 1, 0, paper),
+      local = runLocal(run, [shares.map((s) => s[0]), shares.map((s) => s[1])]),
+      cost = meterSession(artefact, { promptTokens: long, maxTokens: 2, policy: paper });
+    expect(local.outputs[0].map((a, i) => sum(a, local.outputs[1][i]!))).toEqual(runFixed(run, inputs).outputs.map((o) => [...o]));
+    expect([local.rounds, local.onlineBytes, local.dealtBytes]).toEqual([cost.rounds, cost.onlineBytes, cost.dealtBytes]);
+    expect(cost.steps[0]!.parts.get('representatives')).toBeGreaterThan(0);
+  });
+});
+
 describe('a session of several turns', () => {
   const first: Turn = { tokens: 40, answer: 20 },
     later: Turn[] = [
       { tokens: 6, answer: 6 },
       { tokens: 1, answer: 3 },
     ],
-    p = policy({ sizes: [4], reuse: 2 }),
     // Most of the first answer's allowance, and some of the second's, is not needed.
     inputs = [ids.slice(0, 40), [7], undefined, ids.slice(40, 46), [8], [9], [10], undefined, [11], [12], [13]].map((x) => x && embedding(artefact, x)),
-    chat = (e: Engine): Program<void> => session(e, bindPlan(e, artefact), first, 90, 0, p);
+    POLICIES: readonly (readonly [string, Policy])[] = [
+      ['mean', policy({ sizes: [4], reuse: 2 })],
+      ['minmax', policy({ score: 'minmax', sizes: [4], ratio: [0.5] })],
+      ['streaming heads', policy({ sizes: [4], ratio: [0.5] }, { streaming: { 1: [1], 2: Array.from({ length: kvHeads }, (_, g) => g) } })],
+      ['minmax, two levels', policy({ score: 'minmax', sizes: [8, 4], ratio: [0.7, 0.4], perHead: 'query', always: { first: 0, recent: 0 } })],
+    ];
 
-  it('passes slots over as the Fixed engine does, bit for bit, and as the float reference does, nearly', () => {
-    const shares = inputs.map((v, i) => v && split(v, artefact.residualScale, i + 1)),
+  it.each(POLICIES)('passes slots over as the Fixed engine does, bit for bit, and as the float reference does, nearly: %s', (_, p) => {
+    const chat = (e: Engine): Program<void> => session(e, bindPlan(e, artefact), first, 90, 0, p),
+      shares = inputs.map((v, i) => v && split(v, artefact.residualScale, i + 1)),
       run = runLocal(chat, [shares.map((s) => s?.[0]), shares.map((s) => s?.[1])], { turns: later }),
       fixed = runFixed(chat, inputs, { turns: later }).outputs,
       float = runFloat(chat, inputs, later);
@@ -340,9 +441,12 @@ describe('a GPT-2 shape', () => {
     some = (n: number, seed: number): number[] => Array.from({ length: n }, (_, i) => (7919 * (i + seed) + 13 * i * i) % shape.vocab),
     own = readArtefact(prepare({ name: 'test', weights, prefixIds: [], documents: [1, 2, 3].map((s) => some(60, s)) }).bytes),
     inputs = [some(45, 50), [3], [7]].map((list, i) => embedTokens(weights, list, i === 0 ? 0 : 44 + i)),
-    p = policy({ sizes: [4], spread: undefined });
+    mean = policy({ sizes: [4], spread: undefined });
 
-  it('equals Fixed bit for bit, costs what the Meter says: 4 rounds more than with the full cache', () => {
+  it.each<[string, Policy]>([
+    ['mean', mean],
+    ['minmax', policy({ score: 'minmax', sizes: [4], spread: undefined })],
+  ])('equals Fixed bit for bit, costs what the Meter says: 4 rounds more than with the full cache, %s', (_, p) => {
     const run = (e: Engine): Program<void> => session(e, bindPlan(e, own), { tokens: 45, answer: 3 }, 47, 0, p),
       shares = inputs.map((v, i) => split(v, own.residualScale, i + 1)),
       local = runLocal(run, [shares.map((s) => s[0]), shares.map((s) => s[1])]),
@@ -377,7 +481,8 @@ describe('what is not there', () => {
 
   it('is refused, with its name', () => {
     expect(refused(policy({ sizes: [7] }))).toBe('');
-    expect(refused(policy({ score: 'minmax' }))).toContain('score minmax');
+    expect(refused(policy({ gather: 'values' }))).toContain('gathering of values');
+    expect(refused(policy({}, { streaming: { 2: [0] }, sharing: 'pairs' }))).toContain('layer 3 takes the choice of layer 2');
   });
 });
 
@@ -395,6 +500,24 @@ describe('rounds', () => {
   });
 
   it('are six more by histogram', () => expect(layerRounds(policy({ ranking: 'histogram' })) - layerRounds(policy())).toBe(6 * layers));
+
+  it('and bytes are fewer where heads stream', () => {
+    const all = Array.from({ length: kvHeads }, (_, g) => g),
+      token = (streaming: Policy['streaming']) =>
+        meterSession(artefact, { promptTokens: PROMPT, maxTokens: 2, policy: policy({ ratio: [0.6] }, { streaming }) }).steps[1]!,
+      [none, one, whole] = [token({}), token({ 1: [0] }), token({ 1: all })];
+    expect([none.rounds - one.rounds, none.rounds - whole.rounds]).toEqual([0, 3]);
+    expect(one.onlineBytes + one.dealtBytes).toBeLessThan(none.onlineBytes + none.dealtBytes);
+    expect(whole.onlineBytes + whole.dealtBytes).toBeLessThan(one.onlineBytes + one.dealtBytes);
+  });
+
+  it('are three more for each halving of a cluster that fills, and one, where it is scored by minmax', () => {
+    const { steps } = meterSession(artefact, { promptTokens: PROMPT, maxTokens: 18, policy: policy({ score: 'minmax', sizes: [8], ratio: [0.6] }) }),
+      more = steps.slice(1).map((s) => (s.rounds - layerRounds(policy({ ratio: [0.6] }))) / layers);
+    expect(new Set(more)).toEqual(new Set([0, 3 * 3 + 1]));
+    expect(more.filter((n) => n > 0)).toHaveLength(2);
+    expect(steps[0]!.partRounds.get('representatives')).toBe(3 * 3 + 1);
+  });
 
   it('are those of a shared choice where an earlier token has chosen', () => {
     const { steps } = meterSession(artefact, { promptTokens: PROMPT, maxTokens: 5, policy: policy({ reuse: 3 }) });

@@ -103,6 +103,30 @@ export const scaleRows = (rows: number, cols: number): Bilinear => ({
   real: (dst, x, y) => dst.forEach((_, i) => (dst[i] = x[i]! * y[Math.floor(i / cols)]!)),
 });
 
+/** x in rows of the given lengths, times y[rows], row by row. */
+export const scaleRuns = (lengths: Uint32Array): Bilinear => {
+  const size = lengths.reduce((n, length) => n + length, 0),
+    each = (visit: (row: number, at: number, length: number) => void): void => {
+      let at = 0;
+      lengths.forEach((n, r) => {
+        visit(r, at, n);
+        at += n;
+      });
+    };
+  return {
+    name: 'scaleRuns',
+    xSize: size,
+    ySize: lengths.length,
+    size,
+    dealtSize: size,
+    integer: (k, dst, x, y, _, mode) => each((r, at, n) => k.scaleRows(dst + 8 * at, x + 8 * at, y + 8 * r, 1, n, mode)),
+    real: (dst, x, y) =>
+      each((r, at, n) => {
+        for (let i = at; i < at + n; i++) dst[i] = x[i]! * y[r]!;
+      }),
+  };
+};
+
 /** Inner product of each of `rows` rows of length cols. */
 export const dotRows = (rows: number, cols: number): Bilinear => ({
   name: 'dotRows',

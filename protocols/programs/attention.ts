@@ -10,7 +10,8 @@ import { mix, packedSize, scaleRows, scores, weighRows, type AttentionShape } fr
 import type { Policy } from '../policy.ts';
 import { share, wire, type Tensor } from '../tensor.ts';
 import { selections, type LayerSelection } from './mpcache/clusters.ts';
-import { chosenAttention, keyForm, reusedChoice, type Choice, type Reused } from './mpcache/selection.ts';
+import { emptyRepresentatives, represent, type Represented, type Representatives } from './mpcache/representatives.ts';
+import { chosenAttention, keyForm, representativeScale, reusedChoice, type Choice, type Reused } from './mpcache/selection.ts';
 import { norm } from './norm.ts';
 import { RING, SCALE, type LayerPlan, type ModelPlan } from './plan.ts';
 import { project } from './project.ts';
@@ -25,6 +26,8 @@ export interface LayerCache {
   readonly selection: LayerSelection | undefined;
   /** Where a choice serves several tokens. */
   readonly reused: Reused | undefined;
+  /** Of a layer that chooses by `minmax`. */
+  readonly representatives: Representatives | undefined;
   /** Slots given up by static eviction: later tokens' slots move down by as many. */
   dropped: number;
   /** While set, attention adds up what the last queries pay to each key. */
@@ -85,6 +88,10 @@ export function createCache(e: Engine, plan: ModelPlan, slots: number | ((layer:
       values,
       capacity,
       selection,
+      representatives:
+        selection && selection.leader === l && selection.dynamic.score === 'minmax'
+          ? emptyRepresentatives(e, plan, selection.dynamic, capacity, representativeScale(plan, layer, selection.dynamic))
+          : undefined,
       dropped: 0,
       votes: undefined,
       reused: selection && selection.leader === l && selection.dynamic.reuse > 1 ? reusedChoice(e, plan, selection, capacity) : undefined,
@@ -146,10 +153,13 @@ export function* attention(
     ]);
   const key = e.withHalves(e.narrow(kw!, kw!.scale - cache.keys.scale)),
     query = e.withHalves(e.narrow(qw!, qw!.scale - SCALE.activation));
+  e.note('query', query);
   for (let g = 0; g < kvHeads; g++) {
     e.store(cache.keys, (g * cache.capacity + past.slots) * headDim, headDim, key, g * headDim, kSize, rows, headDim);
     e.store(cache.values, (g * cache.capacity + past.slots) * headDim, headDim, vw!, g * headDim, kSize, rows, headDim);
   }
+  const missing = choice && !choice.taken ? representedBy(cache, past, rows) : undefined;
+  if (missing) yield* represent(e, plan, [missing]);
   e.part = 'attention';
   const group = heads / kvHeads,
     before = past.slots + rows - queries,
@@ -196,6 +206,10 @@ export const pastOf = ({ dropped }: LayerCache, past: Past): Past => ({
   slots: past.slots - dropped,
   unused: past.unused?.map(([from, to]) => [from - dropped, to - dropped]),
 });
+
+/** What the clusters of a layer that chooses by `minmax` represent after a step of `rows` tokens; `past`: the layer's own, before it. */
+export const representedBy = ({ representatives: of, keys, capacity }: LayerCache, past: Past, rows: number): Represented | undefined =>
+  of && { of, keys, capacity, slots: past.slots + rows, unused: past.unused };
 
 /** softmax(q k^T) v of some heads: wire [queries, heads, dim] at the attention's output scale. */
 function* softmax(e: Engine, plan: ModelPlan, layer: LayerPlan, cache: LayerCache, query: Tensor, shape: AttentionShape, past: Past): Program<Tensor> {

@@ -8,11 +8,12 @@ import type { Engine } from '../engines/engine.ts';
 import { row } from '../gates/linear.ts';
 import { FULL, type Policy } from '../policy.ts';
 import { share, type Tensor } from '../tensor.ts';
-import { attention, createCache, pastOf, type LayerCache, type Past } from './attention.ts';
+import { attention, createCache, pastOf, representedBy, type LayerCache, type Past } from './attention.ts';
 import { fill } from './filled.ts';
 import { mlp } from './mlp.ts';
 import { grown, layoutOf } from './mpcache/clusters.ts';
 import { evict, planEviction } from './mpcache/eviction.ts';
+import { represent } from './mpcache/representatives.ts';
 import { keptRows, type Choice } from './mpcache/selection.ts';
 import { RING, type ModelPlan } from './plan.ts';
 
@@ -62,10 +63,17 @@ export function* forward(
 }
 
 /** What a step of one token attends to in a layer, undefined for everything; `choices` holds those that further layers take, by layer. */
-function choiceOf(e: Engine, plan: ModelPlan, { selection, reused }: LayerCache, l: number, slots: number, choices: Map<number, Choice>): Choice | undefined {
+function choiceOf(
+  e: Engine,
+  plan: ModelPlan,
+  { selection, reused, representatives }: LayerCache,
+  l: number,
+  slots: number,
+  choices: Map<number, Choice>,
+): Choice | undefined {
   if (!selection) return undefined;
   const led = choices.get(selection.leader);
-  if (led?.rows && led.layout.slots === slots) return { selection, layout: led.layout, rows: led.rows, taken: true };
+  if (led?.rows && led.layout.slots === slots) return { selection, layout: led.layout, rows: led.rows, taken: true, representatives };
   const again = reused?.layout && reused.left > 0 ? grown(reused.layout, slots) : undefined,
     layout = again ?? layoutOf(selection, slots);
   if (reused) {
@@ -74,7 +82,7 @@ function choiceOf(e: Engine, plan: ModelPlan, { selection, reused }: LayerCache,
   }
   if (!layout) return undefined;
   const rows = reused?.rows ?? (selection.leads ? keptRows(e, plan, selection, layout) : undefined),
-    choice = { selection, layout, rows, taken: again !== undefined };
+    choice = { selection, layout, rows, taken: again !== undefined, representatives };
   if (selection.leads) choices.set(l, choice);
   return choice;
 }
@@ -87,9 +95,10 @@ export const TURN_ROWS = 64;
  * at most TURN_ROWS; then up to `answer - 1` single tokens (the last one's successor is not asked for; it comes with the next turn). One step each: input
  * from the client, the program, output to the client. What an answer leaves of its allowance is passed over: dealt, but not run. `context` bounds
  * the slots of all turns together: tokens + answer - 1 each. `filled` slots before them get random keys and values, in a step of their own (benchmarks).
- * Where the policy evicts, the last step of the first turn's prompt ends with it, after its output (the cost's part 'eviction'); filled slots compete like tokens of
- * the prompt with `evictFilled`, and stay otherwise. `padding`: so many of the first turn's rows, the last ones, only pad its prompt, and nothing attends to
- * them; 0 at the dealer, which does not know; undefined where no prompt is padded. A padded prompt needs the full cache.
+ * Scores by `minmax` need representatives of the prompt's clusters: made at the end of its last step (part 'representatives'). Where the policy evicts, the
+ * last step of the first turn's prompt ends with it, after its output (part 'eviction'); filled slots compete like tokens of the prompt with `evictFilled`, and
+ * stay otherwise. `padding`: so many of the first turn's rows, the last ones, only pad its prompt, and nothing attends to them; 0 at the dealer, which does
+ * not know; undefined where no prompt is padded. A padded prompt needs the full cache.
  */
 export function* session(
   e: Engine,
@@ -113,29 +122,40 @@ export function* session(
     most = first.tokens;
   if (voting) for (const { leader, votes } of voting.groups) caches[leader]!.votes = votes;
   if (padding !== undefined) past = unused;
-  function* run(x: Tensor, rows: number, padded = 0): Program<void> {
+  // Made in steps that are always run: of a prompt, after its output. What an answer's steps add is made again with the next prompt.
+  function* settle(rows: number): Program<void> {
+    const missing = caches.flatMap((c) => representedBy(c, pastOf(c, { slots, position, unused: past }), rows) ?? []);
+    yield* represent(e, plan, missing);
+    for (const { of } of missing) of.settled = of.made;
+  }
+  function* run(x: Tensor, rows: number, settling: boolean, padded = 0): Program<void> {
     if (padded > 0) unused.push([slots + rows - padded, slots + rows]);
     const hidden = yield* forward(e, plan, caches, x, rows, { slots, position, unused: past, padding: padded });
     yield* e.output(hidden);
     if (voting) yield* evict(e, plan, voting, caches);
     voting = undefined;
+    if (settling) yield* settle(rows);
     e.endStep();
   }
   if (filled > 0) {
     e.beginFilling();
     yield* fill(e, plan, caches, plan.prefixIds.length, filled);
+    if (!evictFilled) yield* settle(0);
     e.endStep();
   }
   for (let turn: Turn | undefined = first; turn; turn = yield* e.turn()) {
     let padded = turn === first ? (padding ?? 0) : 0;
     // What was chosen in a step that was passed over is not there.
-    for (const { reused } of caches) if (reused) reused.left = 0;
+    for (const { reused, representatives } of caches) {
+      if (reused) reused.left = 0;
+      if (representatives) representatives.made = representatives.settled;
+    }
     for (let left = turn.tokens; left > 0;) {
       const mark = e.mark(),
         rows = Math.min(left, most);
-      yield* run(yield* e.input(rows * width, plan.residualScale), rows, padded);
-      e.release(mark);
       left -= rows;
+      yield* run(yield* e.input(rows * width, plan.residualScale), rows, left === 0, padded);
+      e.release(mark);
       slots += rows;
       position += rows - padded;
       padded = 0;
@@ -146,7 +166,7 @@ export function* session(
       const mark = e.mark(),
         x = over ? undefined : yield* e.token(width, plan.residualScale);
       if (x) {
-        yield* run(x, 1);
+        yield* run(x, 1, false);
         position++;
       } else {
         if (!over) unused.push([slots, end]);

@@ -15,6 +15,8 @@ export interface LayerSelection {
   readonly leader: number;
   /** Whether other layers take this layer's choice. */
   readonly leads: boolean;
+  /** Key/value heads that attend to the always attended slots alone, wherever there is something to choose. */
+  readonly streaming: readonly number[];
 }
 
 /** By layer; undefined where a layer attends to everything. @throws CachetError 'policy' for what these programs cannot do. */
@@ -30,29 +32,116 @@ export function selections(policy: Policy | undefined, layers: number): readonly
           ratio: policy.layers[l]?.ratio ?? dynamic.ratio,
           leader,
           leads: leaders.some((other, m) => m !== l && other === l && !skipped.has(m)),
+          streaming: streamingHeads(policy, l, leader),
         }
       : undefined,
   );
 }
 
-function check({ dynamic: d, streaming }: Policy): void {
-  const unknown = !d
-    ? undefined
-    : d.score === 'minmax'
-      ? `score ${d.score}`
-      : d.gather !== 'logits'
-        ? `gathering of ${d.gather}`
-        : Object.keys(streaming).length > 0
-          ? 'streaming heads'
-          : undefined;
-  if (unknown !== undefined)
+function check({ dynamic: d }: Policy): void {
+  if (d && d.gather !== 'logits')
     throw new CachetError({
       code: 'policy',
-      what: `the policy has ${unknown}`,
-      expected: 'scores mean or meanvar, gathering of logits, no streaming heads',
-      got: unknown,
+      what: `the policy has gathering of ${d.gather}`,
+      expected: 'gathering of logits',
+      got: d.gather,
       hint: 'another policy',
     });
+}
+
+/** Streaming heads of a layer: those of the layer whose choice it takes, which has none for others. */
+function streamingHeads({ streaming }: Policy, layer: number, leader: number): readonly number[] {
+  const [own, its] = [layer, leader].map((l) => [...(streaming[l] ?? [])].sort((a, b) => a - b)) as [number[], number[]];
+  if (own.join() !== its.join())
+    throw new CachetError({
+      code: 'policy',
+      what: `layer ${layer} takes the choice of layer ${leader} and has other streaming heads`,
+      expected: `streaming heads ${its.join(' ') || 'none'}`,
+      got: own.join(' ') || 'none',
+      hint: 'the same heads in both layers, or no sharing between them',
+    });
+  return own;
+}
+
+/** Heads of a layer that choose, and their key/value heads. */
+export function choosingHeads(
+  { heads, kvHeads }: { readonly heads: number; readonly kvHeads: number },
+  { streaming }: Pick<LayerSelection, 'streaming'>,
+): { readonly heads: number; readonly kvHeads: number } {
+  const left = kvHeads - streaming.length;
+  return { heads: (heads / kvHeads) * left, kvHeads: left };
+}
+
+/** Neighbouring heads that all stream or all choose, and where their rows begin: among all heads, among those that choose, in the packed rows. */
+export interface HeadRun {
+  readonly streams: boolean;
+  readonly first: number;
+  readonly count: number;
+  readonly choosing: number;
+  /** In rows of logits: all slots of a head that chooses, head and tail of one that streams. */
+  readonly logits: number;
+  /** In rows of attended slots. */
+  readonly attended: number;
+}
+
+/** The heads of a layer in runs. */
+export function headRuns(l: Layout, shape: { readonly heads: number; readonly kvHeads: number }, { streaming }: Pick<LayerSelection, 'streaming'>): HeadRun[] {
+  const group = shape.heads / shape.kvHeads,
+    runs: HeadRun[] = [];
+  let [choosing, logits, row] = [0, 0, 0];
+  for (let kv = 0; kv < shape.kvHeads; kv++) {
+    const streams = streaming.includes(kv),
+      last = runs.at(-1);
+    if (last?.streams === streams) runs[runs.length - 1] = { ...last, count: last.count + group };
+    else runs.push({ streams, first: kv * group, count: group, choosing, logits, attended: row });
+    choosing += streams ? 0 : group;
+    logits += group * (streams ? l.head + l.tail : l.slots);
+    row += group * (streams ? l.head + l.tail : attended(l));
+  }
+  return runs;
+}
+
+/** Lengths of the packed rows: of logits, or of attended slots. */
+export const rowLengths = (l: Layout, runs: readonly HeadRun[], choosing: number): Uint32Array<ArrayBuffer> =>
+  Uint32Array.from(runs.flatMap(({ streams, count }) => Array.from({ length: count }, () => (streams ? l.head + l.tail : choosing))));
+
+/** [heads, slots] -> packed rows of the logits that are needed. */
+export function neededLogits(l: Layout, runs: readonly HeadRun[], size: number): Linear {
+  const { slots, head, tail } = l,
+    moves = runs.flatMap(({ streams, first, count, logits }): Move[] => {
+      const whole = { dst: logits, dstStride: slots, src: first * slots, srcStride: slots, rows: count, cols: slots };
+      if (!streams) return [whole];
+      return [
+        { ...whole, dstStride: head + tail, cols: head },
+        { ...whole, dst: logits + head, dstStride: head + tail, src: first * slots + slots - tail, cols: tail },
+      ];
+    });
+  return rearrange('neededLogits', size, moves);
+}
+
+/** Packed rows of logits -> [choosing heads, slots]. */
+export function choosingRows(l: Layout, runs: readonly HeadRun[], count: number): Linear {
+  const moves = runs
+    .filter((r) => !r.streams)
+    .map((r): Move => ({ dst: r.choosing * l.slots, dstStride: l.slots, src: r.logits, srcStride: l.slots, rows: r.count, cols: l.slots }));
+  return rearrange('choosingRows', count * l.slots, moves);
+}
+
+/** Packed rows of attended slots -> the chosen clusters' of the choosing heads, [choosing heads, chosen, size]. */
+export function chosenPart(l: Layout, runs: readonly HeadRun[], count: number): Linear {
+  const cols = l.chosen * l.size,
+    moves = runs
+      .filter((r) => !r.streams)
+      .map((r): Move => ({ dst: r.choosing * cols, dstStride: cols, src: r.attended + l.head, srcStride: attended(l), rows: r.count, cols }));
+  return rearrange('chosenPart', count * cols, moves);
+}
+
+/** One row per head of [heads, cols], of those that choose. */
+export function rowsOfChoosing(runs: readonly HeadRun[], count: number, cols: number): Linear {
+  const moves = runs
+    .filter((r) => !r.streams)
+    .map((r): Move => ({ dst: r.choosing * cols, dstStride: cols, src: r.first * cols, srcStride: cols, rows: r.count, cols }));
+  return rearrange('rowsOfChoosing', count * cols, moves);
 }
 
 /** Per layer the first of its group; groups of `pairs` are (2, 3), (4, 5), ..: layers 0 and 1 are on their own, as in the paper. */
@@ -220,13 +309,14 @@ export function unusedRow(slots: number, unused: Slots, value: number, scale: nu
 /** The slots that no token fills, counted from the first candidate's. */
 export const unusedCandidates = (l: Layout, unused: Slots): Slots => within(unused, l.head, l.slots - l.tail).map(([from, to]) => [from - l.head, to - l.head]);
 
-/** The always attended slots that no token fills, as places in a row of attended slots: head, chosen, tail. */
-export function unusedAttended(l: Layout, unused: Slots): Slots {
-  const shift = l.slots - attended(l);
-  return [
-    ...within(unused, 0, l.head),
-    ...within(unused, l.slots - l.tail, l.slots).map(([from, to]): readonly [number, number] => [from - shift, to - shift]),
-  ];
+/** The always attended slots that no token fills, as places in the packed rows of attended slots: head, chosen where the head chooses, tail. */
+export function unusedAttended(l: Layout, runs: readonly HeadRun[], unused: Slots): Slots {
+  const [head, tail] = [within(unused, 0, l.head), within(unused, l.slots - l.tail, l.slots)];
+  return runs.flatMap(({ streams, count, attended: start }) => {
+    const length = streams ? l.head + l.tail : attended(l),
+      moved = (ranges: Slots, by: number) => ranges.map(([from, to]) => [from + by, to + by] as const);
+    return Array.from({ length: count }, (_, i) => [...moved(head, start + i * length), ...moved(tail, start + (i + 1) * length - l.slots)]).flat();
+  });
 }
 
 const within = (ranges: Slots, low: number, high: number): (readonly [from: number, to: number])[] =>

@@ -10,6 +10,8 @@
  * A reference found beside the ranking is that of all slots: where the attended ones hold less than about a sixteenth of e^(reference), their output fades instead
  * of being normalised to 1. Layers that take another's choice refer to the attended slots alone.
  *
+ * Streaming heads rank nothing and attend to head and tail: their other logits are computed (the product is one for all heads) but never opened.
+ *
  * Scales: exponentials 2^sp in Z_2^n, 1 / sum 2^sr, probabilities 2^(sp + sr) in Z_2^n, narrowed to 2^13 in Z_2^a; with values 2^10 in Z_2^a.
  */
 import type { Program } from '../../engines/effects.ts';
@@ -17,7 +19,7 @@ import type { Engine } from '../../engines/engine.ts';
 import { CachetError } from '../../errors.ts';
 import { negativeTable } from '../../gates/less.ts';
 import { clearUnused, columns, repeatFirst, rowSums, segmentSpread, segmentSum, times, whole, type Slots } from '../../gates/linear.ts';
-import { dotRows, hadamard, mix, packedSize, scaleRows, scores, type AttentionShape } from '../../gates/mul.ts';
+import { dotRows, hadamard, mix, packedSize, scaleRows, scaleRuns, scores, type AttentionShape } from '../../gates/mul.ts';
 import { windowsBelow } from '../../gates/windows.ts';
 import type { DynamicPolicy } from '../../policy.ts';
 import { wire, type Constant, type Tensor } from '../../tensor.ts';
@@ -25,6 +27,13 @@ import { RING, SCALE, type AttentionPlan, type LayerPlan, type ModelPlan } from 
 import { bucketShift, rowMax, rowTop, rowWords } from '../rowMax.ts';
 import {
   attended,
+  chosenPart,
+  choosingHeads,
+  choosingRows,
+  headRuns,
+  neededLogits,
+  rowLengths,
+  type HeadRun,
   byCluster,
   byHead,
   candidateBlocks,
@@ -41,6 +50,7 @@ import {
   type Level,
 } from './clusters.ts';
 import { compareAll, oneHotRows, rankBits, ranksOf } from './ranking.ts';
+import { representativeScores, type Representatives } from './representatives.ts';
 import { slotsByHistogram } from './slots.ts';
 
 /** What a layer's step attends to, and where its choice is kept for the layers that share it. */
@@ -50,6 +60,8 @@ export interface Choice {
   /** Rows of the choice, wire [selectors, chosen, candidates] over Z_2^32: found here where another layer has chosen, to be written where this one leads. */
   readonly rows: Tensor | undefined;
   readonly taken: boolean;
+  /** For scores by `minmax`, of the layer that chooses. */
+  readonly representatives: Representatives | undefined;
 }
 
 const heads = (shape: { readonly heads: number; readonly kvHeads: number }, d: DynamicPolicy): { selectors: number; group: number } => {
@@ -58,8 +70,8 @@ const heads = (shape: { readonly heads: number; readonly kvHeads: number }, d: D
 };
 
 /** A place for a layer's rows that outlives the layer. */
-export function keptRows(e: Engine, plan: ModelPlan, { dynamic }: LayerSelection, { chosen, candidates }: Pick<Layout, 'chosen' | 'candidates'>): Tensor {
-  return e.zeros(wire(heads(plan.shape, dynamic).selectors * chosen * candidates, RING.logits, 0));
+export function keptRows(e: Engine, plan: ModelPlan, selection: LayerSelection, { chosen, candidates }: Pick<Layout, 'chosen' | 'candidates'>): Tensor {
+  return e.zeros(wire(heads(choosingHeads(plan.shape, selection), selection.dynamic).selectors * chosen * candidates, RING.logits, 0));
 }
 
 /** A choice that serves several tokens of an answer. Public but for its rows. */
@@ -83,13 +95,13 @@ export function reusedChoice(e: Engine, plan: ModelPlan, selection: LayerSelecti
 /** Nats between the scores of a row, at most: given, or what the layer's exponential covers. */
 function spreadOf(d: DynamicPolicy, { reference, exp }: AttentionPlan): number {
   const logits = (reference.kind === 'buckets' ? -exp.low : 2 ** exp.domainBits - 2 ** (exp.domainBits - exp.cellsLog2)) / 2 ** exp.inputScale;
-  // A cluster's variance is at most a quarter of its logits' spread, squared.
-  return d.spread ?? (d.score === 'meanvar' ? logits + logits ** 2 / 8 : logits);
+  // A cluster's variance is at most a quarter of its logits' spread, squared. A representative is no key: its product is not bounded by logits, but near them.
+  return d.spread ?? (d.score === 'meanvar' ? logits + logits ** 2 / 8 : d.score === 'minmax' ? 2 * logits : logits);
 }
 
-/** What a cluster's score in nats is multiplied by in its integer form: sums over n logits of each head of a group, or 2 n^2 (mean + variance / 2). */
+/** What a cluster's score in nats is multiplied by in its integer form: sums over n logits of each head of a group, or 2 n^2 (mean + variance / 2), or 1 (minmax). */
 const unitOf = (shape: { readonly heads: number; readonly kvHeads: number }, d: DynamicPolicy, size: number): number =>
-  heads(shape, d).group * (d.score === 'meanvar' ? 2 * size ** 2 : size);
+  heads(shape, d).group * (d.score === 'meanvar' ? 2 * size ** 2 : d.score === 'minmax' ? 1 : size);
 
 /** Of the 2^b steps of a score, so many may lie between two of them: half, less what narrowing may add. */
 const steps = (bits: number): number => 2 ** (bits - 1) - 2;
@@ -113,7 +125,7 @@ const SQUARES_RING = 48;
 
 /** Ring and scale of a layer's cached keys: their logits' sums, or squares, must lie within half of Z_2^32. @throws CachetError 'range' where they cannot. */
 export function keyForm(plan: ModelPlan, layer: LayerPlan, selection: LayerSelection | undefined): { bits: number; scale: number } {
-  if (!selection) return { bits: RING.logits, scale: SCALE.activation };
+  if (!selection || selection.dynamic.score === 'minmax') return { bits: RING.logits, scale: SCALE.activation };
   const d = selection.dynamic,
     squares = d.score === 'meanvar',
     most = squares ? SQUARES_RING - RING.logits + squareScale(plan, layer, d) : Math.floor(roomOf(plan, layer, d)),
@@ -127,6 +139,26 @@ export function keyForm(plan: ModelPlan, layer: LayerPlan, selection: LayerSelec
       hint: 'smaller clusters, or a smaller spread',
     });
   return { bits: squares ? SQUARES_RING : RING.logits, scale };
+}
+
+/** Finest scale of representatives. */
+const REPRESENTATIVE_SCALE = 10;
+/** Nats that a representative's product with a query may reach, as logits may. */
+const MOST_NATS = 128;
+
+/** Scale of a layer's representatives: their products with queries, summed over a group, and differences of them lie within Z_2^32. @throws CachetError 'range' where they cannot. */
+export function representativeScale(plan: ModelPlan, layer: LayerPlan, d: DynamicPolicy): number {
+  const sums = RING.logits - 1 - Math.log2(MOST_NATS * heads(plan.shape, d).group),
+    scale = Math.min(REPRESENTATIVE_SCALE, Math.floor(Math.min(roomOf(plan, layer, d), sums)) - SCALE.activation);
+  if (scale < 4)
+    throw new CachetError({
+      code: 'range',
+      what: 'scores of clusters would overflow',
+      expected: 'a spread of scores that leaves representatives 4 fraction bits',
+      got: `a spread of ${spreadOf(d, layer.attention).toFixed(0)} nats: ${scale} bits`,
+      hint: 'a smaller spread, or choices per query head',
+    });
+  return scale;
 }
 
 /** Scale of normalised probabilities, where the values leave room for it. */
@@ -166,8 +198,14 @@ export function* chosenAttention(
 ): Program<Tensor> {
   const { layout: l, selection } = choice,
     { dynamic } = selection,
-    { selectors, group } = heads(plan.shape, dynamic),
+    choosing = choosingHeads(plan.shape, selection),
+    { selectors, group } = heads(choosing, dynamic),
+    chooses = choosing.heads > 0,
+    streams = selection.streaming.length > 0,
+    parts = headRuns(l, plan.shape, selection),
     all = e.constant('tables', equalRuns(shape.heads, l.slots)),
+    lengths = rowLengths(l, parts, attended(l)),
+    runs = e.constant('tables', lengths),
     size = packedSize(shape),
     n = attended(l);
   let z = e.mul(scores(shape), query, keys);
@@ -176,31 +214,62 @@ export function* chosenAttention(
     z = e.addRow(z, e.constant('tables', unusedRow(l.slots, unused, -UNUSED_NATS, z.scale)));
   }
   e.note('logits', z);
-  const [opened] = yield* e.open([z]),
+  const needed = streams ? e.constant('tables', rowLengths(l, parts, l.slots)) : all;
+  if (streams)
+    z = e.linear(
+      neededLogits(
+        l,
+        parts,
+        needed.array.reduce((sum, length) => sum + length, 0),
+      ),
+      z,
+    );
+  const representatives = choice.taken || !chooses ? undefined : choice.representatives,
+    ranked = representatives
+      ? l.levels.map(({ width }) =>
+          representativeScores(
+            e,
+            plan,
+            representatives,
+            l,
+            width,
+            query,
+            selectors,
+            streams ? parts : undefined,
+            unused && { slots: unused, nats: UNUSED_NATS },
+          ),
+        )
+      : [],
+    [opened, ...byRepresentative] = yield* e.open([z, ...ranked]),
     zw = e.mod(opened!, RING.logits),
-    blocks = e.linear(candidateBlocks(l, selectors, group), zw),
+    ofChoosing = (x: Tensor): Tensor => (streams ? e.linear(choosingRows(l, parts, choosing.heads), x) : x),
+    blocks = chooses ? e.linear(candidateBlocks(l, selectors, group), ofChoosing(zw)) : undefined,
     { reference } = layer.attention,
     buckets = reference.kind === 'buckets' ? reference : undefined,
     counts = e.constant('tables', equalRuns(shape.heads, buckets?.count ?? 0));
   let rows = choice.rows,
-    shift: Tensor | undefined;
-  if (!choice.taken) {
+    shift: Tensor | undefined,
+    gathered: Tensor | undefined;
+  if (!choice.taken && blocks) {
     const beside = buckets && {
-      first: () => rowWords(e, zw, all, buckets),
+      first: () => rowWords(e, zw, needed, buckets),
       second: (words: Tensor) => rowTop(e, words, counts, buckets, plan.nonzero),
     };
-    const chosen = yield* choose(e, plan, layer, selection, l, yield* scoresOf(e, plan, layer, selection, l, opened!, blocks), beside);
+    const scored = representatives ? byRepresentative : yield* scoresOf(e, plan, layer, selection, l, ofChoosing(opened!), blocks),
+      chosen = yield* choose(e, plan, layer, selection, l, scored, beside);
     if (rows) e.store(rows, 0, chosen.rows.size, chosen.rows, 0, chosen.rows.size, 1, chosen.rows.size);
     ({ rows } = chosen);
     shift = chosen.beside;
   }
-  e.note('chosen', rows!);
   // Gather.
-  const cluster = group * l.size,
+  const cluster = group * l.size;
+  if (blocks) {
+    e.note('chosen', rows!);
     [gathered] = yield* e.open([e.mul(mix(pick(selectors * l.chosen, l.chosen, l.candidates, cluster)), rows!, blocks)]);
-  let row = attendedRow(e, l, shape.heads, zw, group === 1 ? gathered! : e.linear(byHead(selectors, l.chosen, group, l.size), gathered!));
-  const runs = e.constant('tables', equalRuns(shape.heads, n));
-  if (choice.taken && buckets) [shift] = yield* e.open([yield* rowMax(e, row, runs, counts, buckets, plan.nonzero)]);
+    if (group > 1) gathered = e.linear(byHead(selectors, l.chosen, group, l.size), gathered!);
+  }
+  let row = attendedRow(e, l, parts, runs.array, zw, gathered);
+  if (!shift && buckets) [shift] = yield* e.open([yield* rowMax(e, row, runs, counts, buckets, plan.nonzero)]);
   if (shift) row = e.sub(row, e.linear(segmentSpread(runs, row.size, bucketShift(row), RING.logits, row.scale), shift));
   // Softmax.
   const { exp: table, reciprocal } = layer.attention,
@@ -208,25 +277,33 @@ export function* chosenAttention(
     fine = e.narrow(row, row.scale - table.inputScale);
   e.note('relative', fine);
   const [exp] = e.expTable({ ...table, outputScale: expScale }, fine),
-    [p] = yield* e.open([{ x: unused ? e.linear(clearUnused(runs, exp!.size, unusedAttended(l, unused)), exp!) : exp!, bits: ring }]),
+    [p] = yield* e.open([
+      {
+        x: unused ? e.linear(clearUnused(e.constant('tables', Uint32Array.of(exp!.size)), exp!.size, unusedAttended(l, parts, unused)), exp!) : exp!,
+        bits: ring,
+      },
+    ]),
     sums = e.linear(times(shape.heads, 1, table.outputScale - expScale), e.linear(segmentSum(runs), p!));
   e.note('sums', sums);
   const more = reciprocal.outputScale - reciprocalScale,
     [r] = yield* e.open([{ x: e.windows(windowsBelow(reciprocal, high), sums), bits: Math.min(64, ring + more) }]),
-    [weights] = yield* e.open([e.mul(scaleRows(shape.heads, n), p!, e.narrow(r!, more))]),
+    [weights] = yield* e.open([e.mul(streams ? scaleRuns(lengths) : scaleRows(shape.heads, n), p!, e.narrow(r!, more))]),
     probability = e.mod(e.withHalves(e.narrow(weights!, weights!.scale - scale)), outputRing);
+  let back: Tensor | undefined;
   // Scatter.
-  const chosen = e.linear(columns(shape.heads, n, l.head, l.chosen * l.size), probability),
-    grouped = group === 1 ? chosen : e.linear(byCluster(selectors, l.chosen, group, l.size), chosen),
-    scattered = e.mul(
-      mix(pick(selectors * l.candidates, l.candidates, l.chosen, cluster)),
-      e.linear(transposed(selectors, l.chosen, l.candidates), rows!),
-      grouped,
-    ),
-    spread = group === 1 ? scattered : e.linear(byHead(selectors, l.candidates, group, l.size), scattered),
-    candidates = e.constant('tables', equalRuns(shape.heads, l.candidates * l.size)),
-    [back] = yield* e.open([unused ? e.linear(clearUnused(candidates, spread.size, unusedCandidates(l, unused)), spread) : spread]),
-    [output] = yield* e.open([e.mul(mix(shape), wholeRow(e, l, shape.heads, probability, back!), values)]);
+  if (blocks) {
+    const chosen = e.linear(streams ? chosenPart(l, parts, choosing.heads) : columns(shape.heads, n, l.head, l.chosen * l.size), probability),
+      grouped = group === 1 ? chosen : e.linear(byCluster(selectors, l.chosen, group, l.size), chosen),
+      scattered = e.mul(
+        mix(pick(selectors * l.candidates, l.candidates, l.chosen, cluster)),
+        e.linear(transposed(selectors, l.chosen, l.candidates), rows!),
+        grouped,
+      ),
+      spread = group === 1 ? scattered : e.linear(byHead(selectors, l.candidates, group, l.size), scattered),
+      candidates = e.constant('tables', equalRuns(choosing.heads, l.candidates * l.size));
+    [back] = yield* e.open([unused ? e.linear(clearUnused(candidates, spread.size, unusedCandidates(l, unused)), spread) : spread]);
+  }
+  const [output] = yield* e.open([e.mul(mix(shape), wholeRow(e, l, parts, shape.heads, probability, back), values)]);
   e.note('attention', output!);
   return output!;
 }
@@ -235,20 +312,14 @@ export function* chosenAttention(
 const UNUSED_NATS = 9;
 
 /**
- * Scores of all candidates by level, wires [selectors, clusters] over Z_2^32 in the units of `unitOf`. z: logits [heads, slots] over the keys' ring, blocks: the
+ * Scores of all candidates by level, wires [selectors, clusters] over Z_2^32 in the units of `unitOf`. z: logits [choosing heads, slots] over the keys' ring, blocks: the
  * candidates' of them. Means are local; mean + variance / 2 takes a round: 2 n sum(z) + n sum(z^2) - sum(z)^2, whose products are opened, added up over a group.
  */
-function* scoresOf(
-  e: Engine,
-  plan: ModelPlan,
-  layer: LayerPlan,
-  { dynamic }: LayerSelection,
-  l: Layout,
-  z: Tensor,
-  blocks: Tensor,
-): Program<readonly Tensor[]> {
-  const { selectors, group } = heads(plan.shape, dynamic),
-    count = plan.shape.heads,
+function* scoresOf(e: Engine, plan: ModelPlan, layer: LayerPlan, selection: LayerSelection, l: Layout, z: Tensor, blocks: Tensor): Program<readonly Tensor[]> {
+  const { dynamic } = selection,
+    choosing = choosingHeads(plan.shape, selection),
+    { selectors, group } = heads(choosing, dynamic),
+    count = choosing.heads,
     runs = (rows: number, length: number) => segmentSum(e.constant('tables', equalRuns(rows, length)));
   if (dynamic.score === 'mean') return l.levels.map(({ width }) => e.linear(runs((selectors * l.candidates) / width, width * l.size * group), blocks));
   const scale = squareScale(plan, layer, dynamic),
@@ -284,12 +355,13 @@ function* choose(
   e: Engine,
   plan: ModelPlan,
   layer: LayerPlan,
-  { dynamic }: LayerSelection,
+  selection: LayerSelection,
   l: Layout,
   scores: readonly Tensor[],
   beside: Beside | undefined,
 ): Program<{ rows: Tensor; beside: Tensor | undefined }> {
-  const { selectors } = heads(plan.shape, dynamic),
+  const { dynamic } = selection,
+    { selectors } = heads(choosingHeads(plan.shape, selection), dynamic),
     negative = e.constant('tables', negativeTable(dynamic.bits));
   let rows: Tensor | undefined, above: Level | undefined, result: Tensor | undefined;
   for (const [i, level] of l.levels.entries()) {
@@ -369,24 +441,39 @@ const pick = (count: number, group: number, from: number, dim: number): Attentio
   prefix: 0,
 });
 
-/** Head, chosen clusters and tail of each row, side by side: wire [heads, attended]. */
-function attendedRow(e: Engine, l: Layout, count: number, all: Tensor, chosen: Tensor): Tensor {
+/** Head, chosen clusters (of heads that choose) and tail of each row, one after another, rows of the given lengths. `all`: packed rows of the needed logits. */
+function attendedRow(e: Engine, l: Layout, runs: readonly HeadRun[], lengths: Uint32Array, all: Tensor, chosen: Tensor | undefined): Tensor {
   const n = attended(l),
+    { head, tail, slots } = l,
     middle = l.chosen * l.size,
-    row = e.zeros(wire(count * n, all.bits, all.scale));
-  e.store(row, 0, n, all, 0, l.slots, count, l.head);
-  e.store(row, l.head, n, chosen, 0, middle, count, middle);
-  e.store(row, l.head + middle, n, all, l.slots - l.tail, l.slots, count, l.tail);
+    row = e.zeros(
+      wire(
+        lengths.reduce((sum, length) => sum + length, 0),
+        all.bits,
+        all.scale,
+      ),
+    );
+  for (const r of runs)
+    if (r.streams) e.store(row, r.attended, head + tail, all, r.logits, head + tail, r.count, head + tail);
+    else {
+      e.store(row, r.attended, n, all, r.logits, slots, r.count, head);
+      e.store(row, r.attended + head, n, chosen!, r.choosing * middle, middle, r.count, middle);
+      e.store(row, r.attended + head + middle, n, all, r.logits + slots - tail, slots, r.count, tail);
+    }
   return row;
 }
 
-/** The same for all slots: wire [heads, slots]. */
-function wholeRow(e: Engine, l: Layout, count: number, attendedOnes: Tensor, candidates: Tensor): Tensor {
-  const n = attended(l),
+/** The same for all slots: wire [heads, slots]; 0 where a head streams. `candidates`: [choosing heads, candidates, size]. */
+function wholeRow(e: Engine, l: Layout, runs: readonly HeadRun[], count: number, attendedOnes: Tensor, candidates: Tensor | undefined): Tensor {
+  const { head, tail, slots } = l,
     middle = l.candidates * l.size,
-    row = e.zeros(wire(count * l.slots, candidates.bits, attendedOnes.scale));
-  e.store(row, 0, l.slots, attendedOnes, 0, n, count, l.head);
-  e.store(row, l.head, l.slots, candidates, 0, middle, count, middle);
-  e.store(row, l.head + middle, l.slots, attendedOnes, n - l.tail, n, count, l.tail);
+    row = e.zeros(wire(count * slots, attendedOnes.bits, attendedOnes.scale));
+  for (const r of runs) {
+    const n = r.streams ? head + tail : attended(l),
+      to = r.first * slots;
+    e.store(row, to, slots, attendedOnes, r.attended, n, r.count, head);
+    if (!r.streams) e.store(row, to + head, slots, candidates!, r.choosing * middle, middle, r.count, middle);
+    e.store(row, to + slots - tail, slots, attendedOnes, r.attended + n - tail, n, r.count, tail);
+  }
   return row;
 }
