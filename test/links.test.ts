@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Link, type Socket } from '../client/link.ts';
 import { Inbox } from '../party/inbox.ts';
+import { connect, listen } from '../party/sockets.ts';
 import { engineSpace } from '../party/engine.ts';
 import { tokenCost } from '../protocols/cost.ts';
 import { PROTOCOL_VERSION } from '../protocols/session.ts';
@@ -125,6 +126,21 @@ describe('links', () => {
     await Promise.resolve();
     left.send(FRAME.round, Uint8Array.of(3));
     expect(got).toEqual(['frame 1', 'credit', 'frame 3']);
+  });
+  it('keep what comes early, over sockets whose buffers are used again', async () => {
+    const received: Uint8Array[] = [];
+    let right: Link | undefined;
+    const listener = await listen('127.0.0.1', 0, (link) => (right = link)),
+      left = await connect(`ws://127.0.0.1:${listener.port}`, 'right', 5000);
+    left.bind(id(3));
+    for (const byte of [1, 2, 3]) left.send(FRAME.round, new Uint8Array(200_000).fill(byte));
+    await expect.poll(() => right?.counted.round.received, { timeout: 5000 }).toBe(3 * (200_000 + HEADER_BYTES));
+    right!.onFrame = (_, payload) => void received.push(payload.slice());
+    right!.bind(id(3));
+    await expect.poll(() => received.length).toBe(3);
+    expect(received.map((p) => [p.length, new Set(p).size, p[0]])).toEqual([1, 2, 3].map((byte) => [200_000, 1, byte]));
+    left.close();
+    await listener.close();
   });
   it('refuse early frames of another session once bound, and hear an error from either side of the bind', async () => {
     for (const [from, to, said] of [
