@@ -264,7 +264,7 @@ export function chooserOf(p: Policy, layer: number, layers: number): number {
       alone = first < 2 || first + 1 >= layers || p.skipLayers.includes(first) || p.skipLayers.includes(first + 1);
     return alone ? layer : first;
   }
-  return p.sharing.find((g) => g.includes(layer))?.[0] ?? layer;
+  return p.sharing.find((g) => g.includes(layer))?.find((l) => !p.skipLayers.includes(l)) ?? layer;
 }
 
 /** Private prompt tokens that survive in a layer, of `tokens`: public and exact. Of `layers` layers. */

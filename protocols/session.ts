@@ -136,19 +136,7 @@ export function evaluatorProgram(o: {
   /** See Evaluator. */
   attach?: boolean;
 }): Program<void> {
-  const engine = new Evaluator(o);
-  engine.relay = o.spec.dealer === 'client';
-  engine.trace = o.trace;
-  return session(
-    engine,
-    bindPlan(engine, o.artefact),
-    firstTurn(o.spec),
-    o.spec.context,
-    o.spec.filled,
-    o.spec.policy,
-    o.spec.evictFilled,
-    o.spec.dealer === 'store' ? (o.spec.padding ?? 0) : undefined,
-  );
+  return programOf(new Evaluator(o), o, o.spec.padding ?? 0);
 }
 
 /** The dealer's whole session: emits the material of all steps. Yields jobs and turns. */
@@ -162,19 +150,15 @@ export function dealerProgram(o: {
   bulk?: BulkRunner | undefined;
   trace?: Trace | undefined;
 }): Program<void> {
-  const engine = new Dealer(o);
-  engine.relay = o.spec.dealer === 'client';
+  return programOf(new Dealer(o), o, 0);
+}
+
+/** `padding`: rows of the prompt that the engine knows to pad it, where a unit of a store may be longer than the prompt. */
+function programOf(engine: Evaluator | Dealer, o: { artefact: Artefact; spec: SessionSpec; trace?: Trace | undefined }, padding: number): Program<void> {
+  const { dealer, context, filled, policy, evictFilled } = o.spec;
+  engine.relay = dealer === 'client';
   engine.trace = o.trace;
-  return session(
-    engine,
-    bindPlan(engine, o.artefact),
-    firstTurn(o.spec),
-    o.spec.context,
-    o.spec.filled,
-    o.spec.policy,
-    o.spec.evictFilled,
-    o.spec.dealer === 'store' ? 0 : undefined,
-  );
+  return session(engine, bindPlan(engine, o.artefact), firstTurn(o.spec), context, filled, policy, evictFilled, dealer === 'store' ? padding : undefined);
 }
 
 /** Bytes of arena that a session's engine needs, an upper estimate from the largest live set of a layer. Memory that is not touched is not resident. */

@@ -9,7 +9,7 @@ import { clearUnused, columns, repeatFirst, rope, segmentSpread, segmentSum, tra
 import { mix, packedSize, scaleRows, scores, weighRows, type AttentionShape } from '../gates/mul.ts';
 import type { Policy } from '../policy.ts';
 import { share, wire, type Tensor } from '../tensor.ts';
-import { selections, type LayerSelection } from './mpcache/clusters.ts';
+import { equalRuns, selections, type LayerSelection } from './mpcache/clusters.ts';
 import { emptyRepresentatives, represent, type Represented, type Representatives } from './mpcache/representatives.ts';
 import { chosenAttention, keyForm, representativeScale, reusedChoice, type Choice, type Reused } from './mpcache/selection.ts';
 import { norm } from './norm.ts';
@@ -226,7 +226,7 @@ function* softmax(e: Engine, plan: ModelPlan, layer: LayerPlan, cache: LayerCach
   e.note('logits', z);
   let [zw] = yield* e.open([z]);
   if (reference.kind === 'buckets') {
-    const groups = e.constant('tables', new Uint32Array(heads * queries).fill(reference.count)),
+    const groups = e.constant('tables', equalRuns(heads * queries, reference.count)),
       top = yield* rowMax(e, zw!, rows, groups, reference, plan.nonzero);
     // The reference alone is opened, one small value a row; the logits' wire is shifted by it without another opening.
     const [shift] = yield* e.open([top]);

@@ -4,7 +4,7 @@
  */
 import { CachetError } from '../../errors.ts';
 import { rearrange, type Linear, type Move, type Slots } from '../../gates/linear.ts';
-import type { DynamicPolicy, Policy } from '../../policy.ts';
+import { chooserOf, type DynamicPolicy, type Policy } from '../../policy.ts';
 
 /** What a layer's steps of one token attend to. */
 export interface LayerSelection {
@@ -24,7 +24,7 @@ export function selections(policy: Policy | undefined, layers: number): readonly
   if (policy) check(policy);
   const dynamic = policy?.dynamic,
     skipped = new Set(policy?.skipLayers),
-    leaders = sharingLeaders(policy, layers);
+    leaders = Array.from({ length: layers }, (_, l) => (policy ? chooserOf(policy, l, layers) : l));
   return leaders.map((leader, l) =>
     dynamic && !skipped.has(l)
       ? {
@@ -142,19 +142,6 @@ export function rowsOfChoosing(runs: readonly HeadRun[], count: number, cols: nu
     .filter((r) => !r.streams)
     .map((r): Move => ({ dst: r.choosing * cols, dstStride: cols, src: r.first * cols, srcStride: cols, rows: r.count, cols }));
   return rearrange('rowsOfChoosing', count * cols, moves);
-}
-
-/** Per layer the first of its group; groups of `pairs` are (2, 3), (4, 5), ..: layers 0 and 1 are on their own, as in the paper. */
-function sharingLeaders(policy: Policy | undefined, layers: number): number[] {
-  const leaders = Array.from({ length: layers }, (_, l) => l),
-    skipped = new Set(policy?.skipLayers),
-    sharing = policy?.sharing ?? 'none',
-    groups = sharing === 'none' ? [] : sharing === 'pairs' ? leaders.filter((l) => l >= 2 && l % 2 === 0 && l + 1 < layers).map((l) => [l, l + 1]) : sharing;
-  for (const group of groups) {
-    const [leader, ...others] = group.filter((l) => l < layers && !skipped.has(l));
-    for (const l of others) leaders[l] = leader!;
-  }
-  return leaders;
 }
 
 /** One level of a choice: of `count` clusters, `keep` are kept. */

@@ -17,6 +17,7 @@ import { dotRows, hadamard } from '../../gates/mul.ts';
 import { onehot } from '../../gates/onehot.ts';
 import { truthTable } from '../../gates/truthTable.ts';
 import { share, type Constant, type Tensor } from '../../tensor.ts';
+import { equalRuns } from './clusters.ts';
 import { compareAll, rankBits, ranksOf } from './ranking.ts';
 
 /** Levels of a score; their ring has one bit more, for differences. */
@@ -47,10 +48,10 @@ export function* slotsByHistogram(e: Engine, scores: Tensor, rows: number, count
   const [from] = yield* e.open([counts]);
   // Whether at least `kept` scores are at a level or above; the highest such level is the threshold.
   const enough = yield* flags(e, from!, tableBits(count), (n) => n >= kept),
-    levels = e.constant('tables', new Uint32Array(rows).fill(PLACES)),
+    levels = e.constant('tables', equalRuns(rows, PLACES)),
     threshold = e.addConstant(e.linear(segmentSum(levels), enough), -1),
     [step, t] = yield* e.open([e.linear(drops(rows, PLACES), enough), { x: threshold, bits }]);
-  const lengths = e.constant('tables', new Uint32Array(rows).fill(count)),
+  const lengths = e.constant('tables', equalRuns(rows, count)),
     above = e.mul(dotRows(rows, PLACES), from!, step!),
     over = e.sub(scores, e.linear(segmentSpread(lengths, size, 0, bits), t!)),
     [higher, equal] = [(d: number): boolean => d > 0, (d: number): boolean => d === 0].map(
