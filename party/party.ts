@@ -9,6 +9,7 @@ import { expectControl, type Link } from '../client/link.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { evaluatorKeys, KeyExchange, requireSameSpec, sessionId, type Control, type DealOffer, type Hello, type Join } from '../protocols/handshake.ts';
+import { requireRole } from '../protocols/secret.ts';
 import { checkSpec, type SessionSpec } from '../protocols/session.ts';
 import { collectSoon } from './collect.ts';
 import { addressOf, type Config, type PartyRole } from './config.ts';
@@ -57,6 +58,7 @@ export class Party {
     this.trace = o.trace;
     // Every session waits on it.
     setMaxListeners(0, this.closing.signal);
+    requireRole(o.artefact.header, o.role);
     this.artefact = o.artefact;
   }
 

@@ -14,13 +14,14 @@ import { fitFourier } from '../protocols/gates/fourier.ts';
 import { columns, matmul, parities, rope, segmentSpread, segmentSum, transpose } from '../protocols/gates/linear.ts';
 import { lookup } from '../protocols/gates/lookup.ts';
 import { dotRows, hadamard, mix, packedSize, scaleRows, scores } from '../protocols/gates/mul.ts';
+import { mulWeights } from '../protocols/gates/mulWeights.ts';
 import { gates } from '../protocols/gates/registry.ts';
 import { fitSpline, type SplinePlan } from '../protocols/gates/spline.ts';
 import { less, negativeTable } from '../protocols/gates/less.ts';
 import { truthTable } from '../protocols/gates/truthTable.ts';
 import { bindWindows, fitWindows } from '../protocols/gates/windows.ts';
 import type { Tensor } from '../protocols/tensor.ts';
-import { runFixed, runFloat, runLocal, runMeter, split } from './support/local.ts';
+import { place, runFixed, runFloat, runLocal, runMeter, split } from './support/local.ts';
 
 interface Row {
   readonly gate: string;
@@ -54,6 +55,34 @@ const reciprocal = fitWindows({ name: 'reciprocal' }, 2 ** -4, 2 ** 20, 27, 22);
 const rsqrt = fitWindows({ name: 'rsqrt', width: 160, eps: 1e-5 }, 0.5, 2 ** 14, 18, 20);
 const table = Uint8Array.from({ length: 32 }, (_, i) => (i * 37 + 11) & 255);
 const lengths = Uint32Array.of(5, 1, 9);
+
+/** A private matrix [6, 16] of the given storage, split under fixed seeds. */
+function secretMatrix(e: Engine, bits: 32 | 64) {
+  const { kernels: k, arena } = place('reference', 1 << 20),
+    values = Int32Array.from({ length: 96 }, (_, i) => ((i * 7919) % 4001) - 2000),
+    seeds = [1, 2].map((s) => Uint8Array.from({ length: 32 }, (_, i) => s * i)),
+    [m, key, packed] = [arena.alloc(8 * 96), arena.alloc(32), arena.alloc(8 * 96)];
+  const lane = new BigInt64Array(k.memory.buffer, m, 96);
+  values.forEach((v, i) => (lane[i] = BigInt(v)));
+  for (const seed of seeds) {
+    new Uint8Array(k.memory.buffer, key, 32).set(seed);
+    k.prg(packed, key, 7, 0, 0, bits, 96);
+    k.add(m, m, packed, 96);
+  }
+  k.reduce(m, m, bits, 96);
+  k.pack(packed, m, bits, 96);
+  return e.secretMatrix(
+    { cols: 6, inner: 16, fraction: 10, bits },
+    {
+      elements: 96,
+      index: 7,
+      masked: (target) => target.set(new Uint8Array(k.memory.buffer, packed, target.length)),
+      seed: (party) => seeds[party]!,
+      matrix: () => values,
+      wire: () => new BigInt64Array(0),
+    },
+  );
+}
 
 function* one(x: Tensor): Program<Tensor[]> {
   return [x];
@@ -163,6 +192,13 @@ const rows: Row[] = [
     ],
     program: (e, [x, y, z]) => one(e.mul3({ rows: 3, cols: 6 }, x!, y!, z!)),
   },
+  ...([32, 64] as const).map((bits): Row => ({
+    gate: 'mulWeights',
+    name: `matrix over ${bits} bits`,
+    inputs: [{ size: 48, scale: 10, low: -9, high: 9, bits }],
+    program: (e, [x]) => one(e.apply(mulWeights, { w: secretMatrix(e, bits), rows: 3 }, [x!])[0]!),
+    error: 2 ** -12,
+  })),
   {
     gate: 'expTable',
     name: '128 nats, two shifts',

@@ -10,7 +10,7 @@ import { mix, packedSize, scaleRows, scores, type AttentionShape } from '../gate
 import { share, wire, type Tensor } from '../tensor.ts';
 import { norm } from './norm.ts';
 import { BUCKET_SHIFT, RING, SCALE, type LayerPlan, type ModelPlan } from './plan.ts';
-import { project } from './project.ts';
+import { operand, project } from './project.ts';
 import { rowMax } from './rowMax.ts';
 
 /** Keys (rotated, 2^12 in Z_2^32) and values (2^10 in Z_2^a) of one layer: [kvHeads, capacity, headDim]. */
@@ -40,6 +40,11 @@ export function createCache(e: Engine, plan: ModelPlan, capacity: number): Layer
       for (let t = 0; t < prefix; t++) {
         const from = (t * kvHeads + h) * headDim,
           to = (h * capacity + t) * headDim;
+        if (plan.secret) {
+          e.store(keys, to, headDim, plan.secret.prefix[l]!.keys, from, headDim, 1, headDim);
+          e.store(values, to, headDim, plan.secret.prefix[l]!.values, from, headDim, 1, headDim);
+          continue;
+        }
         e.storePublic(keys, to, plan.prefixKeys[l]!.subarray(from, from + headDim));
         e.storePublic(values, to, plan.prefixValues[l]!.subarray(from, from + headDim));
       }
@@ -77,7 +82,7 @@ export function* attention(
     qSize = heads * headDim,
     kSize = kvHeads * headDim,
     { bits } = layer.attention,
-    h = yield* norm(e, layer.norm1, x, rows, width, 'squares');
+    h = yield* operand(e, layer.q, yield* norm(e, layer.norm1, x, rows, width, 'squares'));
   e.part = 'attention';
   const hq = queries === rows ? h : e.linear(row(rows - 1, width), h),
     [yq, yk, yv] = yield* e.open([yield* project(e, layer.q, hq, queries), yield* project(e, layer.k, h, rows), yield* project(e, layer.v, h, rows)]);
@@ -111,20 +116,20 @@ export function* attention(
         past: before,
         capacity: cache.capacity,
         firstKv: first,
-        prefix: plan.prefixIds.length,
+        prefix: plan.secret ? 0 : plan.prefixIds.length,
       },
       part = tiled ? e.linear(columns(queries, qSize, first * group * headDim, tile * group * headDim), query) : query,
       on = yield* softmax(e, plan, layer, cache, part, shape, past),
       output = e.widen(on, on.scale - outputScale);
     if (!all) {
       e.part = '';
-      return yield* project(e, layer.o, output, queries);
+      return yield* project(e, layer.o, yield* operand(e, layer.o, output), queries);
     }
     e.store(all, first * group * headDim, qSize, output, 0, tile * group * headDim, queries, tile * group * headDim);
     e.release(mark);
   }
   e.part = '';
-  return yield* project(e, layer.o, all!, queries);
+  return yield* project(e, layer.o, yield* operand(e, layer.o, all!), queries);
 }
 
 /** softmax(q k^T) v of some heads: wire [queries, heads, dim] at the attention's output scale. */

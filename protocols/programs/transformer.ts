@@ -8,6 +8,7 @@ import type { Engine } from '../engines/engine.ts';
 import { row } from '../gates/linear.ts';
 import { share, type Tensor } from '../tensor.ts';
 import { attention, createCache, type LayerCache, type Past } from './attention.ts';
+import { enter, entry, leave } from './ends.ts';
 import { fill } from './filled.ts';
 import { mlp } from './mlp.ts';
 import { RING, type ModelPlan } from './plan.ts';
@@ -62,15 +63,18 @@ export const TURN_ROWS = 64;
  * the slots of all turns together: tokens + answer - 1 each. `filled` slots before them get random keys and values, in a step of their own (benchmarks).
  */
 export function* session(e: Engine, plan: ModelPlan, first: Turn, context: number, filled = 0): Program<void> {
-  const { width } = plan.shape,
+  const { cols, scale, bits } = entry(plan),
     caches = createCache(e, plan, plan.prefixIds.length + filled + context),
     unused: [number, number][] = [];
   let slots = plan.prefixIds.length + filled,
     position = slots,
     past: Past['unused'];
+  function* through(x: Tensor, rows: number): Program<Tensor> {
+    const hidden = yield* forward(e, plan, caches, yield* enter(e, plan, x, rows, position), rows, { slots, position, unused: past });
+    return yield* leave(e, plan, hidden);
+  }
   function* run(x: Tensor, rows: number): Program<void> {
-    const hidden = yield* forward(e, plan, caches, x, rows, { slots, position, unused: past });
-    yield* e.output(hidden);
+    yield* e.output(yield* through(x, rows));
     e.endStep();
   }
   if (filled > 0) {
@@ -83,7 +87,7 @@ export function* session(e: Engine, plan: ModelPlan, first: Turn, context: numbe
     for (let left = turn.tokens; left > 0;) {
       const mark = e.mark(),
         rows = Math.min(left, most);
-      yield* run(yield* e.input(rows * width, plan.residualScale), rows);
+      yield* run(yield* e.input(rows * cols, scale, bits), rows);
       e.release(mark);
       left -= rows;
       slots += rows;
@@ -92,15 +96,15 @@ export function* session(e: Engine, plan: ModelPlan, first: Turn, context: numbe
     const end = slots + turn.answer - 1;
     for (let over = false; slots < end; slots++) {
       const mark = e.mark(),
-        x = over ? undefined : yield* e.token(width, plan.residualScale);
+        x = over ? undefined : yield* e.token(cols, scale, bits);
       if (x) {
         yield* run(x, 1);
         position++;
       } else {
         if (!over) unused.push([slots, end]);
         over = true;
-        yield* e.skip(width, plan.residualScale, function* (nothing) {
-          yield* forward(e, plan, caches, nothing, 1, { slots, position, unused: past });
+        yield* e.skip(cols, scale, bits, function* (nothing) {
+          yield* through(nothing, 1);
         });
       }
       e.release(mark);
