@@ -16,6 +16,7 @@ import { modelsCommand } from './commands/models.ts';
 import { partyCommand } from './commands/party.ts';
 import { prepareCommand } from './commands/prepare.ts';
 import { traceCommand } from './commands/trace.ts';
+import { weightsCommand } from './commands/weights.ts';
 
 const commands = [
   demoCommand,
@@ -26,6 +27,7 @@ const commands = [
   doctorCommand,
   modelsCommand,
   prepareCommand,
+  weightsCommand,
   evalCommand,
   costCommand,
   benchCommand,
