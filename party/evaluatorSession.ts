@@ -217,6 +217,11 @@ export class EvaluatorSession {
       case 'input':
         if (this.directly(m)) return this.drive();
         this.await(m, 'token');
+        // A turn was announced before the engine asked for the present one's next token: what has come since is that turn's.
+        if (m.optional && this.nextTurn) {
+          this.answered();
+          return this.engine.complete(REPLY.over);
+        }
         this.inputs.expect(this.engine.view(m.into, m.bytes), undefined, () => {
           this.answered();
           this.rows = m.bytes / tokenBytes(this.o.artefact);
