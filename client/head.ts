@@ -4,10 +4,43 @@ import { Arena, reserveMemory, WORKING_BYTES } from '../kernels/memory.ts';
 import { createKernels } from '../kernels/registry.ts';
 import { clientTensors, type Artefact } from '../protocols/artefact.ts';
 import { embedTokens } from '../protocols/models/embedding.ts';
+import { randomWords } from '../protocols/randomWords.ts';
+import { clientEnds, weightsOf } from '../protocols/session.ts';
 import { finalNorm } from '../protocols/models/finalNorm.ts';
 
+/**
+ * Both shares of what the evaluators get for tokens at positions `position` ..: of their embeddings, integers at the residual stream's scale over Z_2^64; where
+ * weights are private, of one-hot rows over the vocabulary, over Z_2^32.
+ */
+export function inputShares(a: Artefact, ids: readonly number[], position: number): readonly [Uint8Array, Uint8Array] {
+  if (weightsOf(a) === 'open') {
+    const values = embed(a, ids, position),
+      mask = randomWords(values.length);
+    for (let i = 0; i < values.length; i++) values[i] = values[i]! - mask[i]!;
+    return [new Uint8Array(values.buffer), new Uint8Array(mask.buffer)];
+  }
+  const { elements } = clientEnds(a).input,
+    mask = new Int32Array(randomWords(Math.ceil((elements * ids.length) / 2)).buffer, 0, elements * ids.length),
+    values = mask.map((v) => -v);
+  ids.forEach((id, i) => values[i * elements + id]!++);
+  return [new Uint8Array(values.buffer), new Uint8Array(mask.buffer, 0, mask.byteLength)];
+}
+
+/** What the evaluators' shares of a step's result add up to: the last position's residual stream, or with private weights its logits. */
+export function resultOf(a: Artefact, shares: readonly [Uint8Array, Uint8Array]): Float64Array {
+  const { elements, bits, scale } = clientEnds(a).output,
+    words = shares.map((s) => (bits <= 32 ? new Int32Array(s.buffer, s.byteOffset, elements) : new BigInt64Array(s.buffer, s.byteOffset, elements)));
+  return Float64Array.from({ length: elements }, (_, i) => Number(BigInt.asIntN(bits, BigInt(words[0]![i]!) + BigInt(words[1]![i]!))) / 2 ** scale);
+}
+
+/** Bytes of one evaluator's share of a step's result. */
+export function resultBytes(a: Artefact): number {
+  const { elements, bits } = clientEnds(a).output;
+  return (bits <= 32 ? 4 : 8) * elements;
+}
+
 /** Embeddings of tokens at positions `position` .., [ids.length, width], as fixed point integers at the residual stream's scale. */
-export function embed(a: Artefact, ids: readonly number[], position: number): BigInt64Array<ArrayBuffer> {
+function embed(a: Artefact, ids: readonly number[], position: number): BigInt64Array<ArrayBuffer> {
   const values = embedTokens({ shape: a.shape, ...clientTensors(a) }, ids, position),
     unit = 2 ** a.residualScale,
     out = new BigInt64Array(values.length);
@@ -15,8 +48,12 @@ export function embed(a: Artefact, ids: readonly number[], position: number): Bi
   return out;
 }
 
-/** Final norm and head: float32 logits over the vocabulary from the last position's residual stream; valid until the next call for this artefact. */
+/**
+ * Float32 logits over the vocabulary from a step's result: final norm and head of the last position's residual stream, valid until the next call for this
+ * artefact; with private weights the result itself.
+ */
 export function logitsOf(a: Artefact, hidden: Float64Array): Float32Array {
+  if (weightsOf(a) === 'private') return Float32Array.from(hidden);
   let head = heads.get(a);
   if (!head) heads.set(a, (head = new Head(a)));
   return head.logits(finalNorm({ shape: a.shape, ...clientTensors(a) }, hidden));

@@ -25,7 +25,7 @@ import { Tokenizer } from './tokenizer.ts';
 /** Model that ships with the package. */
 export const EMBEDDED_MODEL = 'tiny-notes';
 
-const ARTEFACT_FILE = 'model.cachet';
+export const ARTEFACT_FILE = 'model.cachet';
 const RANDOM = 'random:';
 
 /** A model whose weights can be read. */
@@ -171,11 +171,26 @@ export async function readModelArtefact(model: string): Promise<Artefact> {
   const path = artefactPath(model);
   if (!existsSync(path))
     throw new CachetError({ code: 'artefact', what: 'cannot read file', expected: path, got: 'ENOENT', hint: `cachet prepare --model ${model}` });
-  const hash = createHash('sha256');
-  await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash).catch((cause: unknown) => {
-    throw cannotRead(path, 'artefact', cause);
-  });
-  return readArtefact(fileSource(path), hash.digest('hex'));
+  const digest = async (start: number): Promise<string> => {
+    const hash = createHash('sha256');
+    await pipeline(createReadStream(path, { start, highWaterMark: 1 << 20 }), hash).catch((cause: unknown) => {
+      throw cannotRead(path, 'artefact', cause);
+    });
+    return hash.digest('hex');
+  };
+  const whole = await digest(0),
+    artefact = readArtefact(fileSource(path), whole);
+  // What is private in a split model is not in its digest, which all roles share: each file has a checksum of its own.
+  if (artefact.header.secret && (await digest(artefact.tensors.start)) !== artefact.tensors.metadata['tensors'])
+    throw new CachetError({
+      code: 'artefact',
+      step: path,
+      what: 'corrupt file',
+      expected: "the tensors' checksum in its header",
+      got: 'another',
+      hint: 'copy it again from where cachet weights split wrote it',
+    });
+  return artefact;
 }
 
 /** The name of the choice by cost. */

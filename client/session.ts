@@ -5,13 +5,13 @@
 import { CachetError } from '../protocols/errors.ts';
 import { FRAME } from '../protocols/frames.ts';
 import type { Report } from '../protocols/handshake.ts';
-import { randomWords } from '../protocols/randomWords.ts';
 import { TURN_ROWS } from '../protocols/programs/transformer.ts';
 import { FULL, type Policy } from '../protocols/policy.ts';
 import type { Turn } from '../protocols/engines/effects.ts';
-import { checkSpec, noRoom, PROTOCOL_VERSION, turnSlots, type SessionSpec } from '../protocols/session.ts';
+import { checkSpec, noRoom, PROTOCOL_VERSION, turnSlots, weightsOf, type SessionSpec } from '../protocols/session.ts';
 import type { Artefact } from '../protocols/artefact.ts';
-import { embed } from './head.ts';
+import { requireRole } from '../protocols/secret.ts';
+import { inputShares, resultBytes, resultOf } from './head.ts';
 import { expectControl, type Link } from './link.ts';
 
 /** Opens a link to an evaluator; Node and browsers differ in this alone. */
@@ -99,7 +99,7 @@ export class PrivateSession {
     const spec: SessionSpec = {
       version: PROTOCOL_VERSION,
       artefact: o.artefact.digest,
-      weights: 'open',
+      weights: weightsOf(o.artefact),
       dealer: o.deal ? 'client' : o.stored ? 'store' : 'helper',
       promptTokens: o.promptTokens,
       maxTokens: o.maxTokens,
@@ -109,6 +109,7 @@ export class PrivateSession {
       policy: o.policy ?? FULL,
     };
     if (o.promptTokens < 1) throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'at least one private token', got: 'none' });
+    requireRole(o.artefact.header, 'client');
     checkSpec(o.artefact, spec);
     const timeoutMs = o.timeoutMs ?? 30_000,
       ticket = crypto.getRandomValues(new Uint8Array(16)),
@@ -194,7 +195,7 @@ export class PrivateSession {
     for (const link of this.links) link.control({ type: 'turn', tokens: turn.tokens, answer: turn.answer });
   }
 
-  /** Sends a turn's tokens. Returns the last position's residual stream, before the final norm. */
+  /** Sends a turn's tokens. Returns what `step` returns for the last of them. */
   async prompt(ids: readonly number[]): Promise<Float64Array> {
     let hidden: Float64Array | undefined;
     for (let at = 0; this.batches.length > 0;) {
@@ -205,7 +206,10 @@ export class PrivateSession {
     return hidden!;
   }
 
-  /** One step: a batch of the turn's tokens, or the next token of its answer. */
+  /**
+   * One step: a batch of the turn's tokens, or the next token of its answer. Returns the last position's residual stream, before the final norm; with
+   * private weights its logits. `logitsOf` gives the logits of either.
+   */
   async step(ids: readonly number[]): Promise<Float64Array> {
     const { artefact } = this.o,
       expected = this.batches[0] ?? 1;
@@ -222,27 +226,23 @@ export class PrivateSession {
     this.steps++;
     // Padding is text like the prompt's, so that its values are in range; nothing attends to it.
     const padded = Array.from({ length: ids.length + this.padding }, (_, i) => ids[i % ids.length]!),
-      values = embed(artefact, padded, this.position),
-      mask = randomWords(values.length);
-    for (let i = 0; i < values.length; i++) values[i] = values[i]! - mask[i]!;
+      shares = inputShares(artefact, padded, this.position);
     this.padding = 0;
     this.position += ids.length;
-    this.links[0].send(FRAME.input, new Uint8Array(values.buffer));
-    this.links[1].send(FRAME.input, new Uint8Array(mask.buffer));
+    this.links.forEach((link, i) => link.send(FRAME.input, shares[i]!));
     this.o.onPhase?.(this.steps - 1, 'sent');
     await this.result();
     this.o.onPhase?.(this.steps - 1, 'received');
-    const [a, b] = this.received.map((parts) => join(parts.splice(0)));
-    if (a!.length !== 8 * artefact.shape.width || b!.length !== a!.length)
+    const [a, b] = this.received.map((parts) => join(parts.splice(0))),
+      bytes = resultBytes(artefact);
+    if (a!.length !== bytes || b!.length !== bytes)
       throw new CachetError({
         code: 'frame',
         what: 'result of the wrong length',
-        expected: `${8 * artefact.shape.width} bytes`,
+        expected: `${bytes} bytes`,
         got: `${a!.length} and ${b!.length}`,
       });
-    const x = new BigInt64Array(a!.buffer),
-      y = new BigInt64Array(b!.buffer);
-    return Float64Array.from({ length: artefact.shape.width }, (_, i) => Number(BigInt.asIntN(64, x[i]! + y[i]!)) / 2 ** artefact.residualScale);
+    return resultOf(artefact, [a!, b!]);
   }
 
   /**

@@ -56,6 +56,11 @@ export interface Kernels {
    * sums s_j, j = i mod 8, each in the order of i; with t_j = s_j + s_(j + 4) the result is (t_0 + t_1) + (t_2 + t_3).
    */
   gemmF32(dst: number, x: number, w: number, rows: number, inner: number, cols: number): void;
+  /**
+   * dst[r, c] (mode)= sum_i x[r, i] * w[c, i] over Z_2^bits, bits 32 or 64, which is also the size of w's elements: x u64[rows, inner], w u32 or
+   * u64[cols, inner], dst u64[rows, cols] (upper bits arbitrary). inner % 8 == 0. `stride` as for gemmI16.
+   */
+  gemmRing(dst: number, x: number, w: number, rows: number, inner: number, cols: number, bits: number, mode: number, stride?: number): void;
   /** dst[i] (mode)= a[i] * b[i] */
   hadamard(dst: number, a: number, b: number, n: number, mode: number): void;
   /** dst[r, c] (mode)= a[r, c] * s[r] */

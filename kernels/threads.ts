@@ -34,6 +34,14 @@ const SPLITS: readonly Split[] = [
     stride: [7, (a) => a[5]!],
   },
   {
+    name: 'gemmRing',
+    count: 5,
+    unit: () => 4,
+    steps: ([, , , , inner, , bits]) => [8, 0, (bits! / 8) * inner!],
+    ns: ([, , , rows, inner, , bits]) => 0.005 * bits! * rows! * inner!,
+    stride: [8, (a) => a[5]!],
+  },
+  {
     name: 'scores',
     count: 4,
     unit: (a) => a[5]!,

@@ -19,6 +19,7 @@ import { policyCommand } from './commands/policy.ts';
 import { prepareCommand } from './commands/prepare.ts';
 import { storeCommand } from './commands/store.ts';
 import { traceCommand } from './commands/trace.ts';
+import { weightsCommand } from './commands/weights.ts';
 
 const commands = [
   demoCommand,
@@ -31,6 +32,7 @@ const commands = [
   prepareCommand,
   dealCommand,
   storeCommand,
+  weightsCommand,
   evalCommand,
   costCommand,
   policyCommand,

@@ -11,7 +11,7 @@ import type { RoundEffect, Turn } from '../protocols/engines/effects.ts';
 import type { EvaluatorKeys } from '../protocols/engines/evaluator.ts';
 import { FRAME, type FrameHeader } from '../protocols/frames.ts';
 import type { Control } from '../protocols/handshake.ts';
-import { arenaBytes, noRoom, turnSlots, type SessionSpec } from '../protocols/session.ts';
+import { arenaBytes, noRoom, tokenBytes, turnSlots, type SessionSpec } from '../protocols/session.ts';
 import { DealtStream } from './dealtStream.ts';
 import { DirectEngine } from './directEngine.ts';
 import { EngineThread, type EngineSpace } from './engine.ts';
@@ -222,7 +222,7 @@ export class EvaluatorSession {
         this.await(m, 'token');
         this.inputs.expect(this.engine.view(m.into, m.bytes), undefined, () => {
           this.answered();
-          this.rows = m.bytes / (8 * this.o.artefact.shape.width);
+          this.rows = m.bytes / tokenBytes(this.o.artefact);
           this.stepStarted = performance.now();
           this.engine.complete();
         });
@@ -262,7 +262,7 @@ export class EvaluatorSession {
     const { o, engine } = this,
       { spec, artefact, party, keys, kernels, space } = o,
       [ring] = engine.rings;
-    if (m.bytes !== 8 * artefact.shape.width || this.relay !== 'none' || o.onTrace || !o.alone()) return false;
+    if (m.bytes !== tokenBytes(artefact) || this.relay !== 'none' || o.onTrace || !o.alone()) return false;
     // A session of one turn: the program waits for nothing but tokens.
     if (this.turns > 1 || spec.context > this.slots) return false;
     if (tokenCost(artefact, spec.filled + spec.context, spec.policy).dealtBytes > ring.size) return false;

@@ -11,6 +11,8 @@ import type { LogLine } from './log.ts';
 const ORDER: readonly PartyRole[] = ['helper', 'p0', 'p1'];
 
 export interface TrioOptions extends Partial<Config> {
+  /** Models that differ from the configuration's: parts of a private one. */
+  readonly models?: Readonly<Partial<Record<PartyRole, string>>>;
   /** Without 'helper' the client deals. @default all three */
   readonly roles?: readonly PartyRole[];
   /** The address that the others are told, for one at which a party listens: something may stand between. */
@@ -38,13 +40,17 @@ export class Trio {
   readonly events: TrioEvent[] = [];
   private readonly children: Map<PartyRole, ChildProcess>;
   private readonly trace: string | undefined;
+  private readonly models: NonNullable<TrioOptions['models']>;
   private readonly listeners = new Set<() => void>();
 
   /** @throws CachetError 'link' if a process does not come up. */
-  static async start(model: string, { roles = ORDER, between = (_, address) => Promise.resolve(address), trace, ...options }: TrioOptions = {}): Promise<Trio> {
+  static async start(
+    model: string,
+    { roles = ORDER, between = (_, address) => Promise.resolve(address), trace, models = {}, ...options }: TrioOptions = {},
+  ): Promise<Trio> {
     const addresses = Object.fromEntries(roles.map((role) => [role, 'ws://127.0.0.1:0'])),
       config = checkConfig({ model, ...addresses, ...options }, 'options');
-    const trio = new Trio(config, trace);
+    const trio = new Trio(config, trace, models);
     try {
       // Each listens on a free port; those who connect to it are started after it.
       for (const role of ORDER) if (roles.includes(role)) config[role] = await between(role, await trio.launch(role));
@@ -55,7 +61,8 @@ export class Trio {
     }
   }
 
-  private constructor(config: Config, trace: string | undefined) {
+  private constructor(config: Config, trace: string | undefined, models: NonNullable<TrioOptions['models']>) {
+    this.models = models;
     this.trace = trace;
     this.config = config;
     this.children = new Map();
@@ -65,7 +72,7 @@ export class Trio {
     const program = join(packageRoot(), 'dist', 'party', 'cli.js'),
       trace = this.trace === undefined ? [] : ['--trace', this.trace, '--trace-shared'];
     // Flags, not a file: nothing is left behind. The pipe on stdin ends with this process, however it ends, and the party with it.
-    const flags = Object.entries(this.config).flatMap(([field, value]) =>
+    const flags = Object.entries({ ...this.config, model: this.models[role] ?? this.config.model }).flatMap(([field, value]) =>
       value === false ? [] : value === true ? [flagOf(field as ConfigField)] : [flagOf(field as ConfigField), String(value)],
     );
     const child = spawn(process.execPath, [program, 'party', '--role', role, ...flags, '--json', '--until-stdin-ends', ...trace], {

@@ -20,6 +20,7 @@ import {
   type Join,
 } from '../protocols/handshake.ts';
 import { policyDifference, type Policy } from '../protocols/policy.ts';
+import { requireRole } from '../protocols/secret.ts';
 import { checkSpec, specOfUnit, type SessionSpec } from '../protocols/session.ts';
 import { openBulk, type BulkThread } from './bulk/thread.ts';
 import { collectSoon } from './collect.ts';
@@ -90,6 +91,7 @@ export class Party {
     this.policy = o.policy;
     // Every session waits on it.
     setMaxListeners(0, this.closing.signal);
+    requireRole(o.artefact.header, o.role);
     this.artefact = o.artefact;
   }
 

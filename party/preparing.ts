@@ -3,12 +3,13 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { artefactPath, isRandom, modelFolder, openModel, packageRoot, readBytes, readModelArtefact } from '../client/node.ts';
+import { ARTEFACT_FILE, artefactPath, isRandom, modelFolder, openModel, packageRoot, readBytes, readModelArtefact } from '../client/node.ts';
 import { Tokenizer } from '../client/tokenizer.ts';
-import type { Artefact } from '../protocols/artefact.ts';
+import { readArtefact, type Artefact, type SecretRole } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
 import type { ModelShape } from '../protocols/models/config.ts';
 import { prepare, type Prepared } from '../protocols/prepare.ts';
+import { secretModel, splitModel } from '../protocols/splitWeights.ts';
 import { writeAtomically } from './files.ts';
 
 export interface PrepareRequest {
@@ -20,6 +21,21 @@ export interface PrepareRequest {
   readonly name?: string | undefined;
   readonly out?: string | undefined;
   readonly onProgress?: (done: number, total: number) => void;
+}
+
+export interface SplitRequest {
+  /** Folder with a prepared artefact of open weights. */
+  readonly model: string;
+  /** Folder that gets one folder a role. */
+  readonly out: string;
+  readonly calibration?: string | undefined;
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+/** What each role's folder has, and their common digest. */
+export interface SplitResult {
+  readonly digest: string;
+  readonly files: readonly { readonly role: SecretRole; readonly path: string; readonly bytes: number }[];
 }
 
 export interface PrepareResult extends Prepared {
@@ -39,10 +55,35 @@ export async function makeArtefact(o: PrepareRequest): Promise<PrepareResult> {
   await writeAtomically(path, result.bytes);
   if (model.tokenizer && !existsSync(join(dirname(path), 'tokenizer.json'))) {
     // A folder of its own: whoever is given it has all that a party or a client needs.
-    await writeAtomically(join(dirname(path), 'tokenizer.json'), new TextEncoder().encode(JSON.stringify(model.tokenizer)));
-    await writeAtomically(join(dirname(path), 'tokenizer_config.json'), new TextEncoder().encode(JSON.stringify(model.tokenizerConfig)));
+    await writeTokenizer(dirname(path), { json: model.tokenizer, config: model.tokenizerConfig });
   }
   return { ...result, path, digest: createHash('sha256').update(result.bytes).digest('hex'), documents: documents.length, prefixTokens: prefixIds.length };
+}
+
+/**
+ * Splits a prepared model's weights: one folder a role, to be given to nobody else. The client's has the tokenizer. Every call takes fresh masks.
+ * @throws CachetError 'artefact' for weights that are split already, 'usage' for unusable calibration text, 'range' for a head that would overflow.
+ */
+export async function splitWeights(o: SplitRequest): Promise<SplitResult> {
+  const artefact = await artefactOf(o.model),
+    model = await openModel(o.model),
+    { documents } = isRandom(o.model) ? randomText(model.shape) : await sampleText(o, model.shape, model, artefact.prefixIds),
+    owner = secretModel({ artefact, documents, ...(o.onProgress && { onProgress: o.onProgress }) }),
+    files: SplitResult['files'][number][] = [];
+  let digest = '';
+  for (const { role, bytes } of splitModel(owner)) {
+    const path = join(o.out, role, ARTEFACT_FILE);
+    await writeAtomically(path, bytes, 0o600);
+    files.push({ role, path, bytes: bytes.length });
+    digest = readArtefact(bytes).digest;
+  }
+  if (model.tokenizer) await writeTokenizer(join(o.out, 'client'), { json: model.tokenizer, config: model.tokenizerConfig });
+  return { digest, files };
+}
+
+async function writeTokenizer(folder: string, { json, config }: { readonly json: object; readonly config: object }): Promise<void> {
+  await writeAtomically(join(folder, 'tokenizer.json'), new TextEncoder().encode(JSON.stringify(json)));
+  await writeAtomically(join(folder, 'tokenizer_config.json'), new TextEncoder().encode(JSON.stringify(config)));
 }
 
 /** Makes the artefact of a random model unless it is there already. */
@@ -62,10 +103,12 @@ function randomText(shape: ModelShape): { prefixIds: number[]; documents: number
   return { prefixIds: [], documents };
 }
 
+/** `known`: the prefix, where it is known already. */
 async function sampleText(
-  o: PrepareRequest,
+  o: Pick<PrepareRequest, 'model' | 'calibration' | 'prefix'>,
   shape: ModelShape,
   model: { readonly tokenizer?: object; readonly tokenizerConfig: object },
+  known?: readonly number[],
 ): Promise<{ prefixIds: number[]; documents: number[][] }> {
   if (!model.tokenizer) throw new CachetError({ code: 'model', step: 'tokenizer.json', what: 'no tokenizer', expected: 'one beside the weights', got: 'none' });
   const tokenizer = new Tokenizer(model.tokenizer, model.tokenizerConfig),
@@ -78,8 +121,9 @@ async function sampleText(
   const encoded = lines.map((line) => tokenizer.encode(line)),
     opening = openingOf(tokenizer);
   // A model's own calibration text begins as its prompts do.
-  const prefixIds =
-    o.prefix !== undefined
+  const prefixIds = known
+    ? [...known]
+    : o.prefix !== undefined
       ? tokenizer.encode(o.prefix)
       : isOwn
         ? commonBeginning(encoded)

@@ -6,10 +6,11 @@
  * the part before them. The digest is SHA-256 over the file.
  */
 import { sha256 } from '@noble/hashes/sha2.js';
-import { bytesToHex } from '@noble/hashes/utils.js';
+import { bytesToHex, utf8ToBytes } from '@noble/hashes/utils.js';
 import { z } from 'zod';
 import type { Engine } from './engines/engine.ts';
 import { CachetError } from './errors.ts';
+import { bindSecret } from './secret.ts';
 import type { ExpPlan } from './gates/expTable.ts';
 import type { FourierPlan } from './gates/fourier.ts';
 import { WORD_BITS } from './gates/linear.ts';
@@ -85,6 +86,21 @@ const layerSchema = z.strictObject({
   }),
   projections: z.partialRecord(z.enum(PROJECTIONS), projectionSchema),
 });
+/** Who has a file of a private model. The owner's, with everything, is never written. */
+export const SECRET_ROLES = ['p0', 'p1', 'helper', 'client', 'owner'] as const;
+export type SecretRole = (typeof SECRET_ROLES)[number];
+
+const secretSchema = z.strictObject({
+  role: z.enum(SECRET_ROLES),
+  /** Names the split: 32 random bytes, hex. */
+  split: z.string().regex(/^[0-9a-f]{64}$/),
+  /** Scale of the embeddings. */
+  entryScale: integer,
+  positions: z.boolean(),
+  /** Per layer, of the matrices after the first and after the second norm: bits over which their operand is opened; whether they are over Z_2^64. */
+  layers: z.array(z.strictObject({ operands: z.tuple([integer, integer]), wide: z.tuple([z.boolean(), z.boolean()]) })),
+  head: z.strictObject({ norm: normSchema, operandBits: integer, wide: z.boolean(), fraction: integer, bias: z.boolean() }),
+});
 const shapeSchema = z.strictObject({
   layers: integer.positive(),
   width: integer.positive(),
@@ -115,6 +131,8 @@ export const headerSchema = z.strictObject({
   residualScale: integer,
   prefixIds: z.array(integer),
   layers: z.array(layerSchema).min(1),
+  /** Only where weights are private. */
+  secret: secretSchema.optional(),
 });
 export type ArtefactHeader = z.infer<typeof headerSchema>;
 export type LayerHeader = ArtefactHeader['layers'][number];
@@ -141,7 +159,7 @@ function digestOf(source: ByteSource): string {
 }
 
 /** Bytes at the beginning of the file that parties need: all but the client's tensors. */
-export const partyBytes = (a: Artefact): number => a.tensors.offset(FIRST_OF_CLIENT);
+export const partyBytes = (a: Artefact): number => (a.header.secret ? a.source.size : a.tensors.offset(FIRST_OF_CLIENT));
 
 /** The client's tensor that comes first in the file. */
 const FIRST_OF_CLIENT = 'embed';
@@ -159,8 +177,16 @@ export interface ClientTensors {
 
 const clientTensorsOf = new WeakMap<Artefact, ClientTensors>();
 
-/** Read once for an artefact. @throws CachetError 'model' if the artefact was read without them. */
+/** Read once for an artefact. @throws CachetError 'model' if the artefact was read without them, 'policy' if its weights are private. */
 export function clientTensors(a: Artefact): ClientTensors {
+  if (a.header.secret)
+    throw new CachetError({
+      code: 'policy',
+      what: 'no embedding and head: the weights are private',
+      expected: 'an artefact with open weights',
+      got: `the part of ${a.header.secret.role}`,
+      hint: "the owner's own folder",
+    });
   let found = clientTensorsOf.get(a);
   if (!found) {
     const { tensors, shape } = a,
@@ -180,7 +206,11 @@ export function clientTensors(a: Artefact): ClientTensors {
 /** [word of parities is not 0] as a share over Z_2^7: references are counts of buckets. */
 export const NONZERO = { bits: WORD_BITS, outBits: 7, table: Uint8Array.from({ length: 2 ** WORD_BITS }, (_, i) => (i === 0 ? 0 : 1)) };
 
-/** `digest`: of the file, where it is already known. @throws CachetError 'artefact' if the bytes are no artefact of this version. */
+/** Of what all files of a split have in common. */
+const digestOfSplit = (header: ArtefactHeader): string =>
+  bytesToHex(sha256(utf8ToBytes(JSON.stringify({ ...header, secret: { ...header.secret, role: undefined } }))));
+
+/** `digest`: of the file, where it is already known; a private model's is that of its split. @throws CachetError 'artefact' if the bytes are no artefact of this version. */
 export function readArtefact(file: Uint8Array | ByteSource, digest?: string): Artefact {
   const source = file instanceof Uint8Array ? bytesSource(file) : file;
   const tensors = readSafetensors(source),
@@ -206,7 +236,7 @@ export function readArtefact(file: Uint8Array | ByteSource, digest?: string): Ar
   }
   const header = parsed.data;
   return {
-    digest: digest ?? digestOf(source),
+    digest: header.secret ? digestOfSplit(header) : (digest ?? digestOf(source)),
     source,
     name: header.name,
     shape: header.shape,
@@ -215,6 +245,13 @@ export function readArtefact(file: Uint8Array | ByteSource, digest?: string): Ar
     header,
     tensors,
   };
+}
+
+/** Sizes of a layer's matrices. */
+export function projectionSizes({ heads, kvHeads, headDim, width, inner }: ModelShape): Record<ProjectionName, readonly [inner: number, cols: number]> {
+  const qSize = heads * headDim,
+    kSize = kvHeads * headDim;
+  return { q: [width, qSize], k: [width, kSize], v: [width, kSize], o: [qSize, width], gate: [width, inner], up: [width, inner], down: [inner, width] };
 }
 
 /** Places the artefact's constants into an engine. */
@@ -233,24 +270,15 @@ export function bindPlan(e: Engine, a: Artefact): ModelPlan {
       w.splines.map((s) => int64(s.coefficients)),
     );
   const norm = (n: LayerHeader['norm1']): NormPlan => ({ ...n, rsqrt: windows(n.rsqrt) });
-  const qSize = shape.heads * shape.headDim,
-    kSize = shape.kvHeads * shape.headDim,
-    { width, inner } = shape;
-  const sizes: Record<ProjectionName, readonly [inner: number, cols: number]> = {
-    q: [width, qSize],
-    k: [width, kSize],
-    v: [width, kSize],
-    o: [qSize, width],
-    gate: [width, inner],
-    up: [width, inner],
-    down: [inner, width],
-  };
+  const sizes = projectionSizes(shape),
+    secret = header.secret && bindSecret(e, header, tensors);
   const projection = (l: number, name: ProjectionName): Projection => {
     const file = `layers.${l}.${name}`,
       plan = header.layers[l]!.projections[name];
     if (!plan) throw new CachetError({ code: 'artefact', step: file, what: 'matrix missing', expected: 'its scale in the header', got: 'none' });
-    const [rows, cols] = sizes[name],
-      got = tensors.shape(file).join(' x ');
+    const [rows, cols] = sizes[name];
+    if (secret) return secret.projection(file, plan.fraction, plan.bias);
+    const got = tensors.shape(file).join(' x ');
     if (got !== `${cols} x ${rows}`) throw new CachetError({ code: 'artefact', step: file, what: 'wrong size', expected: `${cols} x ${rows}`, got });
     return {
       ...e.weights({ elements: rows * cols, copy: (target) => tensors.copy(file, target), read: () => tensors.int16(file) }),
@@ -287,12 +315,13 @@ export function bindPlan(e: Engine, a: Artefact): ModelPlan {
     shape,
     residualScale: a.residualScale,
     prefixIds: a.prefixIds,
-    prefixKeys: layers.map((_, i) => tensors.int64(`layers.${i}.prefixKeys`)),
-    prefixValues: layers.map((_, i) => tensors.int64(`layers.${i}.prefixValues`)),
+    prefixKeys: secret ? [] : layers.map((_, i) => tensors.int64(`layers.${i}.prefixKeys`)),
+    prefixValues: secret ? [] : layers.map((_, i) => tensors.int64(`layers.${i}.prefixValues`)),
     rope: shape.rope
       ? { cos: table('rope.cos', () => tensors.int32('rope.cos')), sin: table('rope.sin', () => tensors.int32('rope.sin')), fraction: SCALE.rope }
       : undefined,
     nonzero: { ...NONZERO, table: e.constant('tables', NONZERO.table) } satisfies LookupTable,
     layers,
+    ...(secret && { secret: secret.ends(norm) }),
   };
 }

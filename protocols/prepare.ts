@@ -21,14 +21,19 @@ import { createCache } from './programs/attention.ts';
 import { SCALE, type LayerPlan, type ModelPlan, type Projection } from './programs/plan.ts';
 import { forward } from './programs/transformer.ts';
 
-export interface PrepareOptions {
-  readonly name: string;
-  readonly weights: ModelWeights;
+/** What ranges are measured on. */
+export interface CalibrationOptions {
+  readonly weights: Pick<ModelWeights, 'shape' | 'embed' | 'positions'>;
   /** Token ids of the public prefix. */
   readonly prefixIds: readonly number[];
   /** Token ids of the calibration documents, each beginning with the prefix. */
   readonly documents: readonly (readonly number[])[];
   readonly onProgress?: (done: number, total: number) => void;
+}
+
+export interface PrepareOptions extends CalibrationOptions {
+  readonly name: string;
+  readonly weights: ModelWeights;
 }
 
 /** Largest and smallest value of a named quantity, per layer: `<layer>.<name>`. */
@@ -53,7 +58,7 @@ export interface Prepared {
 }
 
 /** Factors by which calibrated ranges are widened on both sides; `logits` and `relative` in nats. */
-const MARGIN = { squares: 4, gate: 1.4, logits: 8, relative: 10, values: 1.5, sums: 8 };
+export const MARGIN = { squares: 4, gate: 1.4, logits: 8, relative: 10, values: 1.5, sums: 8 };
 const ACTIVATION_ERROR = 6e-4;
 /** Rows whose maxima are at most so many nats apart share a public reference. */
 const PUBLIC_SPREAD = 8;
@@ -196,14 +201,15 @@ const IDLE_SPLINE = {
 };
 
 /** Runs the Float engine on a batch of tokens at all positions; returns its caches. */
-function run(plan: ModelPlan, w: ModelWeights, ids: readonly number[], watch?: (name: string, values: Float64Array) => void) {
+function run(plan: ModelPlan, w: CalibrationOptions['weights'], ids: readonly number[], watch?: (name: string, values: Float64Array) => void) {
   const past = plan.prefixIds.length;
   const float = new Float({ next: () => embedTokens(w, ids, past), emit: () => undefined });
   if (watch) float.watch = (name, x) => watch(name, x.real!);
   const caches = createCache(float, plan, past + ids.length);
   const program = (function* () {
     const x = yield* float.input(ids.length * plan.shape.width, plan.residualScale);
-    yield* forward(float, plan, caches, x, ids.length, { slots: past, position: past, unused: undefined }, true);
+    const hidden = yield* forward(float, plan, caches, x, ids.length, { slots: past, position: past, unused: undefined }, true);
+    watch?.('hidden', hidden.real!);
   })();
   for (const _ of program) void _;
   return caches;
@@ -223,7 +229,8 @@ function prefixCache(plan: ModelPlan, w: ModelWeights, ids: readonly number[]): 
   return { keys: caches.map((c) => pick(c.keys.real!, SCALE.activation)), values: caches.map((c) => pick(c.values.real!, SCALE.value)) };
 }
 
-function calibrate(plan: ModelPlan, o: PrepareOptions): Ranges {
+/** Ranges of all named values over the documents; `onHidden` gets each one's last residual stream at all positions. */
+export function calibrate(plan: ModelPlan, o: CalibrationOptions, onHidden?: (hidden: Float64Array) => void): Ranges {
   const ranges = new Map<string, { min: number; max: number }>(),
     past = plan.prefixIds.length;
   const widen = (name: string, values: Iterable<number>): void => {
@@ -245,6 +252,7 @@ function calibrate(plan: ModelPlan, o: PrepareOptions): Ranges {
         got: `${document.length} tokens`,
       });
     run(plan, o.weights, ids, (name, values) => {
+      if (name === 'hidden') return onHidden?.(values);
       widen(name, values);
       if (name.endsWith('.logits')) {
         const rows = rowsOf(values, ids.length, past);
@@ -282,14 +290,14 @@ function rowsOf(values: Float64Array, queries: number, past: number): { top: num
 
 // ---- choosing scales and tables -----------------------------------------------------------------------------------------------------------
 
-const largestOf = (ranges: Ranges, name: string): number => Math.max(-ranges.get(name)!.min, ranges.get(name)!.max);
-const bitsFor = (value: number): number => Math.ceil(Math.log2(Math.max(value, 2 ** -8)));
+export const largestOf = (ranges: Ranges, name: string): number => Math.max(-ranges.get(name)!.min, ranges.get(name)!.max);
+export const bitsFor = (value: number): number => Math.ceil(Math.log2(Math.max(value, 2 ** -8)));
 const MAX_FRACTION = 14;
 
 /** Fraction bits at which a matrix fits int16. */
-function fitting(m: FoldedMatrix): number {
+export function fitting(weights: Float32Array): number {
   let largest = 1e-9;
-  for (const v of m.weights) if (Math.abs(v) > largest) largest = Math.abs(v);
+  for (const v of weights) if (Math.abs(v) > largest) largest = Math.abs(v);
   return Math.min(MAX_FRACTION, Math.floor(Math.log2(32767 / largest)));
 }
 
@@ -321,7 +329,7 @@ function chooseResidualScale(shape: ModelShape, folded: readonly FoldedLayer[], 
   folded.forEach((f, l) =>
     readers(l, f, ranges).forEach((list, n) => {
       const rs = rsqrtScale(ranges.get(`${l}.${['squares', 'squares2'][n]}`)!, shape.width);
-      for (const [name, bits] of list) R = Math.min(R, 62 - rs - bits - Math.min(12, fitting(f[name]!)));
+      for (const [name, bits] of list) R = Math.min(R, 62 - rs - bits - Math.min(12, fitting(f[name]!.weights)));
     }),
   );
   const stream = Math.max(...folded.map((_, l) => Math.max(largestOf(ranges, `${l}.stream`), largestOf(ranges, `${l}.input`))));
@@ -335,6 +343,60 @@ function chooseResidualScale(shape: ModelShape, folded: readonly FoldedLayer[], 
     got: `${R} bits left by activations as large as ${stream.toPrecision(4)}`,
     hint: 'a model with smaller activations, or a longer public prefix',
   });
+}
+
+type FitWindows = (fn: WindowFunction, low: number, high: number, outputScale: number, maxInputScale: number) => LayerHeader['attention']['reciprocal'];
+
+/**
+ * A norm of the residual stream at scale R: `squares` the range of its sum of squares, `stream` the largest absolute value, `readers` the matrices that its
+ * results go into, with the integer bits of their results. Returns the matrices' fraction bits in their order. `refuse` is told what must stay below a limit.
+ */
+export function planNorm(o: {
+  readonly shape: ModelShape;
+  readonly R: number;
+  readonly squares: { readonly min: number; readonly max: number };
+  readonly stream: number;
+  readonly readers: readonly { readonly name: string; readonly bits: number; readonly fitting: number }[];
+  readonly windows: FitWindows;
+  readonly refuse: (what: string, limit: number, got: number) => void;
+}): { readonly norm: LayerHeader['norm1']; readonly fractions: readonly number[] } {
+  const { shape, R, squares, stream, readers, windows, refuse } = o,
+    low = 2 ** Math.floor(Math.log2(Math.max(squares.min, shape.eps * shape.width) / MARGIN.squares)),
+    high = 2 ** Math.ceil(Math.log2(squares.max * MARGIN.squares)),
+    rs = rsqrtScale(squares, shape.width),
+    fractions = readers.map(({ name, bits, fitting: fits }) => {
+      const fraction = Math.min(fits, 62 - R - rs - bits);
+      if (fraction < 8) refuse(`weights of ${name}`, 2 ** 7, 2 ** (15 - fraction));
+      return fraction;
+    });
+  const need = Math.max(...readers.map(({ bits }, i) => R + rs + fractions[i]! + bits + 2), R + bitsFor(stream) + 1),
+    openBits = Math.min(64, Math.ceil(need / 8) * 8),
+    // Relative precision of 11 bits for the smallest norm; the sum of squares fits; whole bytes.
+    wanted = Math.max(12, Math.ceil(11 - 0.5 * Math.log2(squares.min / shape.width))),
+    most = openBits - R - 1 - Math.log2(high),
+    rounded = Math.ceil((openBits - R + wanted) / 8) * 8 - (openBits - R),
+    scale = Math.min(rounded, most, R);
+  refuse('norm', 2 ** most, 2 ** 6);
+  const rsqrt = windows({ name: 'rsqrt', width: shape.width, eps: shape.eps }, low, high, rs + 64 - (openBits - R + scale), 2 * scale);
+  return { norm: { openBits, scale, sumBits: 2 * scale + Math.log2(high) + 1, rsqrt, rsqrtScale: rs }, fractions };
+}
+
+/** Puts the coefficients of fitted windows into `tensors`. */
+export const windowsInto =
+  (tensors: Map<string, TensorData>): FitWindows =>
+  (fn, low, high, outputScale, maxInputScale) => {
+    const { plan, coefficients } = fitWindows(fn, low, high, outputScale, maxInputScale);
+    return {
+      ...(plan as { -readonly [K in keyof WindowsPlan]: WindowsPlan[K] }),
+      splines: plan.splines.map((s, i) => ({ ...s, coefficients: storeTable(tensors, coefficients[i]!) })),
+    };
+  };
+
+/** Equal tables are stored once; returns the tensor's name. */
+function storeTable(tensors: Map<string, TensorData>, array: BigInt64Array): string {
+  const name = `table.${bytesToHex(sha256(new Uint8Array(array.buffer))).slice(0, 16)}`;
+  tensors.set(name, { dtype: 'I64', shape: [array.length], data: array });
+  return name;
 }
 
 function planLayer(
@@ -359,52 +421,24 @@ function planLayer(
         hint: 'a model with smaller activations, or a longer public prefix',
       });
   };
-  const store = (array: BigInt64Array): string => {
-    const name = `table.${bytesToHex(sha256(new Uint8Array(array.buffer))).slice(0, 16)}`;
-    tensors.set(name, { dtype: 'I64', shape: [array.length], data: array });
-    return name;
-  };
-  const windows = (fn: WindowFunction, low: number, high: number, outputScale: number, maxInputScale: number): LayerHeader['attention']['reciprocal'] => {
-    const { plan, coefficients } = fitWindows(fn, low, high, outputScale, maxInputScale);
-    return {
-      ...(plan as { -readonly [K in keyof WindowsPlan]: WindowsPlan[K] }),
-      splines: plan.splines.map((s, i) => ({ ...s, coefficients: store(coefficients[i]!) })),
-    };
-  };
+  const store = (array: BigInt64Array): string => storeTable(tensors, array),
+    windows = windowsInto(tensors);
   const fractions: Partial<Record<ProjectionName, number>> = {},
     scales: Partial<Record<ProjectionName, number>> = {};
   const norm = (n: 0 | 1): LayerHeader['norm1'] => {
-    const squares = at(n === 0 ? 'squares' : 'squares2'),
-      low = 2 ** Math.floor(Math.log2(Math.max(squares.min, shape.eps * shape.width) / MARGIN.squares)),
-      high = 2 ** Math.ceil(Math.log2(squares.max * MARGIN.squares)),
-      rs = rsqrtScale(squares, shape.width),
-      list = readers(l, f, ranges)[n]!,
-      stream = Math.max(largest('stream'), largest('input')) * MARGIN.values;
-    for (const [name, bits] of list) {
-      fractions[name] = Math.min(fitting(f[name]!), 62 - R - rs - bits);
-      if (fractions[name] < 8) refuse(`weights of ${name}`, 2 ** 7, 2 ** (15 - fractions[name]));
-    }
-    const need = Math.max(...list.map(([name, bits]) => R + rs + fractions[name]! + bits + 2), R + bitsFor(stream) + 1),
-      openBits = Math.min(64, Math.ceil(need / 8) * 8),
-      // Relative precision of 11 bits for the smallest norm; the sum of squares fits; whole bytes.
-      wanted = Math.max(12, Math.ceil(11 - 0.5 * Math.log2(squares.min / shape.width))),
-      most = openBits - R - 1 - Math.log2(high),
-      rounded = Math.ceil((openBits - R + wanted) / 8) * 8 - (openBits - R),
-      scale = Math.min(rounded, most, R);
-    refuse('norm', 2 ** most, 2 ** 6);
-    for (const [name] of list) scales[name] = scale + rs + fractions[name]!;
-    return {
-      openBits,
-      scale,
-      sumBits: 2 * scale + Math.log2(high) + 1,
-      rsqrt: windows({ name: 'rsqrt', width: shape.width, eps: shape.eps }, low, high, rs + 64 - (openBits - R + scale), 2 * scale),
-      rsqrtScale: rs,
-    };
+    const stream = Math.max(largest('stream'), largest('input')) * MARGIN.values,
+      list = readers(l, f, ranges)[n]!.map(([name, bits]) => ({ name, bits, fitting: fitting(f[name]!.weights) })),
+      chosen = planNorm({ shape, R, squares: at(n === 0 ? 'squares' : 'squares2'), stream, readers: list, windows, refuse });
+    list.forEach(({ name }, i) => {
+      fractions[name] = chosen.fractions[i]!;
+      scales[name] = chosen.norm.scale + chosen.norm.rsqrtScale + chosen.fractions[i]!;
+    });
+    return chosen.norm;
   };
   const norm1 = norm(0),
     norm2 = norm(1);
-  fractions.o = Math.min(fitting(f.o), R - SCALE.activation);
-  fractions.down = Math.min(fitting(f.down), R - SCALE.activation);
+  fractions.o = Math.min(fitting(f.o.weights), R - SCALE.activation);
+  fractions.down = Math.min(fitting(f.down.weights), R - SCALE.activation);
   scales.o = scales.down = R;
   for (const name of PROJECTIONS) if (f[name]) storeMatrix(`layers.${l}.${name}`, f[name], fractions[name]!, scales[name]!, tensors);
 

@@ -2,7 +2,7 @@
 import { createKernels } from '../kernels/registry.ts';
 import type { Kernels } from '../kernels/kernels.ts';
 import { reserveMemory } from '../kernels/memory.ts';
-import type { Matrix } from './tensor.ts';
+import type { Matrix, WeightWire } from './tensor.ts';
 
 const START = 1 << 16,
   PANEL_BYTES = 1 << 20;
@@ -20,10 +20,11 @@ function space(needed: number): Kernels {
 }
 
 /** dst[rows, cols] = x[rows, inner] W^T: unquantised weights where the matrix has them, in float32 (relative error about 2^-22). */
-export function realProduct(dst: Float64Array, x: Float64Array, w: Matrix, rows: number): void {
+export function realProduct(dst: Float64Array, x: Float64Array, w: Matrix | WeightWire, rows: number): void {
   const { inner, cols } = w,
-    weights = w.real ?? w.array,
-    unit = w.real ? 1 : 2 ** -w.fraction,
+    real = 'real' in w ? w.real : undefined,
+    weights = real ?? w.array,
+    unit = real ? 1 : 2 ** -w.fraction,
     panel = Math.min(cols, Math.max(4, Math.floor(PANEL_BYTES / (4 * inner)))),
     at = { x: START, w: START + 4 * rows * inner, out: START + 4 * (rows * inner + panel * inner) },
     k = space(4 * (rows * inner + panel * inner + rows * panel)),

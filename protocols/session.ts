@@ -3,6 +3,7 @@ import { z } from 'zod';
 import type { Kernels } from '../kernels/kernels.ts';
 import type { Arena } from '../kernels/memory.ts';
 import { bindPlan, partyBytes, type Artefact } from './artefact.ts';
+import { entryColumns, isSecret, logitRing, secretBytes } from './secret.ts';
 import { Dealer, type DealerKeys } from './engines/dealer.ts';
 import type { BulkRunner, DealtSink, DealtSource, Program, Turn } from './engines/effects.ts';
 import type { Trace } from './engines/engine.ts';
@@ -71,17 +72,60 @@ export function specOfUnit(spec: SessionSpec, unit: UnitLengths): SessionSpec {
   return { ...spec, ...unit, context: turnSlots(firstTurn(unit)), padding: unit.promptTokens - spec.promptTokens };
 }
 
-/** @throws CachetError 'limit' if the model has no room for the session, 'policy' if weights and dealer do not go together or the model cannot follow the cache policy. */
+/** Whether a model's weights are known to all, or split among the evaluators. */
+export const weightsOf = ({ header }: Artefact): SessionSpec['weights'] => (isSecret(header) ? 'private' : 'open');
+
+/** What the client sends to each evaluator for a token, and gets back for a step: elements of a ring, 4 or 8 bytes each, and the result's scale. */
+export function clientEnds({ header, shape, residualScale }: Artefact) {
+  if (!isSecret(header)) return { input: { elements: shape.width, bits: 64 }, output: { elements: shape.width, bits: 64, scale: residualScale } } as const;
+  return { input: { elements: entryColumns(shape), bits: 32 }, output: { elements: shape.vocab, ...logitRing(header) } } as const;
+}
+
+/** Bytes that the client sends to each evaluator for a token. */
+export function tokenBytes(artefact: Artefact): number {
+  const { elements, bits } = clientEnds(artefact).input;
+  return (elements * bits) / 8;
+}
+
+/**
+ * @throws CachetError 'limit' if the model has no room for the session, 'policy' if weights, dealer and cache policy do not go together or the model cannot
+ * follow the cache policy.
+ */
 export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
-  if (spec.weights === 'private')
+  const weights = weightsOf(artefact);
+  if (spec.weights === 'private' && spec.dealer === 'client')
     throw new CachetError({
       code: 'policy',
-      what: spec.dealer === 'client' ? "private weights with the client as dealer: a dealer knows the weights' masks" : 'private weights',
-      expected: 'open weights',
-      got: 'private',
-      hint: 'weights "open"; this version has no private weights',
+      what: "private weights with the client as dealer: a dealer knows the weights' masks",
+      expected: 'open weights, or a helper',
+      got: 'private weights',
+      hint: '--helper server',
+    });
+  if (spec.weights !== weights)
+    throw new CachetError({
+      code: 'policy',
+      what: `session with ${spec.weights} weights over a model of ${weights} ones`,
+      expected: weights,
+      got: spec.weights,
+      hint: 'give all parties and the client their part of the same model',
+    });
+  if (spec.weights === 'private' && spec.dealer === 'store')
+    throw new CachetError({
+      code: 'policy',
+      what: 'private weights with a store',
+      expected: 'open weights, or a helper: units are dealt for open weights',
+      got: 'private weights',
+      hint: '--helper server',
     });
   checkPolicy(spec.policy, artefact.shape);
+  if (spec.weights === 'private' && canonicalPolicy(spec.policy) !== canonicalPolicy(FULL))
+    throw new CachetError({
+      code: 'policy',
+      what: 'cache policy of a session with private weights',
+      expected: 'full: what a policy chooses by is calibrated with open weights',
+      got: spec.policy.name,
+      hint: '--policy full',
+    });
   if (spec.dealer === 'store' && (spec.filled > 0 || spec.context !== turnSlots(firstTurn(spec))))
     throw new CachetError({
       code: 'policy',
@@ -172,12 +216,15 @@ export function arenaBytes(role: 'evaluator' | 'helper', artefact: Artefact, spe
   const logits = s.heads * Math.max(first * past + (first * (first + 1)) / 2, later * context),
     activations = Math.max(first, later) * (4 * s.inner + 8 * s.width);
   const cache = 4 * 8 * s.layers * s.kvHeads * s.headDim * context,
-    weights = role === 'evaluator' ? partyBytes(artefact) : 0,
+    secret = isSecret(artefact.header),
+    weights = secret ? secretBytes(role, artefact.header) : role === 'evaluator' ? partyBytes(artefact) : 0,
+    // One-hot rows: share, wire, mask, packed both ways; logits.
+    ends = secret ? 5 * 8 * entryColumns(s) * Math.max(first, later) + 5 * 8 * s.vocab : 0,
     tables = 16 << 20;
   // Per logit: wires and shares of logits (twice), words, probabilities, temporaries; per activation the same.
   const rule = spec.policy.static,
     eviction = rule ? evictionBytes(s, rule, first + (spec.evictFilled ? spec.filled : 0)) : 0,
     // One key's worth of wires a cluster and level: with coarser levels at most twice half the cache.
     representatives = spec.policy.dynamic?.score === 'minmax' ? REPRESENTATIVES_BYTES + cache : 0;
-  return weights + tables + cache + eviction + representatives + 8 * (40 * logits + 40 * activations) + (32 << 20);
+  return weights + ends + tables + cache + eviction + representatives + 8 * (40 * logits + 40 * activations) + (32 << 20);
 }

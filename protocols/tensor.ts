@@ -59,6 +59,20 @@ export interface Constant<A extends ArrayBufferView = ArrayBufferView> {
   readonly array: A;
 }
 
+/**
+ * A private weight matrix W [cols, inner], integers at scale `fraction`, as a wire over Z_2^bits: m = W + r. Packed, bits / 8 bytes an element. `lane`:
+ * at an evaluator its additive share of W (P0 m - r0, P1 -r1), at the dealer r, in Fixed W; `masked`: m, at the evaluators; `array`: W, for real numbers.
+ */
+export interface WeightWire {
+  readonly cols: number;
+  readonly inner: number;
+  readonly fraction: number;
+  readonly bits: 32 | 64;
+  readonly masked: number;
+  readonly lane: number;
+  readonly array: Int32Array;
+}
+
 /** A public weight matrix [cols, inner] of int16 at scale `fraction`; `real` holds the unquantised weights where a reference run has them. */
 export interface Matrix extends Constant<Int16Array> {
   readonly cols: number;

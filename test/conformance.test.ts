@@ -16,6 +16,7 @@ import { onehot } from '../protocols/gates/onehot.ts';
 import { compareAll, oneHotRows, ranksOf } from '../protocols/programs/mpcache/ranking.ts';
 import { lookup } from '../protocols/gates/lookup.ts';
 import { dotRows, hadamard, mix, packedSize, scaleRows, scaleRuns, scores } from '../protocols/gates/mul.ts';
+import { mulWeights } from '../protocols/gates/mulWeights.ts';
 import { gates } from '../protocols/gates/registry.ts';
 import { fitSpline, type SplinePlan } from '../protocols/gates/spline.ts';
 import { less, negativeTable } from '../protocols/gates/less.ts';
@@ -23,6 +24,7 @@ import { truthTable } from '../protocols/gates/truthTable.ts';
 import { bindWindows, fitWindows } from '../protocols/gates/windows.ts';
 import type { Tensor } from '../protocols/tensor.ts';
 import { runFixed, runFloat, runLocal, runMeter, split } from './support/local.ts';
+import { secretMatrix } from './support/secretMatrix.ts';
 
 interface Row {
   readonly gate: string;
@@ -57,6 +59,7 @@ const rsqrt = fitWindows({ name: 'rsqrt', width: 160, eps: 1e-5 }, 0.5, 2 ** 14,
 const table = Uint8Array.from({ length: 32 }, (_, i) => (i * 37 + 11) & 255);
 const lengths = Uint32Array.of(5, 1, 9);
 
+/** A private matrix [6, 16] of the given storage, split under fixed seeds. */
 function* one(x: Tensor): Program<Tensor[]> {
   return [x];
 }
@@ -175,6 +178,14 @@ const rows: Row[] = [
     ],
     program: (e, [x, y, z]) => one(e.mul3({ rows: 3, cols: 6 }, x!, y!, z!)),
   },
+  ...([32, 64] as const).map((bits): Row => ({
+    gate: 'mulWeights',
+    name: `matrix over ${bits} bits`,
+    inputs: [{ size: 48, scale: 10, low: -9, high: 9, bits }],
+    program: (e, [x]) =>
+      one(e.apply(mulWeights, { w: secretMatrix(e, bits, { cols: 6, inner: 16, values: (i) => ((i * 7919) % 4001) - 2000 }), rows: 3 }, [x!])[0]!),
+    error: 2 ** -12,
+  })),
   {
     gate: 'expTable',
     name: '128 nats, two shifts',

@@ -41,12 +41,13 @@ const clusters: Policy['dynamic'] = {
   reuse: 1,
 };
 
-/** Sums of the evaluators' outputs over Z_2^64, at a scale. */
-const sums = (outputs: readonly [Uint8Array[], Uint8Array[]], scale: number): number[][] =>
+/** Sums of the evaluators' outputs over Z_2^bits, at a scale. */
+const sums = (outputs: readonly [Uint8Array[], Uint8Array[]], scale: number, bits: 32 | 64 = 64): number[][] =>
   outputs[0].map((a, i) => {
-    const x = new BigInt64Array(a.slice().buffer),
-      y = new BigInt64Array(outputs[1][i]!.slice().buffer);
-    return Array.from(x, (v, j) => Number(BigInt.asIntN(64, v + y[j]!)) / 2 ** scale);
+    const words = (bytes: Uint8Array): bigint[] =>
+        bits === 64 ? [...new BigInt64Array(bytes.slice().buffer)] : Array.from(new Int32Array(bytes.slice().buffer), BigInt),
+      y = words(outputs[1][i]!);
+    return words(a).map((v, j) => Number(BigInt.asIntN(bits, v + y[j]!)) / 2 ** scale);
   });
 
 /** Places of the `kept` highest, the lower place first among equals, in order. */
@@ -79,7 +80,7 @@ describe('slots of the highest scores', () => {
             const values = Float64Array.from(scores),
               shares = split(values, 0, 1),
               run = runLocal(program(choose, kept), [[shares[0]], [shares[1]]]),
-              got = low(sums(run.outputs, 0)[0]!);
+              got = low(sums(run.outputs, 0, 32)[0]!);
             for (let r = 0; r < ROWS; r++) {
               const row = got.slice(r * COUNT, (r + 1) * COUNT);
               expect([...row].sort((a, b) => a - b)).toEqual(Array.from({ length: COUNT }, (_, i) => i));

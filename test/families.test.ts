@@ -1,6 +1,7 @@
 /** Every family of models, small and random: prepared, then the protocol against Fixed bit for bit, Fixed against the plain model, the Meter against both. */
 import { describe, expect, it } from 'vitest';
-import { bindPlan, readArtefact } from '../protocols/artefact.ts';
+import { inputShares, resultOf } from '../client/head.ts';
+import { bindPlan, readArtefact, type Artefact } from '../protocols/artefact.ts';
 import type { Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { evaluate } from '../protocols/evaluate.ts';
@@ -10,7 +11,8 @@ import { PlainModel, product } from '../protocols/models/plain.ts';
 import { randomShape, randomWeights } from '../protocols/models/random.ts';
 import { prepare } from '../protocols/prepare.ts';
 import { createCache } from '../protocols/programs/attention.ts';
-import { forward } from '../protocols/programs/transformer.ts';
+import { forward, session } from '../protocols/programs/transformer.ts';
+import { splitModel, secretModel } from '../protocols/splitWeights.ts';
 import { runFixed, runLocal, runMeter, split } from './support/local.ts';
 
 const llama = randomShape('tiny');
@@ -62,6 +64,34 @@ describe.each(FAMILIES)('$name', ({ shape: large, rounds }) => {
     for (const id of [...prefixIds, ...tokens]) want = plain.next(id);
     const got = product(weights.head, finalNorm(weights, runFixed(program, [values]).outputs[0]!)),
       size = Math.sqrt(want.reduce((s, v) => s + v * v, 0) / want.length),
+      error = Math.sqrt(want.reduce((s, v, i) => s + (v - got[i]!) ** 2, 0) / want.length);
+    expect(error).toBeLessThan(0.01 * size);
+  });
+
+  it('gives the same logits with private weights, by the protocol as by Fixed', () => {
+    const documents = [1, 2, 3].map((s) => [...prefixIds, ...ids(60, s)]),
+      owner = secretModel({ artefact, documents }),
+      parts = Object.fromEntries([...splitModel(owner)].map(({ role, bytes }) => [role, readArtefact(bytes)])),
+      secret = (of: (e: Engine) => Artefact) => (e: Engine) => session(e, bindPlan(e, of(e)), { tokens: tokens.length, answer: 1 }, tokens.length),
+      [a, b] = inputShares(parts['client']!, tokens, prefixIds.length),
+      hot = new Float64Array((a.length / 4) | 0);
+    tokens.forEach((id, i) => (hot[(i * hot.length) / tokens.length + id] = 1));
+    let party = 0;
+    const run = runLocal(
+        secret((e) => parts[e.name === 'dealer' ? 'helper' : `p${party++}`]!),
+        [[a], [b]],
+      ),
+      got = resultOf(parts['client']!, [run.outputs[0][0]!, run.outputs[1][0]!]),
+      plain = new PlainModel(weights);
+    expect(got).toEqual(
+      runFixed(
+        secret(() => owner),
+        [hot],
+      ).outputs[0],
+    );
+    let want: Float64Array = new Float64Array(0);
+    for (const id of [...prefixIds, ...tokens]) want = plain.next(id);
+    const size = Math.sqrt(want.reduce((s, v) => s + v * v, 0) / want.length),
       error = Math.sqrt(want.reduce((s, v, i) => s + (v - got[i]!) ** 2, 0) / want.length);
     expect(error).toBeLessThan(0.01 * size);
   });

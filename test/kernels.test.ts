@@ -35,7 +35,19 @@ const patient = (k: Kernels): Kernels => {
     ];
   return Object.fromEntries(Object.entries(k).map(slow)) as unknown as Kernels;
 };
-const SHARED = ['gemmI16', 'scores', 'mix', 'prg', 'dpfGenerate', 'expDeal', 'expEvaluate', 'fourierDeal', 'fourierEvaluate', 'fourierEvaluateWide'];
+const SHARED = [
+  'gemmI16',
+  'gemmRing',
+  'scores',
+  'mix',
+  'prg',
+  'dpfGenerate',
+  'expDeal',
+  'expEvaluate',
+  'fourierDeal',
+  'fourierEvaluate',
+  'fourierEvaluateWide',
+];
 /** The backends, both forms between which one of them chooses, and two threads. */
 const tested: typeof backends = {
   ...backends,
@@ -129,6 +141,9 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
     ['mix', (k, n) => k.mix(D, A, B, 5, 4, 2, 8, n, 70, mode, 50)],
     ['mix', (k, n) => k.mix(D, A, B, 16, 4, 2, 66, n, 80, mode)],
     ['mix', (k, n) => k.mix(D, A, B, 1, 2, 1, 64, n, 100, mode)],
+    ['gemmRing', (k, n) => (k.gemmRing(D, A, B, 1 + (n % 3), 8 * ((n % 9) + 1), n, 32, mode), k.reduce(D, D, 32, (1 + (n % 3)) * n))],
+    ['gemmRing', (k, n) => k.gemmRing(D, A, B, 1 + (n % 3), 8 * ((n % 9) + 1), n, 64, mode)],
+    ['gemmRing', (k, n) => k.gemmRing(D, A, B, 3, 16, n, 64, mode, 70)],
   ]),
   ['reduce', (k, n) => (k.reduce(D, A, 13, n), k.reduce(D + 8 * n, A, 64, n), k.reduce(D + 16 * n, A, 1, n))],
   ['shiftRight', (k, n) => (k.shiftRight(D, A, 52, 17, n), k.shiftRight(D + 8 * n, A, 64, 63, n), k.shiftRight(D + 16 * n, A, 20, 0, n))],

@@ -17,6 +17,7 @@ import type { Gate } from '../protocols/gates/gate.ts';
 import { less, negativeTable } from '../protocols/gates/less.ts';
 import { lookup, type LookupTable } from '../protocols/gates/lookup.ts';
 import { hadamard, mix } from '../protocols/gates/mul.ts';
+import { mulWeights } from '../protocols/gates/mulWeights.ts';
 import { onehot } from '../protocols/gates/onehot.ts';
 import { gates } from '../protocols/gates/registry.ts';
 import { fitSpline, type SplinePlan } from '../protocols/gates/spline.ts';
@@ -26,6 +27,7 @@ import { compareAll, oneHotRows, ranksOf } from '../protocols/programs/mpcache/r
 import { slotsByHistogram, slotsByPairs } from '../protocols/programs/mpcache/slots.ts';
 import { share, type Tensor } from '../protocols/tensor.ts';
 import { place, runLocal, split, testKeys } from './support/local.ts';
+import { secretMatrix } from './support/secretMatrix.ts';
 
 const N = 3000,
   /** Of these, rows that are ranked, and how many of each row are kept. */
@@ -45,7 +47,8 @@ interface Row {
   readonly bits: number;
   /** The secret, the same in all places. */
   readonly value: number;
-  program(e: Engine, x: Tensor): Program<unknown>;
+  /** `simulated`: what depends on another secret than x has to be made without it as well. */
+  program(e: Engine, x: Tensor, simulated: boolean): Program<unknown>;
 }
 
 const table = Uint8Array.from({ length: 64 }, (_, i) => (i * 37 + 11) & 255);
@@ -69,6 +72,19 @@ const rows: readonly Row[] = [
       const y = e.narrow(x, 6);
       e.mul(hadamard(N), y, y);
       e.mul3({ rows: N, cols: 1 }, y, y, y);
+    },
+  },
+  {
+    covers: ['mulWeights'],
+    name: 'products with a private matrix',
+    scale: 10,
+    bits: 32,
+    value: 5,
+    *program(e, x, simulated) {
+      const party = e instanceof Evaluator ? e.party : undefined,
+        // Of another matrix, under another seed than the one that the evaluator has not: m is uniform to it.
+        other = simulated ? { values: () => 0, seeds: [party === 0 ? 1 : 3, party === 1 ? 2 : 3] as const } : { values: (i: number) => 100 - (i % 7) };
+      e.apply(mulWeights, { w: secretMatrix(e, 32, { cols: 8, inner: 8, ...other }), rows: N / 8 }, [x]);
     },
   },
   {
@@ -303,10 +319,10 @@ function look(e: Evaluator, view: View): void {
   e.observe = (_, name, outputs) => LOOKED_AT.has(name) && outputs.forEach((y, i) => view.output(`${name} ${i}`, u64(memory, y.lane, y.size), y.bits));
 }
 
-const program = (row: Row) =>
+const program = (row: Row, simulated: boolean) =>
   function* (e: Engine): Program<void> {
     const [x] = yield* e.open([{ x: yield* e.input(N, row.scale), bits: row.bits }]);
-    yield* row.program(e, x!);
+    yield* row.program(e, x!, simulated);
     e.endStep();
   };
 
@@ -317,7 +333,7 @@ function real(row: Row, seed: number): View[] {
   runLocal(
     (e) => {
       if (e instanceof Evaluator) look(e, views[e.party]!);
-      return program(row)(e);
+      return program(row, false)(e);
     },
     [[a], [b]],
     { seed },
@@ -343,7 +359,7 @@ function simulated(row: Row, party: 0 | 1, seed: number): View {
       endStep: () => undefined,
     },
   });
-  for (const effect of program(row)(dealer)) if (effect.kind === 'job') void effect.run();
+  for (const effect of program(row, true)(dealer)) if (effect.kind === 'job') void effect.run();
   const all = Buffer.concat(parts),
     [region, noise, key] = [evaluator.arena.alloc(MAX_TAKE_BYTES), evaluator.arena.alloc(MAX_TAKE_BYTES), evaluator.arena.alloc(32)];
   u8(evaluator.kernels.memory, key, 32).set(testKeys(seed + 50).coins);
@@ -356,7 +372,7 @@ function simulated(row: Row, party: 0 | 1, seed: number): View {
   const e = new Evaluator({ party, ...evaluator, keys: party === 0 ? keys.p0 : keys.p1, dealt: source });
   look(e, view);
   let received = 0;
-  for (const effect of program(row)(e))
+  for (const effect of program(row, true)(e))
     if (effect.kind === 'input' || effect.kind === 'round') {
       evaluator.kernels.prg(noise, key, received++, 0, 0, 64, Math.ceil(effect.bytes / 8));
       u8(evaluator.kernels.memory, effect.into, effect.bytes).set(u8(evaluator.kernels.memory, noise, effect.bytes));

@@ -32,6 +32,7 @@ type RingKernels = Pick<
   | 'segmentSum'
   | 'segmentSpread'
   | 'gemmI16'
+  | 'gemmRing'
   | 'gemmF32'
   | 'hadamard'
   | 'scaleRows'
@@ -95,6 +96,17 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
           let sum = 0n;
           for (let i = 0; i < inner; i++) sum += a[r * inner + i]! * BigInt(b[c * inner + i]!);
           out[r * stride + c] = BigInt.asUintN(bits, sum);
+        }
+    },
+    gemmRing(dst, x, w, rows, inner, cols, bits, mode, stride = cols) {
+      const out = u64(dst, rows * stride),
+        a = u64(x, rows * inner),
+        b = bits === 32 ? u32(w, cols * inner) : u64(w, cols * inner);
+      for (let r = 0; r < rows; r++)
+        for (let c = 0; c < cols; c++) {
+          let sum = 0n;
+          for (let i = 0; i < inner; i++) sum += a[r * inner + i]! * BigInt(b[c * inner + i]!);
+          put(out, r * stride + c, BigInt.asUintN(bits, sum), mode);
         }
     },
     gemmF32(dst, x, w, rows, inner, cols) {

@@ -10,8 +10,9 @@ import { Arena } from '../../kernels/memory.ts';
 import type { Kernels } from '../../kernels/kernels.ts';
 import type { DealContext, Gate } from '../gates/gate.ts';
 import { open } from '../gates/open.ts';
-import type { Tensor } from '../tensor.ts';
+import type { Tensor, WeightWire } from '../tensor.ts';
 import type { BulkRunner, DealtSink, Program } from './effects.ts';
+import type { SecretSource } from './engine.ts';
 import { LocalEngine } from './local.ts';
 import { Stream } from './streams.ts';
 
@@ -76,12 +77,32 @@ export class Dealer extends LocalEngine implements DealContext {
     super.store(...a);
   }
 
-  override *input(size: number, scale: number): Program<Tensor> {
-    return this.tensor({ form: 'share', size, bits: 64, scale, boolean: false });
+  override *input(size: number, scale: number, bits = 64): Program<Tensor> {
+    return this.tensor({ form: 'share', size, bits, scale, boolean: false });
   }
 
   override *output(): Program<void> {
     this.gateNumber++;
+  }
+
+  override secretMatrix(shape: Pick<WeightWire, 'cols' | 'inner' | 'fraction' | 'bits'>, source: SecretSource): WeightWire {
+    const { bits } = shape;
+    return { ...super.secretMatrix(shape, source), lane: this.packed(source.elements, bits, (dst, first, n) => this.secretMask(dst, source, first, bits, n)) };
+  }
+
+  protected override loadWire(x: Tensor, source: SecretSource): void {
+    this.secretMask(x.mask, source, 0, x.bits, x.size);
+    this.kernels.reduce(x.mask, x.mask, x.bits, x.size);
+  }
+
+  /** Both halves of a private tensor's mask together. */
+  private secretMask(dst: number, source: SecretSource, first: number, bits: number, n: number): void {
+    const top = this.mark(),
+      other = this.scratch(n);
+    this.drawSecret(dst, source, 0, first, bits, n);
+    this.drawSecret(other, source, 1, first, bits, n);
+    this.kernels.add(dst, dst, other, n);
+    this.release(top);
   }
 
   protected override *exchange(_: readonly Tensor[], wires: readonly Tensor[], __: number, firstGate: number): Program<void> {

@@ -19,7 +19,7 @@ import { open } from '../gates/open.ts';
 import { spline } from '../gates/spline.ts';
 import { widen } from '../gates/widen.ts';
 import { windowsIdeal, type WindowsParams } from '../gates/windows.ts';
-import { Tensor, type Constant, type TensorSpec } from '../tensor.ts';
+import { Tensor, type Constant, type TensorSpec, type WeightWire } from '../tensor.ts';
 import { FLUSH_BYTES, type DesyncHash, type Program, type Turn, type TurnEffect } from './effects.ts';
 
 /**
@@ -37,10 +37,25 @@ export interface StepCost {
   partRounds: Map<string, number>;
 }
 
+/** A tensor of a private model, as an artefact has it for one role: each part throws where the role does not have it. */
+export interface SecretSource {
+  readonly elements: number;
+  /** Nonce of its masks' streams, whose keys are the seeds. */
+  readonly index: number;
+  /** m, little-endian elements of the ring's bytes. */
+  masked(target: Uint8Array): void;
+  /** 32 bytes, from which that party's half of the mask is expanded. */
+  seed(party: 0 | 1): Uint8Array;
+  /** The values themselves, which the owner alone has. */
+  matrix(): Int32Array;
+  wire(): BigInt64Array;
+}
+
 /** Called after every gate, for tests: sees the tensors. */
 export type Observer = (gate: number, name: string, outputs: readonly Tensor[], inputs: readonly Tensor[]) => void;
 
-const NO_WEIGHTS = new Int16Array(0);
+const NO_WEIGHTS = new Int16Array(0),
+  NO_INTEGERS = new Int32Array(0);
 
 /** What an engine holds of a step that it passes over. */
 const NOTHING = { share: false, wire: false, mask: false, real: false, weights: false, tables: false };
@@ -116,6 +131,21 @@ export abstract class Engine {
     return { pointer, array };
   }
 
+  /** A private matrix: what this engine has use for of it, see tensor.ts. */
+  secretMatrix(shape: Pick<WeightWire, 'cols' | 'inner' | 'fraction' | 'bits'>, _source: SecretSource): WeightWire {
+    return { ...shape, masked: 0, lane: 0, array: NO_INTEGERS };
+  }
+
+  /** A private constant as a wire with halves: what this engine has use for of it. */
+  secretWire(spec: Pick<TensorSpec, 'size' | 'bits' | 'scale'>, source: SecretSource): Tensor {
+    const x = this.tensor({ form: 'wire', boolean: false, ...spec });
+    x.halves = true;
+    if (this.has.mask && !x.mask) x.mask = this.allocate(x.size);
+    if (!this.attaching) this.loadWire(x, source);
+    return x;
+  }
+  protected loadWire(_x: Tensor, _source: SecretSource): void {}
+
   /** A zero tensor that outlives layers: a cache (wire with halves, mask 0) or a slot for the residual stream (share). */
   zeros(spec: TensorSpec): Tensor {
     const x = this.tensor(spec);
@@ -138,6 +168,7 @@ export abstract class Engine {
         got: `${src.form} of ${src.bits} bits at scale ${src.scale}`,
       });
     this.absorb('store', rows, cols, dstFrom);
+    if (this.attaching) return;
     if (this.skipping) return this.storeSkipped(dst, dstFrom, dstStride, src, srcFrom, srcStride, rows, cols);
     if (src.lane) this.kernels!.copyRows(dst.lane + 8 * dstFrom, dstStride, src.lane + 8 * srcFrom, srcStride, rows, cols);
     if (src.mask) this.kernels!.copyRows(dst.mask + 8 * dstFrom, dstStride, src.mask + 8 * srcFrom, srcStride, rows, cols);
@@ -166,11 +197,11 @@ export abstract class Engine {
   }
 
   // ---- inputs and outputs --------------------------------------------------------------------------------------------------------
-  /** The client's shares over Z_2^64. */
-  abstract input(size: number, scale: number): Program<Tensor>;
+  /** The client's shares over Z_2^bits, 64 or 32. */
+  abstract input(size: number, scale: number, bits?: number): Program<Tensor>;
   /** The same for a token of an answer; undefined if the client has ended the turn. */
-  *token(size: number, scale: number): Program<Tensor | undefined> {
-    return yield* this.input(size, scale);
+  *token(size: number, scale: number, bits = 64): Program<Tensor | undefined> {
+    return yield* this.input(size, scale, bits);
   }
   /** The client's next turn; undefined at the end of the session. */
   *turn(): Program<Turn | undefined> {
@@ -206,9 +237,9 @@ export abstract class Engine {
   }
 
   /** Passes over one step; the evaluators know that it does not come, the dealer does not. `program` must yield nothing then. */
-  *skip(size: number, scale: number, program: (x: Tensor) => Program<void>): Program<void> {
+  *skip(size: number, scale: number, bits: number, program: (x: Tensor) => Program<void>): Program<void> {
     this.skipping = true;
-    yield* program(this.tensor({ form: 'share', size, bits: 64, scale, boolean: false }));
+    yield* program(this.tensor({ form: 'share', size, bits, scale, boolean: false }));
     this.gateNumber++; // the output's
     this.endStep();
     this.skipping = false;
@@ -413,8 +444,8 @@ export abstract class Engine {
     this.finished('addConstant', [y], [x]);
     return y;
   }
-  /** x[rows, cols] + a public row, integers at x's scale. */
-  addRow(x: Tensor, row: Constant<BigInt64Array>): Tensor {
+  /** x[rows, cols] + a row, integers at x's scale: public, or `shared`: each evaluator has its share of it. */
+  addRow(x: Tensor, row: Constant<BigInt64Array>, shared = false): Tensor {
     const cols = row.array.length,
       y = this.tensor(x);
     if (x.form !== 'share' || x.size % cols !== 0)
@@ -428,7 +459,7 @@ export abstract class Engine {
     this.absorb(rowSum.name, x.size, x.bits, x.scale);
     if (this.skipping) return this.passed(rowSum.name, y, x);
     if (x.lane) {
-      if (this.constantHalf(x)) rowSum.integer(this.kernels!, y.lane, x.lane, row.pointer, x.size / cols, cols);
+      if (shared || this.constantHalf(x)) rowSum.integer(this.kernels!, y.lane, x.lane, row.pointer, x.size / cols, cols);
       else this.kernels!.copy(y.lane, x.lane, x.size);
     }
     if (x.real) for (let i = 0; i < x.size; i++) y.real![i] = x.real[i]! + Number(row.array[i % cols]!) / 2 ** x.scale;

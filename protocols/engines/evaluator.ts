@@ -6,8 +6,9 @@ import type { Arena } from '../../kernels/memory.ts';
 import type { Kernels } from '../../kernels/kernels.ts';
 import type { EvaluateContext, Gate, DealtCost } from '../gates/gate.ts';
 import { open } from '../gates/open.ts';
-import type { Tensor } from '../tensor.ts';
+import type { Tensor, WeightWire } from '../tensor.ts';
 import { MAX_TAKE_BYTES, type DealtSource, type InputEffect, type Program } from './effects.ts';
+import type { SecretSource } from './engine.ts';
 import { LocalEngine } from './local.ts';
 import { Stream } from './streams.ts';
 
@@ -20,6 +21,9 @@ export interface EvaluatorKeys {
   readonly coins: Uint8Array;
   readonly tweak: Uint8Array;
 }
+
+/** Of an element that goes to the client: 4 where the ring's bits allow it. */
+export const outputBytes = (bits: number): 4 | 8 => (bits <= 32 ? 4 : 8);
 
 export class Evaluator extends LocalEngine implements EvaluateContext {
   override readonly name = 'evaluator';
@@ -47,26 +51,32 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
     this.coinKey = this.place(o.keys.coins);
   }
 
-  override *input(size: number, scale: number): Program<Tensor> {
-    return (yield* this.receiveInput(size, scale, false))!;
+  override *input(size: number, scale: number, bits = 64): Program<Tensor> {
+    return (yield* this.receiveInput(size, scale, bits, false))!;
   }
 
-  override *token(size: number, scale: number): Program<Tensor | undefined> {
-    return yield* this.receiveInput(size, scale, true);
+  override *token(size: number, scale: number, bits = 64): Program<Tensor | undefined> {
+    return yield* this.receiveInput(size, scale, bits, true);
   }
 
-  private *receiveInput(size: number, scale: number, optional: boolean): Program<Tensor | undefined> {
+  private *receiveInput(size: number, scale: number, bits: number, optional: boolean): Program<Tensor | undefined> {
     const top = this.mark(),
-      x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false }),
-      effect: InputEffect = { kind: 'input', into: x.lane, bytes: 8 * size, optional, over: false, elsewhere: false };
+      x = this.tensor({ form: 'share', size, bits, scale, boolean: false }),
+      inner = this.mark(),
+      packed = bits === 64 ? x.lane : this.arena.alloc((bits / 8) * size),
+      effect: InputEffect = { kind: 'input', into: packed, bytes: (bits / 8) * size, optional, over: false, elsewhere: false };
     this.attaching = false;
     yield effect;
     if (effect.elsewhere) {
       this.release(top);
       this.follow();
-      return this.tensor({ form: 'share', size, bits: 64, scale, boolean: false });
+      return this.tensor({ form: 'share', size, bits, scale, boolean: false });
     }
-    if (!effect.over) return x;
+    if (!effect.over) {
+      if (bits !== 64) this.kernels.unpack(x.lane, packed, bits, size);
+      this.release(inner);
+      return x;
+    }
     this.release(top);
     return undefined;
   }
@@ -75,11 +85,39 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
     if (this.following) return void this.gateNumber++;
     const top = this.mark(),
       out = this.scratch(x.size);
-    this.zero.draw(out, this.gateNumber++, 64, x.size);
+    this.zero.draw(out, this.gateNumber++, x.bits, x.size);
     if (this.party === 0) this.kernels.add(out, x.lane, out, x.size);
     else this.kernels.sub(out, x.lane, out, x.size);
-    yield { kind: 'output', out, bytes: 8 * x.size };
+    const bytes = outputBytes(x.bits);
+    let from = out;
+    if (bytes < 8 || x.bits < 64) {
+      from = this.arena.alloc(bytes * x.size);
+      this.kernels.reduce(out, out, x.bits, x.size);
+      this.kernels.pack(from, out, 8 * bytes, x.size);
+    }
+    yield { kind: 'output', out: from, bytes: bytes * x.size };
     this.release(top);
+  }
+
+  override secretMatrix(shape: Pick<WeightWire, 'cols' | 'inner' | 'fraction' | 'bits'>, source: SecretSource): WeightWire {
+    const { elements } = source,
+      { bits } = shape,
+      k = this.kernels,
+      masked = this.arena.alloc((elements * bits) / 8);
+    if (!this.attaching) source.masked(this.bytesAt(masked, (elements * bits) / 8));
+    const lane = this.packed(elements, bits, (dst, first, n) => {
+      const m = this.scratch(n);
+      if (this.party === 0) k.unpack(m, masked + (first * bits) / 8, bits, n);
+      else k.fill(m, 0, n);
+      this.drawSecret(dst, source, this.party, first, bits, n);
+      k.sub(dst, m, dst, n);
+    });
+    return { ...super.secretMatrix(shape, source), masked, lane };
+  }
+
+  protected override loadWire(x: Tensor, source: SecretSource): void {
+    source.masked(this.bytesAt(x.lane, 8 * x.size));
+    this.drawSecret(x.mask, source, this.party, 0, x.bits, x.size);
   }
 
   protected override *exchange(shares: readonly Tensor[], wires: readonly Tensor[], bytes: number, firstGate: number): Program<void> {

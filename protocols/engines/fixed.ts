@@ -7,9 +7,10 @@ import type { Kernels } from '../../kernels/kernels.ts';
 import { CachetError } from '../errors.ts';
 import type { FixedContext, Gate } from '../gates/gate.ts';
 import { open } from '../gates/open.ts';
-import type { Tensor } from '../tensor.ts';
+import type { Tensor, WeightWire } from '../tensor.ts';
 import type { DealerKeys } from './dealer.ts';
 import type { Program } from './effects.ts';
+import type { SecretSource } from './engine.ts';
 import { LocalEngine } from './local.ts';
 import { Stream } from './streams.ts';
 
@@ -37,14 +38,14 @@ export class Fixed extends LocalEngine implements FixedContext {
     this.emit = o.emit;
   }
 
-  override *input(size: number, scale: number): Program<Tensor> {
-    return (yield* this.token(size, scale))!;
+  override *input(size: number, scale: number, bits = 64): Program<Tensor> {
+    return (yield* this.token(size, scale, bits))!;
   }
 
-  override *token(size: number, scale: number): Program<Tensor | undefined> {
+  override *token(size: number, scale: number, bits = 64): Program<Tensor | undefined> {
     const values = this.next(size);
     if (!values) return undefined;
-    const x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false }),
+    const x = this.tensor({ form: 'share', size, bits, scale, boolean: false }),
       lane = new BigInt64Array(this.kernels.memory.buffer, x.lane, size);
     for (let i = 0; i < size; i++) lane[i] = BigInt(Math.round(values[i]! * 2 ** scale));
     x.real!.set(values);
@@ -60,6 +61,23 @@ export class Fixed extends LocalEngine implements FixedContext {
   values(x: Tensor): Float64Array {
     const lane = new BigUint64Array(this.kernels.memory.buffer, x.lane, x.size);
     return Float64Array.from(lane, (v) => Number(BigInt.asIntN(x.bits, v)) / 2 ** x.scale);
+  }
+
+  override secretMatrix(shape: Pick<WeightWire, 'cols' | 'inner' | 'fraction' | 'bits'>, source: SecretSource): WeightWire {
+    const array = source.matrix(),
+      k = this.kernels;
+    const lane = this.packed(source.elements, shape.bits, (dst, first, n) => {
+      const values = new BigInt64Array(k.memory.buffer, dst, n);
+      for (let i = 0; i < n; i++) values[i] = BigInt(array[first + i]!);
+    });
+    return { ...super.secretMatrix(shape, source), lane, array };
+  }
+
+  protected override loadWire(x: Tensor, source: SecretSource): void {
+    const values = source.wire();
+    new BigInt64Array(this.kernels.memory.buffer, x.lane, x.size).set(values);
+    this.kernels.fill(x.mask, 0, x.size);
+    values.forEach((v, i) => (x.real![i] = Number(v) / 2 ** x.scale));
   }
 
   protected override *exchange(shares: readonly Tensor[], wires: readonly Tensor[], _: number, firstGate: number): Program<void> {

@@ -1,8 +1,8 @@
 /** Float: the program on float64, without rings or parties: every gate's ideal function. The reference, and the engine that calibrates. */
 import type { Gate } from '../gates/gate.ts';
-import type { Tensor, TensorSpec } from '../tensor.ts';
+import type { Tensor, TensorSpec, WeightWire } from '../tensor.ts';
 import type { Program } from './effects.ts';
-import { Engine } from './engine.ts';
+import { Engine, type SecretSource } from './engine.ts';
 
 export class Float extends Engine {
   override readonly name = 'float';
@@ -31,14 +31,14 @@ export class Float extends Engine {
   }
   override release(): void {}
 
-  override *input(size: number, scale: number): Program<Tensor> {
-    return (yield* this.token(size, scale))!;
+  override *input(size: number, scale: number, bits = 64): Program<Tensor> {
+    return (yield* this.token(size, scale, bits))!;
   }
 
-  override *token(size: number, scale: number): Program<Tensor | undefined> {
+  override *token(size: number, scale: number, bits = 64): Program<Tensor | undefined> {
     const values = this.next(size);
     if (!values) return undefined;
-    const x = this.tensor({ form: 'share', size, bits: 64, scale, boolean: false });
+    const x = this.tensor({ form: 'share', size, bits, scale, boolean: false });
     x.real!.set(values);
     return x;
   }
@@ -52,6 +52,14 @@ export class Float extends Engine {
   override *output(x: Tensor): Program<void> {
     this.gateNumber++;
     this.emit(x.real!);
+  }
+
+  override secretMatrix(shape: Pick<WeightWire, 'cols' | 'inner' | 'fraction' | 'bits'>, source: SecretSource): WeightWire {
+    return { ...super.secretMatrix(shape, source), array: source.matrix() };
+  }
+
+  protected override loadWire(x: Tensor, source: SecretSource): void {
+    source.wire().forEach((v, i) => (x.real![i] = Number(v) / 2 ** x.scale));
   }
 
   protected override *exchange(shares: readonly Tensor[], wires: readonly Tensor[]): Program<void> {

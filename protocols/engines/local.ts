@@ -1,7 +1,10 @@
 /** What the engines that compute on integers share: an arena of u64 elements and the scratch that gates use. */
 import type { Arena } from '../../kernels/memory.ts';
 import type { Kernels } from '../../kernels/kernels.ts';
-import { Engine } from './engine.ts';
+import { Engine, type SecretSource } from './engine.ts';
+
+/** Elements of a private matrix that are worked on at a time. */
+const CHUNK = 1 << 13;
 
 export abstract class LocalEngine extends Engine {
   readonly kernels: Kernels;
@@ -23,6 +26,34 @@ export abstract class LocalEngine extends Engine {
   readonly scratch = (n: number): number => this.arena.alloc(8 * n);
   readonly mark = (): number => this.arena.mark();
   readonly release = (mark: number): void => this.arena.release(mark);
+
+  /** Places a matrix of packed elements, a chunk at a time: `compute` puts u64[n], elements from `first` on, into `dst`. */
+  protected packed(elements: number, bits: number, compute: (dst: number, first: number, n: number) => void): number {
+    const size = bits / 8,
+      pointer = this.arena.alloc(elements * size);
+    if (this.attaching) return pointer;
+    for (let first = 0; first < elements; first += CHUNK) {
+      const top = this.mark(),
+        n = Math.min(CHUNK, elements - first),
+        chunk = this.scratch(n);
+      compute(chunk, first, n);
+      this.kernels.reduce(chunk, chunk, bits, n);
+      this.kernels.pack(pointer + size * first, chunk, bits, n);
+      this.release(top);
+    }
+    return pointer;
+  }
+
+  /** dst = a party's half of a private tensor's mask, elements from `first` on. */
+  protected drawSecret(dst: number, source: SecretSource, party: 0 | 1, first: number, bits: number, n: number): void {
+    const top = this.mark();
+    this.kernels.prg(dst, this.place(source.seed(party)), source.index, 0, first, bits, n);
+    this.release(top);
+  }
+
+  protected bytesAt(pointer: number, bytes: number): Uint8Array {
+    return new Uint8Array(this.kernels.memory.buffer, pointer, bytes);
+  }
 
   protected allocate(elements: number): number {
     return this.arena.alloc(8 * elements);

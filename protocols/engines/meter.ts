@@ -17,8 +17,8 @@ export class Meter extends Engine {
   }
   override release(): void {}
 
-  override *input(size: number, scale: number): Program<Tensor> {
-    return this.tensor({ form: 'share', size, bits: 64, scale, boolean: false });
+  override *input(size: number, scale: number, bits = 64): Program<Tensor> {
+    return this.tensor({ form: 'share', size, bits, scale, boolean: false });
   }
 
   override *output(): Program<void> {

@@ -331,6 +331,15 @@ function eachUnused(lengths: Constant<Uint32Array>, unused: Slots, visit: (row: 
   }
 }
 
+/** The same values, 2^bits finer. */
+export const refine = (size: number, bits: number): Linear => ({
+  name: 'refine',
+  size,
+  scale: bits,
+  integer: (k, dst, src) => k.mulScalar(dst, src, 2 ** bits, size, SET),
+  real: (dst, src) => dst.set(src),
+});
+
 /** One of the rows of an activation: [rows, width] -> [width]. */
 export const row = (index: number, width: number): Linear => ({
   name: 'row',

@@ -8,10 +8,28 @@ import { lookup } from './lookup.ts';
 import { mod } from './mod.ts';
 import { mul } from './mul.ts';
 import { mul3 } from './mul3.ts';
+import { mulWeights } from './mulWeights.ts';
 import { maskShares, narrow } from './narrow.ts';
 import { onehot } from './onehot.ts';
 import { spline } from './spline.ts';
 import { truthTable } from './truthTable.ts';
 import { widen } from './widen.ts';
 
-export const gates = { narrow, maskShares, mod, widen, mul, mul3, expTable, fourier, spline, truthTable, lookup, less, bucket, b2a, onehot } as const;
+export const gates = {
+  narrow,
+  maskShares,
+  mod,
+  widen,
+  mul,
+  mul3,
+  mulWeights,
+  expTable,
+  fourier,
+  spline,
+  truthTable,
+  lookup,
+  less,
+  bucket,
+  b2a,
+  onehot,
+} as const;

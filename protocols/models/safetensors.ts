@@ -1,4 +1,6 @@
 /** The safetensors format: u64 length of a JSON header, the header, the tensors' bytes. Reading converts F16 and BF16 to float32. */
+import { sha256 } from '@noble/hashes/sha2.js';
+import { bytesToHex } from '@noble/hashes/utils.js';
 import { z } from 'zod';
 import { CachetError } from '../errors.ts';
 import { bfloat16, float16 } from './float16.ts';
@@ -12,6 +14,8 @@ export interface TensorData {
 
 export interface Safetensors extends TensorSource {
   readonly metadata: Readonly<Record<string, string>>;
+  /** Where the tensors' bytes begin in the file. */
+  readonly start: number;
   /** Of the tensor's first byte in the file. */
   offset(name: string): number;
   /** A tensor's bytes as they are stored, into as many of `target`. */
@@ -79,6 +83,7 @@ export function readSafetensors(file: Uint8Array | ByteSource): Safetensors {
   };
   return {
     metadata,
+    start,
     names: [...entries.keys()],
     shape: (name) => find(name).shape,
     offset: (name) => start + find(name).data_offsets[0],
@@ -126,9 +131,24 @@ export function readShards(index: unknown, open: (file: string) => ByteSource): 
   return { names: [...files.keys()], shape: (name) => shardOf(name).shape(name), float32: (name) => shardOf(name).float32(name) };
 }
 
+type TensorGroups = readonly ReadonlyMap<string, TensorData>[];
+
+/** In the order of the file: groups one after another, in a group tensors by falling element size, then by name. */
+const inOrder = (groups: TensorGroups): (readonly [string, TensorData])[] =>
+  groups.flatMap((tensors) => [...tensors].sort(([a, x], [b, y]) => BYTES[y.dtype]! - BYTES[x.dtype]! || (a < b ? -1 : 1)));
+
+const bytesOf = ({ data }: TensorData): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+
+/** SHA-256 of the tensors' bytes as `writeSafetensors` puts them into the file, hex. */
+export function digestOfTensors(groups: TensorGroups): string {
+  const hash = sha256.create();
+  for (const [, t] of inOrder(groups)) hash.update(bytesOf(t));
+  return bytesToHex(hash.digest());
+}
+
 /** Deterministic: groups one after another, in a group tensors by falling element size, then by name; the data starts at a multiple of 8. */
-export function writeSafetensors(groups: readonly ReadonlyMap<string, TensorData>[], metadata: Readonly<Record<string, string>>): Uint8Array<ArrayBuffer> {
-  const sorted = groups.flatMap((tensors) => [...tensors].sort(([a, x], [b, y]) => BYTES[y.dtype]! - BYTES[x.dtype]! || (a < b ? -1 : 1)));
+export function writeSafetensors(groups: TensorGroups, metadata: Readonly<Record<string, string>>): Uint8Array<ArrayBuffer> {
+  const sorted = inOrder(groups);
   const header: Record<string, unknown> = { __metadata__: metadata };
   let at = 0;
   for (const [name, t] of sorted) header[name] = { dtype: t.dtype, shape: t.shape, data_offsets: [at, (at += t.data.byteLength)] };
@@ -140,7 +160,7 @@ export function writeSafetensors(groups: readonly ReadonlyMap<string, TensorData
   out.set(text, 8);
   at = 8 + length;
   for (const [, t] of sorted) {
-    out.set(new Uint8Array(t.data.buffer, t.data.byteOffset, t.data.byteLength), at);
+    out.set(bytesOf(t), at);
     at += t.data.byteLength;
   }
   return out;

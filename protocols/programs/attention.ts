@@ -14,7 +14,7 @@ import { emptyRepresentatives, represent, type Represented, type Representatives
 import { chosenAttention, keyForm, representativeScale, reusedChoice, type Choice, type Reused } from './mpcache/selection.ts';
 import { norm } from './norm.ts';
 import { RING, SCALE, type LayerPlan, type ModelPlan } from './plan.ts';
-import { project } from './project.ts';
+import { operand, project } from './project.ts';
 import { bucketShift, rowMax } from './rowMax.ts';
 
 /** Keys (rotated, 2^12 or coarser in Z_2^32 or more) and values (2^10 in Z_2^a) of one layer: [kvHeads, capacity, headDim]. */
@@ -76,6 +76,11 @@ export function createCache(e: Engine, plan: ModelPlan, slots: number | ((layer:
       for (let t = 0; t < prefix; t++) {
         const from = (t * kvHeads + h) * headDim,
           to = (h * capacity + t) * headDim;
+        if (plan.secret) {
+          e.store(keys, to, headDim, plan.secret.prefix[l]!.keys, from, headDim, 1, headDim);
+          e.store(values, to, headDim, plan.secret.prefix[l]!.values, from, headDim, 1, headDim);
+          continue;
+        }
         e.storePublic(
           keys,
           to,
@@ -132,9 +137,10 @@ export function* attention(
     qSize = heads * headDim,
     kSize = kvHeads * headDim,
     { bits } = layer.attention,
-    h = yield* norm(e, layer.norm1, x, rows, width, 'squares');
+    normed = yield* norm(e, layer.norm1, x, rows, width, 'squares');
   e.part = 'projections';
-  const padding = queries === rows ? 0 : (past.padding ?? 0),
+  const h = yield* operand(e, layer.q, normed),
+    padding = queries === rows ? 0 : (past.padding ?? 0),
     hq = queries === rows ? h : e.linear(columns(1, rows * width, (rows - queries - padding) * width, queries * width), h),
     [yq, yk, yv] = yield* e.open([yield* project(e, layer.q, hq, queries), yield* project(e, layer.k, h, rows), yield* project(e, layer.v, h, rows)]);
   const [q, k] = [yq!, yk!].map((y) => e.widen(y, y.scale - SCALE.activation)),
@@ -165,13 +171,15 @@ export function* attention(
     before = past.slots + rows - queries,
     tile = tileHeads(plan.shape, queries, before),
     tiled = tile < kvHeads,
+    // Keys and values of the public prefix are wires as others where they depend on private weights.
+    prefix = plan.secret ? 0 : plan.prefixIds.length,
     outputScale = plan.residualScale - layer.o.fraction;
   if (choice) {
-    const shape = { queries, heads, group, dim: headDim, past: before, capacity: cache.capacity, firstKv: 0, prefix: plan.prefixIds.length },
+    const shape = { queries, heads, group, dim: headDim, past: before, capacity: cache.capacity, firstKv: 0, prefix },
       on = yield* chosenAttention(e, plan, layer, cache.keys, cache.values, query, shape, past.unused, choice),
       output = e.widen(on, on.scale - outputScale);
     e.part = '';
-    return yield* project(e, layer.o, output, queries);
+    return yield* project(e, layer.o, yield* operand(e, layer.o, output), queries);
   }
   const all = tiled ? e.zeros(share(queries * qSize, 64, outputScale)) : undefined;
   for (let first = 0; first < kvHeads; first += tile) {
@@ -184,20 +192,20 @@ export function* attention(
         past: before,
         capacity: cache.capacity,
         firstKv: first,
-        prefix: plan.prefixIds.length,
+        prefix,
       },
       part = tiled ? e.linear(columns(queries, qSize, first * group * headDim, tile * group * headDim), query) : query,
       on = yield* softmax(e, plan, layer, cache, part, shape, past),
       output = e.widen(on, on.scale - outputScale);
     if (!all) {
       e.part = '';
-      return yield* project(e, layer.o, output, queries);
+      return yield* project(e, layer.o, yield* operand(e, layer.o, output), queries);
     }
     e.store(all, first * group * headDim, qSize, output, 0, tile * group * headDim, queries, tile * group * headDim);
     e.release(mark);
   }
   e.part = '';
-  return yield* project(e, layer.o, all!, queries);
+  return yield* project(e, layer.o, yield* operand(e, layer.o, all!), queries);
 }
 
 /** What a layer's cache holds: what the session has, without what the layer has dropped. */

@@ -17,7 +17,7 @@ import type { RopeTables } from '../gates/linear.ts';
 import type { LookupTable } from '../gates/lookup.ts';
 import type { WindowsParams } from '../gates/windows.ts';
 import type { ModelShape } from '../models/config.ts';
-import type { Constant, Matrix } from '../tensor.ts';
+import type { Constant, Matrix, Tensor, WeightWire } from '../tensor.ts';
 
 export const SCALE = { activation: 12, value: 10, rope: 12, silu: 32 } as const;
 export const RING = { residual: 64, logits: 32, mlp: 56 } as const;
@@ -34,9 +34,25 @@ export interface NormPlan {
   readonly rsqrtScale: number;
 }
 
-/** A linear layer: weights, and a bias at the result's scale. */
+/**
+ * A linear layer: weights, and a bias at the result's scale. Where weights are private: `secret` instead of them, the ring over which its operand is opened
+ * (it is then narrowed to the matrix's), and the bias as shares.
+ */
 export interface Projection extends Matrix {
   readonly bias: Constant<BigInt64Array> | undefined;
+  readonly secret?: { readonly w: WeightWire; readonly operandBits: number };
+}
+
+/** A private model's ends, which are the client's where weights are open, and the public prefix's keys and values as wires. */
+export interface SecretPlan {
+  /** Embeddings [width, vocabulary padded to a multiple of 8] over Z_2^32. */
+  readonly table: WeightWire;
+  /** Shares [maxPositions, width] at the table's scale, where positions are learned. */
+  readonly positions: Constant<BigInt64Array> | undefined;
+  readonly norm: NormPlan;
+  /** Gain of the final norm folded in. */
+  readonly head: Projection;
+  readonly prefix: readonly { readonly keys: Tensor; readonly values: Tensor }[];
 }
 
 /**
@@ -83,4 +99,6 @@ export interface ModelPlan {
   /** [word of TAU parities is not 0], for `rowMax`. */
   readonly nonzero: LookupTable;
   readonly layers: readonly LayerPlan[];
+  /** Undefined where weights are open. */
+  readonly secret?: SecretPlan;
 }

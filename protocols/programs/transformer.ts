@@ -9,6 +9,7 @@ import { row } from '../gates/linear.ts';
 import { FULL, type Policy } from '../policy.ts';
 import { share, type Tensor } from '../tensor.ts';
 import { attention, createCache, pastOf, representedBy, type LayerCache, type Past } from './attention.ts';
+import { enter, entry, leave } from './ends.ts';
 import { fill } from './filled.ts';
 import { mlp } from './mlp.ts';
 import { grown, layoutOf } from './mpcache/clusters.ts';
@@ -110,7 +111,7 @@ export function* session(
   evictFilled = false,
   padding?: number,
 ): Program<void> {
-  const { width } = plan.shape,
+  const { cols, scale, bits } = entry(plan),
     before = plan.prefixIds.length + filled,
     eviction = planEviction(e, plan, policy, first.tokens, evictFilled ? plan.prefixIds.length : before, before),
     caches = createCache(e, plan, (l) => before + Math.max(first.tokens, context - (eviction?.dropped[l] ?? 0)), policy),
@@ -128,10 +129,13 @@ export function* session(
     yield* represent(e, plan, missing);
     for (const { of } of missing) of.settled = of.made;
   }
+  function* through(x: Tensor, rows: number, padded: number): Program<Tensor> {
+    const hidden = yield* forward(e, plan, caches, yield* enter(e, plan, x, rows, position), rows, { slots, position, unused: past, padding: padded });
+    return yield* leave(e, plan, hidden);
+  }
   function* run(x: Tensor, rows: number, settling: boolean, padded = 0): Program<void> {
     if (padded > 0) unused.push([slots + rows - padded, slots + rows]);
-    const hidden = yield* forward(e, plan, caches, x, rows, { slots, position, unused: past, padding: padded });
-    yield* e.output(hidden);
+    yield* e.output(yield* through(x, rows, padded));
     if (voting) yield* evict(e, plan, voting, caches);
     voting = undefined;
     if (settling) yield* settle(rows);
@@ -154,7 +158,7 @@ export function* session(
       const mark = e.mark(),
         rows = Math.min(left, most);
       left -= rows;
-      yield* run(yield* e.input(rows * width, plan.residualScale), rows, left === 0, padded);
+      yield* run(yield* e.input(rows * cols, scale, bits), rows, left === 0, padded);
       e.release(mark);
       slots += rows;
       position += rows - padded;
@@ -164,15 +168,15 @@ export function* session(
     const end = slots + turn.answer - 1;
     for (let over = false; slots < end; slots++) {
       const mark = e.mark(),
-        x = over ? undefined : yield* e.token(width, plan.residualScale);
+        x = over ? undefined : yield* e.token(cols, scale, bits);
       if (x) {
         yield* run(x, 1, false);
         position++;
       } else {
         if (!over) unused.push([slots, end]);
         over = true;
-        yield* e.skip(width, plan.residualScale, function* (nothing) {
-          yield* forward(e, plan, caches, nothing, 1, { slots, position, unused: past });
+        yield* e.skip(cols, scale, bits, function* (nothing) {
+          yield* through(nothing, 1, 0);
         });
       }
       e.release(mark);

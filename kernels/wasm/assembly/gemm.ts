@@ -3,6 +3,7 @@
 // Limb form: x mod 2^bits is split once into signed digits, x = sum_(l < L - 2) d_l 2^(b l) + e 2^q + f 2^(q + 16) with q = b (L - 2) >= bits - 32. The digits d
 // have b <= 12 bits: |w d| <= 2^(b + 14), so 2^(16 - b) - 1 products of pairs add up below 2^31 before they are widened to 64 bits. Of e only the sum mod 2^32
 // matters, of f mod 2^16: they use all 16 bits and their 32-bit sums may wrap, so they are widened once, at the end.
+import { putOne } from './element';
 import { working } from './working';
 
 /** Sum of the two lanes. */
@@ -190,6 +191,59 @@ function pair5(p: usize, w0: usize, w1: usize, n: i32, b: i32, flush: i32): v128
     t = i64x2.add(t, i64x2.add(widen(b0, 0), i64x2.add(widen(b1, b), widen(b2, 2 * b))));
   }
   return both(i64x2.add(s, i64x2.add(widen(a3, 3 * b), widen(a4, 3 * b + 16))), i64x2.add(t, i64x2.add(widen(b3, 3 * b), widen(b4, 3 * b + 16))));
+}
+
+// ---- ring elements of 32 or 64 bits -------------------------------------------------------------------------------------
+
+/** Four columns at a time: all rows use them while they are in the cache; the weights are one stream, read once. */
+export function gemmRing(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32, bits: i32, mode: i32, stride: i32): void {
+  const low = bits <= 32, bytes = <usize>inner << (low ? 2 : 3), line = <usize>(stride ? stride : cols) << 3;
+  for (let c = 0; c < cols; c += 4) {
+    const n = min(4, cols - c), w0 = w + <usize>c * bytes, w1 = n > 1 ? w0 + bytes : w0, w2 = n > 2 ? w1 + bytes : w0, w3 = n > 3 ? w2 + bytes : w0;
+    let at = dst + (<usize>c << 3), row = x;
+    for (let r = 0; r < rows; r++, at += line, row += <usize>inner << 3) {
+      if (low) ringLow(at, row, w0, w1, w2, w3, inner, n, mode);
+      else ringWide(at, row, w0, w1, w2, w3, inner, n, mode);
+    }
+  }
+}
+
+function ringLow(out: usize, x: usize, w0: usize, w1: usize, w2: usize, w3: usize, inner: i32, n: i32, mode: i32): void {
+  let a0 = i32x4.splat(0), a1 = i32x4.splat(0), a2 = i32x4.splat(0), a3 = i32x4.splat(0);
+  for (const end = x + (<usize>inner << 3); x < end; x += 32, w0 += 16, w1 += 16, w2 += 16, w3 += 16) {
+    const v = v128.shuffle<i32>(v128.load(x), v128.load(x, 16), 0, 2, 4, 6);
+    a0 = i32x4.add(a0, i32x4.mul(v, v128.load(w0)));
+    a1 = i32x4.add(a1, i32x4.mul(v, v128.load(w1)));
+    a2 = i32x4.add(a2, i32x4.mul(v, v128.load(w2)));
+    a3 = i32x4.add(a3, i32x4.mul(v, v128.load(w3)));
+  }
+  putOne(out, sumLow(a0), mode);
+  if (n > 1) putOne(out + 8, sumLow(a1), mode);
+  if (n > 2) putOne(out + 16, sumLow(a2), mode);
+  if (n > 3) putOne(out + 24, sumLow(a3), mode);
+}
+
+/** Sum of the four lanes mod 2^32. */
+// @ts-ignore: decorator
+@inline
+function sumLow(v: v128): u64 {
+  const t = i32x4.add(v, v128.shuffle<i32>(v, v, 2, 3, 0, 1));
+  return <u64>(<u32>(i32x4.extract_lane(t, 0) + i32x4.extract_lane(t, 1)));
+}
+
+function ringWide(out: usize, x: usize, w0: usize, w1: usize, w2: usize, w3: usize, inner: i32, n: i32, mode: i32): void {
+  let a0 = i64x2.splat(0), a1 = i64x2.splat(0), a2 = i64x2.splat(0), a3 = i64x2.splat(0);
+  for (const end = x + (<usize>inner << 3); x < end; x += 16, w0 += 16, w1 += 16, w2 += 16, w3 += 16) {
+    const v = v128.load(x);
+    a0 = i64x2.add(a0, i64x2.mul(v, v128.load(w0)));
+    a1 = i64x2.add(a1, i64x2.mul(v, v128.load(w1)));
+    a2 = i64x2.add(a2, i64x2.mul(v, v128.load(w2)));
+    a3 = i64x2.add(a3, i64x2.mul(v, v128.load(w3)));
+  }
+  putOne(out, sum2(a0), mode);
+  if (n > 1) putOne(out + 8, sum2(a1), mode);
+  if (n > 2) putOne(out + 16, sum2(a2), mode);
+  if (n > 3) putOne(out + 24, sum2(a3), mode);
 }
 
 // ---- float32 ------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 export * from './ring';
-export { gemmF32, gemmI16Lanes, gemmI16Limbs } from './gemm';
+export { gemmF32, gemmI16Lanes, gemmI16Limbs, gemmRing } from './gemm';
 export * from './linear';
 export * from './packing';
 export * from './prg';

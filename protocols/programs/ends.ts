@@ -1,0 +1,39 @@
+/**
+ * A model's ends: where weights are open the client embeds its tokens and applies the head itself. Where they are private it sends shares of one-hot rows over the
+ * vocabulary and gets shares of the logits: 2 rounds before the first layer, 4 after the last.
+ */
+import type { Program } from '../engines/effects.ts';
+import type { Engine } from '../engines/engine.ts';
+import { refine } from '../gates/linear.ts';
+import { mulWeights } from '../gates/mulWeights.ts';
+import type { Tensor } from '../tensor.ts';
+import { norm } from './norm.ts';
+import type { ModelPlan } from './plan.ts';
+import { operand, project } from './project.ts';
+
+/** What the client sends for a token: elements, their scale and ring. */
+export const entry = ({ secret, shape, residualScale }: ModelPlan): { readonly cols: number; readonly scale: number; readonly bits: number } =>
+  secret ? { cols: secret.table.inner, scale: 0, bits: secret.table.bits } : { cols: shape.width, scale: residualScale, bits: 64 };
+
+/** x: what the client sent for tokens at positions `position` .. -> their embeddings, share [rows, width] 2^R in Z_2^64. */
+export function* enter(e: Engine, { secret, shape: { width }, residualScale }: ModelPlan, x: Tensor, rows: number, position: number): Program<Tensor> {
+  if (!secret) return x;
+  const { table, positions } = secret,
+    [hot] = yield* e.open([x]),
+    [token] = e.apply(mulWeights, { w: table, rows }, [hot!]);
+  let y = token!;
+  if (positions) {
+    const at = { pointer: positions.pointer + 8 * position * width, array: positions.array.subarray(position * width, (position + rows) * width) };
+    y = e.addRow(y, at, true);
+  }
+  const [w] = yield* e.open([y]);
+  return e.linear(refine(rows * width, residualScale - table.fraction), e.widen(w!));
+}
+
+/** The last position's residual stream -> what the client gets: the same, or its logits. */
+export function* leave(e: Engine, { secret, shape: { width } }: ModelPlan, hidden: Tensor): Program<Tensor> {
+  if (!secret) return hidden;
+  const [x] = yield* e.open([{ x: hidden, bits: secret.norm.openBits }]),
+    h = yield* norm(e, secret.norm, x!, 1, width, 'squaresOfHead');
+  return yield* project(e, secret.head, yield* operand(e, secret.head, h), 1);
+}

@@ -1,0 +1,152 @@
+/** Private weights in one process: the golden tokens, the protocol against Fixed bit for bit, the Meter, and what each role's file has. */
+import { beforeAll, describe, expect, it } from 'vitest';
+import { inputShares, logitsOf, resultOf } from '../client/head.ts';
+import { bindPlan, readArtefact, type Artefact, type SecretRole } from '../protocols/artefact.ts';
+import { meterSession } from '../protocols/cost.ts';
+import type { Program } from '../protocols/engines/effects.ts';
+import type { Engine } from '../protocols/engines/engine.ts';
+import { PRESETS } from '../protocols/policy.ts';
+import { session } from '../protocols/programs/transformer.ts';
+import { entryColumns, requireRole, secretTensors } from '../protocols/secret.ts';
+import { checkSpec, PROTOCOL_VERSION } from '../protocols/session.ts';
+import { secretModel, splitModel } from '../protocols/splitWeights.ts';
+import { runFixed, runFloat, runLocal } from './support/local.ts';
+import { golden, tinyNotes } from './support/tinyNotes.ts';
+
+const artefact = tinyNotes(),
+  goldenCase = golden()[0]!,
+  privateIds = goldenCase.promptIds.slice(1),
+  steps = [privateIds, goldenCase.continuationIds.slice(0, 1)],
+  width = entryColumns(artefact.shape);
+
+let owner: Artefact, parts: Record<SecretRole, Artefact>;
+
+beforeAll(() => {
+  const documents = golden()
+    .slice(0, 6)
+    .map((c) => [...c.promptIds, ...c.continuationIds]);
+  owner = secretModel({ artefact, documents });
+  parts = Object.fromEntries([...splitModel(owner)].map(({ role, bytes }) => [role, readArtefact(bytes)])) as typeof parts;
+}, 120_000);
+
+/** A prompt and one token of its answer; evaluators and dealer from their own files. */
+const program =
+  (of: (e: Engine) => Artefact) =>
+  (e: Engine): Program<void> =>
+    session(e, bindPlan(e, of(e)), { tokens: privateIds.length, answer: 2 }, privateIds.length + 1);
+
+const oneHot = (ids: readonly number[]): Float64Array => {
+  const rows = new Float64Array(ids.length * width);
+  ids.forEach((id, i) => (rows[i * width + id] = 1));
+  return rows;
+};
+
+describe('tiny-notes with private weights', () => {
+  let run: ReturnType<typeof runLocal>;
+  beforeAll(() => {
+    const shares = steps.map((ids, i) => inputShares(parts.client, ids, 1 + 9 * i));
+    let evaluators = 0;
+    run = runLocal(
+      program((e) => (e.name === 'dealer' ? parts.helper : evaluators++ === 0 ? parts.p0 : parts.p1)),
+      [shares.map((s) => s[0]), shares.map((s) => s[1])],
+      { seed: 5 },
+    );
+  }, 120_000);
+
+  it('gives the golden tokens', () => {
+    run.outputs[0].forEach((a, i) => {
+      const logits = logitsOf(parts.client, resultOf(parts.client, [a, run.outputs[1][i]!]));
+      expect(logits.indexOf(Math.max(...logits))).toBe(goldenCase.continuationIds[i]);
+      if (i === 0) for (const [id, expected] of goldenCase.firstStepTop5) expect(Math.abs(logits[id]! - expected)).toBeLessThan(0.5);
+    });
+  });
+
+  it('equals Fixed bit for bit, and the float reference nearly', () => {
+    const fixed = runFixed(
+        program(() => owner),
+        steps.map(oneHot),
+        { seed: 5 },
+      ).outputs,
+      float = runFloat(
+        program(() => owner),
+        steps.map(oneHot),
+      );
+    run.outputs[0].forEach((a, i) => {
+      const got = resultOf(parts.client, [a, run.outputs[1][i]!]);
+      expect(got).toEqual(fixed[i]);
+      got.forEach((v, j) => expect(Math.abs(v - float[i]![j]!)).toBeLessThan(0.3));
+    });
+  });
+
+  it('costs what the Meter says: 4 more rounds a layer, 6 more a step', () => {
+    const lengths = { promptTokens: privateIds.length, maxTokens: 2 };
+    for (const part of [parts.client, parts.p0, parts.helper]) {
+      const cost = meterSession(part, lengths);
+      expect({ rounds: run.rounds, online: run.onlineBytes, dealt: run.dealtBytes }).toEqual({
+        rounds: cost.rounds,
+        online: cost.onlineBytes,
+        dealt: cost.dealtBytes,
+      });
+      expect(cost.steps[1]!.rounds - meterSession(artefact, lengths).steps[1]!.rounds).toBe(4 * artefact.shape.layers + 6);
+    }
+  });
+});
+
+describe('a session with private weights', () => {
+  it('is refused by name where nothing is dealt for it', () => {
+    const spec = {
+      version: PROTOCOL_VERSION,
+      artefact: parts.client.digest,
+      weights: 'private',
+      dealer: 'helper',
+      promptTokens: 4,
+      maxTokens: 2,
+      context: 5,
+      filled: 0,
+      policy: PRESETS.full,
+    } as const;
+    expect(() => checkSpec(parts.client, spec)).not.toThrow();
+    expect(() => checkSpec(parts.client, { ...spec, dealer: 'client' })).toThrow(/a dealer knows the weights' masks; .*--helper server/);
+    expect(() => checkSpec(parts.client, { ...spec, dealer: 'store' })).toThrow(/private weights with a store; expected open weights, or a helper/);
+    expect(() => checkSpec(parts.client, { ...spec, policy: PRESETS.aggressive })).toThrow(
+      /cache policy of a session with private weights; expected full.*got aggressive/,
+    );
+    expect(() => checkSpec(parts.client, { ...spec, weights: 'open' })).toThrow(/session with open weights over a model of private ones/);
+  });
+});
+
+describe('the files of a split', () => {
+  it('belong together, each to its role', () => {
+    expect(new Set(Object.values(parts).map((a) => a.digest)).size).toBe(1);
+    expect(() => requireRole(parts.p0.header, 'p1')).toThrow(/another role's part of a private model; expected the part of p1; got that of p0/);
+    expect([...splitModel(owner)].map(({ bytes }) => readArtefact(bytes).tensors.metadata['tensors'])).not.toEqual(
+      Object.values(parts).map((a) => a.tensors.metadata['tensors']),
+    );
+  });
+
+  it('have seeds and masked values where they belong, and weights nowhere', () => {
+    const secret = secretTensors(owner.header as Parameters<typeof secretTensors>[0]).map((t) => t.name),
+      seeds = { p0: ['seed.p0'], p1: ['seed.p1'], helper: ['seed.p0', 'seed.p1'], client: [] } as const;
+    for (const [role, part] of Object.entries(parts)) {
+      const names = part.tensors.names.filter((n) => !/^(table|rope)\./.test(n));
+      expect(names.sort(), role).toEqual([...seeds[role as keyof typeof seeds], ...(role.startsWith('p') ? secret : [])].sort());
+    }
+    for (const name of ['entry', 'head', 'layers.0.q', 'layers.3.k']) expect(parts.p0.tensors.int32(name), name).toEqual(parts.p1.tensors.int32(name));
+    // What is stored is uniform: of all bytes of a matrix each value is about as frequent.
+    for (const name of ['entry', 'layers.0.q', 'layers.0.down']) {
+      const bytes = new Uint8Array(parts.p0.tensors.shape(name).reduce((a, b) => a * b, name.endsWith('down') ? 8 : 4)),
+        counts = Array.from({ length: 256 }, () => 0);
+      parts.p0.tensors.copy(name, bytes);
+      for (const b of bytes) counts[b]!++;
+      const expected = bytes.length / 256,
+        chi = counts.reduce((sum, n) => sum + (n - expected) ** 2 / expected, 0);
+      expect(chi, name).toBeLessThan(400);
+    }
+  });
+
+  it('give other masks in every split', () => {
+    const again = [...splitModel(owner)].map(({ bytes }) => readArtefact(bytes))[0]!;
+    expect(again.tensors.int32('layers.0.q')).not.toEqual(parts.p0.tensors.int32('layers.0.q'));
+    expect(() => secretModel({ artefact: parts.p0, documents: [] })).toThrow(/weights are split already/);
+  });
+});

@@ -1,0 +1,100 @@
+/** Private weights by the command line and real processes: the golden answers of open weights, figures of the Meter, turns, what is refused. */
+import { execFile } from 'node:child_process';
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { packageRoot, readModelArtefact } from '../client/node.ts';
+import { generate } from '../client/generate.ts';
+import { PrivateSession, type SessionOptions } from '../client/session.ts';
+import { Trio } from '../party/launch.ts';
+import { connect } from '../party/sockets.ts';
+import type { Artefact } from '../protocols/artefact.ts';
+import { meterSession } from '../protocols/cost.ts';
+import { golden } from './support/tinyNotes.ts';
+
+const run = promisify(execFile),
+  cli = join(packageRoot(), 'dist', 'party', 'cli.js'),
+  cases = golden().filter((c) => c.promptIds.length <= 128);
+
+let folder: string, trio: Trio, artefact: Artefact;
+const part = (role: string): string => join(folder, role);
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'cachet-private-'));
+  const own = await readFile(join(packageRoot(), 'protocols', 'models', 'tiny-notes', 'calibration.txt'), 'utf8'),
+    sample = join(folder, 'sample.txt'),
+    lines = own.split('\n').filter((line) => line.length < 700);
+  await writeFile(sample, lines.slice(0, 4).join('\n'));
+  await run(process.execPath, [cli, 'weights', 'split', '--model', 'tiny-notes', '--out', folder, '--calibration', sample, '--json']);
+  artefact = await readModelArtefact(part('client'));
+  trio = await Trio.start(part('client'), { models: { p0: part('p0'), p1: part('p1'), helper: part('helper') } });
+}, 120_000);
+afterAll(async () => {
+  await trio?.stop();
+  await rm(folder, { recursive: true });
+});
+
+const options = (promptTokens: number, maxTokens: number, more: Partial<SessionOptions> = {}): SessionOptions => ({
+  artefact,
+  promptTokens,
+  maxTokens,
+  connect: (role) => connect(trio.config[role], role, 10_000),
+  ...more,
+});
+
+describe('three processes with private weights', () => {
+  it.each([0, 5, cases.length - 1])('answer golden case %i token for token, with the rounds and bytes that the Meter says', async (i) => {
+    const c = cases[i]!,
+      ids: number[] = [];
+    let session: PrivateSession | undefined;
+    for await (const id of generate({ ...options(0, c.continuationIds.length), promptIds: c.promptIds, onSession: (s) => (session = s) })) ids.push(id);
+    expect(ids).toEqual(c.continuationIds);
+    const cost = meterSession(artefact, { promptTokens: c.promptIds.length - 1, maxTokens: c.continuationIds.length });
+    expect(session!.reports.map(({ rounds, onlineBytes, dealtBytes }) => ({ rounds, onlineBytes, dealtBytes }))).toEqual(
+      cost.steps.map(({ rounds, onlineBytes, dealtBytes }) => ({ rounds, onlineBytes, dealtBytes })),
+    );
+    expect((await trio.ended(session!.id)).map((e) => e.error)).toEqual([undefined, undefined, undefined]);
+  });
+
+  it('have turns whose allowance is passed over', async () => {
+    const session = await PrivateSession.open(options(3, 3, { context: 9 }));
+    await session.prompt([10, 11, 12]);
+    session.turn({ tokens: 2, answer: 2 });
+    await session.prompt([14, 15]);
+    expect((await session.step([16])).length).toBe(artefact.shape.vocab);
+    await session.stop();
+    expect((await trio.ended(session.id)).map((e) => e.error)).toEqual([undefined, undefined, undefined]);
+  });
+
+  it('answer cachet ask', async () => {
+    const { config } = trio,
+      flags = ['--p0', config.p0, '--p1', config.p1, '--helper-url', config.helper!, '--model', part('client'), '--max-tokens', '3', '--json'],
+      { stdout } = await run(process.execPath, [cli, 'ask', ...flags, "What is Nina's pin?"]);
+    expect((JSON.parse(stdout) as { tokens: number }).tokens).toBeGreaterThan(0);
+  });
+});
+
+describe('refused in one line', () => {
+  it("the client as dealer, another role's part, a corrupt one, a party of the open model", async () => {
+    const deal = (): Promise<void> => Promise.resolve();
+    await expect(PrivateSession.open(options(3, 1, { deal }))).rejects.toThrow(/private weights with the client as dealer: a dealer knows the weights' masks/);
+    await expect(PrivateSession.open({ ...options(3, 1), artefact: await readModelArtefact(part('p0')) })).rejects.toThrow(
+      /another role's part of a private model; expected the part of client; got that of p0/,
+    );
+    await expect(Trio.start(part('p1'))).rejects.toThrow(/helper: process did not start; got .*another role's part of a private model.*the part of helper/);
+    await expect(PrivateSession.open({ ...options(3, 1), artefact: await readModelArtefact('tiny-notes') })).rejects.toThrow(
+      /another model; expected artefact/,
+    );
+    const path = join(part('p1'), 'model.cachet'),
+      bytes = await readFile(path);
+    bytes[bytes.length - 9]! ^= 1;
+    await writeFile(path, bytes);
+    await expect(readModelArtefact(part('p1'))).rejects.toThrow(/corrupt file; expected the tensors' checksum/);
+  });
+
+  it('files are for their owner alone', async () => {
+    for (const role of ['p0', 'p1', 'helper']) expect((await stat(join(part(role), 'model.cachet'))).mode & 0o077).toBe(0);
+  });
+});

@@ -1,0 +1,72 @@
+"""
+Numpy twin of private weights (protocols/gates/mulWeights.ts, protocols/splitWeights.ts): a matrix is a wire that its owner splits once, used in many sessions.
+
+Shown here: the product of an opened operand with the matrix from additive shares A_i of W, masked m_W and one dealt share an output is exact over Z_2^32 and
+Z_2^64, for many operands under one and the same weight mask; the embedding as a one-hot product. And the counting argument for reuse: whatever W is, what an
+evaluator holds of it (m_W, its half of r_W) is the same number of equally likely values, and no message depends on r_W other than through dealt shares.
+Positive controls: an operand's mask used twice gives a difference of operands away; a helper that had m_W would have W. Run: python3 test/vectors/private.py
+"""
+import itertools
+
+import numpy as np
+
+rng = np.random.default_rng()
+
+
+def uniform(bits, *shape):
+    return rng.integers(0, 2**bits, size=shape, dtype=np.uint64)
+
+
+def mod(x, bits):
+    return x & np.uint64(2**bits - 1)
+
+
+def split_matrix(w, bits):
+    """The owner: m for both evaluators, halves of r for P0, P1 (the helper has both)."""
+    r = [uniform(bits, *w.shape) for _ in range(2)]
+    return mod(w + r[0] + r[1], bits), r
+
+
+def multiply(x, m_w, r_w, bits):
+    """x opened under a fresh mask, then each party's part; returns the shares and what is opened."""
+    r_x = [uniform(bits, *x.shape) for _ in range(2)]
+    m_x = mod(x + r_x[0] + r_x[1], bits)
+    product = mod((r_x[0] + r_x[1]) @ (r_w[0] + r_w[1]).T, bits)  # the helper: masks alone
+    d0 = uniform(bits, *product.shape)
+    dealt = [d0, product - d0]
+    additive = [m_w - r_w[0], np.uint64(0) - r_w[1]]
+    z = [dealt[i] + m_x @ additive[i].T - r_x[i] @ m_w.T for i in range(2)]
+    return z, m_x
+
+
+for bits in (32, 64):
+    w = mod(rng.integers(-(2**15), 2**15, size=(5, 16)).astype(np.int64).view(np.uint64), bits)
+    m_w, r_w = split_matrix(w, bits)
+    for session in range(50):
+        x = uniform(bits, 3, 16)
+        z, _ = multiply(x, m_w, r_w, bits)
+        assert (mod(z[0] + z[1], bits) == mod(x @ w.T, bits)).all()
+    # A one-hot row gives a row of the table (here its transpose has tokens along the inner axis).
+    for token in range(16):
+        hot = np.zeros((1, 16), np.uint64)
+        hot[0, token] = 1
+        z, _ = multiply(hot, m_w, r_w, bits)
+        assert (mod(z[0] + z[1], bits) == w[:, token]).all()
+
+# Reuse, by counting over Z_2^2: for every W the pair (m_W, r_W0) that P0 keeps takes each of its 16 values once as (r_W0, r_W1) runs over all masks.
+for value in range(4):
+    seen = {((value + a + b) % 4, a) for a, b in itertools.product(range(4), repeat=2)}
+    assert len(seen) == 16
+# Over two sessions on one mask r_W: P0's view (m_W, r_W0, m_x, m_y, dealt shares) is uniform whatever W, x and y are: its own dealt halves are a stream, the
+# operands' masks are fresh. For every (W, x, y) all 4^4 views come equally often.
+for w, x, y in itertools.product(range(4), (0, 3), (1, 2)):
+    views = {((w + a + b) % 4, a, (x + c) % 4, (y + d) % 4) for a, b, c, d in itertools.product(range(4), repeat=4)}
+    assert len(views) == 256
+# Controls: one operand mask for two operands leaks their difference; m_W and both halves are W.
+x, y, r = uniform(64, 8), uniform(64, 8), uniform(64, 8)
+assert ((x + r) - (y + r) == x - y).all()
+for bits in (32, 64):
+    w = uniform(bits, 5, 16)
+    m_w, r_w = split_matrix(w, bits)
+    assert (mod(m_w - r_w[0] - r_w[1], bits) == w).all()
+print("private weights: exact over Z_2^32 and Z_2^64, 50 sessions under one mask")
