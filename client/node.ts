@@ -160,8 +160,11 @@ export const artefactPath = (model: string): string =>
       ? model.replace(/\.gguf$/i, '.cachet')
       : join(modelFolder(model), ARTEFACT_FILE);
 
-/** Where artefacts of random models are kept: the folder that CACHET_CACHE names, or one in the user's cache. */
+/** Where artefacts of random models and parts of private ones are kept: the folder that CACHET_CACHE names, or one in the user's cache. */
 const cacheFolder = (): string => process.env['CACHET_CACHE'] ?? join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'cachet');
+
+/** Where a private model's parts are kept for benchmarks and demos on this machine, by the digest of its open artefact. */
+export const partsFolder = (digest: string): string => join(cacheFolder(), `private-${digest.slice(0, 16)}`);
 
 /** Whether a model is one of random weights, for benchmarks. */
 export const isRandom = (model: string): boolean => model.startsWith(RANDOM);

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { ARTEFACT_FILE, artefactPath, isRandom, modelFolder, openModel, packageRoot, readBytes, readModelArtefact } from '../client/node.ts';
+import { ARTEFACT_FILE, artefactPath, isRandom, modelFolder, openModel, packageRoot, partsFolder, readBytes, readModelArtefact } from '../client/node.ts';
 import { Tokenizer } from '../client/tokenizer.ts';
 import { readArtefact, type Artefact, type SecretRole } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
@@ -79,6 +79,25 @@ export async function splitWeights(o: SplitRequest): Promise<SplitResult> {
   }
   if (model.tokenizer) await writeTokenizer(join(o.out, 'client'), { json: model.tokenizer, config: model.tokenizerConfig });
   return { digest, files };
+}
+
+/** What a client and the parties read where all of them are on this machine. */
+export interface LocalModel {
+  /** The client's. */
+  readonly artefact: Artefact;
+  /** What each party is given instead of the model; undefined where all read the same. */
+  readonly parts: Readonly<Record<Exclude<SecretRole, 'owner'>, string>> | undefined;
+}
+
+/** A model with open weights, or with private ones: split when they are first asked for, kept in the cache for the next time. @throws what `splitWeights` does. */
+export async function localModel(model: string, weights: 'open' | 'private', onProgress?: SplitRequest['onProgress']): Promise<LocalModel> {
+  const artefact = await artefactOf(model);
+  if (weights === 'open') return { artefact, parts: undefined };
+  const out = partsFolder(artefact.digest),
+    parts = { p0: join(out, 'p0'), p1: join(out, 'p1'), helper: join(out, 'helper'), client: join(out, 'client') };
+  // The client's part is written last.
+  if (!existsSync(join(parts.client, ARTEFACT_FILE))) await splitWeights({ model, out, ...(onProgress && { onProgress }) });
+  return { artefact: await readModelArtefact(parts.client), parts };
 }
 
 async function writeTokenizer(folder: string, { json, config }: { readonly json: object; readonly config: object }): Promise<void> {

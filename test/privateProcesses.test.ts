@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { packageRoot, readModelArtefact } from '../client/node.ts';
 import { generate } from '../client/generate.ts';
 import { PrivateSession, type SessionOptions } from '../client/session.ts';
+import type { StepsRow } from '../party/bench/steps.ts';
 import { Trio } from '../party/launch.ts';
 import { connect } from '../party/sockets.ts';
 import type { Artefact } from '../protocols/artefact.ts';
@@ -18,8 +19,9 @@ const run = promisify(execFile),
   cli = join(packageRoot(), 'dist', 'party', 'cli.js'),
   cases = golden().filter((c) => c.promptIds.length <= 128);
 
-let folder: string, trio: Trio, artefact: Artefact;
-const part = (role: string): string => join(folder, role);
+/** Where commands that run all roles keep parts, by the digest of the open artefact. */
+let folder: string, out: string, trio: Trio, artefact: Artefact;
+const part = (role: string): string => join(out, role);
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'cachet-private-'));
@@ -27,7 +29,8 @@ beforeAll(async () => {
     sample = join(folder, 'sample.txt'),
     lines = own.split('\n').filter((line) => line.length < 700);
   await writeFile(sample, lines.slice(0, 4).join('\n'));
-  await run(process.execPath, [cli, 'weights', 'split', '--model', 'tiny-notes', '--out', folder, '--calibration', sample, '--json']);
+  out = join(folder, `private-${(await readModelArtefact('tiny-notes')).digest.slice(0, 16)}`);
+  await run(process.execPath, [cli, 'weights', 'split', '--model', 'tiny-notes', '--out', out, '--calibration', sample, '--json']);
   artefact = await readModelArtefact(part('client'));
   trio = await Trio.start(part('client'), { models: { p0: part('p0'), p1: part('p1'), helper: part('helper') } });
 }, 120_000);
@@ -66,6 +69,16 @@ describe('three processes with private weights', () => {
     expect((await session.step([16])).length).toBe(artefact.shape.vocab);
     await session.stop();
     expect((await trio.ended(session.id)).map((e) => e.error)).toEqual([undefined, undefined, undefined]);
+  });
+
+  it('are measured by cachet bench and shown by cachet demo, with the parts of the cache', async () => {
+    const cached = { env: { ...process.env, CACHET_CACHE: folder } },
+      bench = ['bench', 'decode', '--weights', 'private', '--context', '40', '--tokens', '2', '--reps', '1', '--ahead-mib', '8', '--json'],
+      [row] = (JSON.parse((await run(process.execPath, [cli, ...bench], cached)).stdout) as { rows: StepsRow[] }).rows,
+      { rounds, onlineBytes, dealtBytes } = row!;
+    expect(row).toMatchObject({ weights: 'private', predicted: { rounds, onlineBytes, dealtBytes } });
+    const demo = ['demo', '--weights', 'private', '--max-tokens', '2', '--json'];
+    expect(JSON.parse((await run(process.execPath, [cli, ...demo], cached)).stdout)).toMatchObject({ plaintextSame: true });
   });
 
   it('answer cachet ask', async () => {

@@ -78,7 +78,8 @@ it('says which goals are missed, each in its own direction', () => {
   // 1/6 and 1/22 at 1024; no goal for the latency there with preprocessing ready.
   expect(verdicts(judged([ourRow(200)], [peerRow(3.6)], { context: 1024 }))).toEqual({ all: true, bytes: false, online: false, roundsPerLayer: true });
   expect(verdicts(judged([ourRow(2000, { dealtBytes: 0.5e9 })], [peerRow(61)], { task: 'prefill', tokens: 32 }))).toEqual({ all: true, oursBytes: false });
-  expect(judged([ourRow(200)], [peerRow(3.6)], { weights: 'secret' })).toEqual([]);
+  expect(verdicts(judged([ourRow(400, { onlineBytes: 8e6 })], [peerRow(7.2)], { weights: 'secret' }))).toEqual({ ready: true, online: false });
+  expect(judged([ourRow(200)], [peerRow(3.6)], { weights: 'secret', context: 1024 })).toEqual([]);
   expect(judged([], [peerRow(3.6)])).toEqual([]);
 });
 

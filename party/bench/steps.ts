@@ -12,9 +12,9 @@ import { meterSession } from '../../protocols/cost.ts';
 import type { StepCost } from '../../protocols/engines/engine.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { keptTokens, type Policy } from '../../protocols/policy.ts';
-import { checkSpec, PROTOCOL_VERSION, type SessionSpec } from '../../protocols/session.ts';
+import { checkSpec, PROTOCOL_VERSION, weightsOf, type SessionSpec } from '../../protocols/session.ts';
 import { engineSpace } from '../engine.ts';
-import { Trio, type TrioEvent } from '../launch.ts';
+import { Trio, type TrioEvent, type TrioOptions } from '../launch.ts';
 import { reach } from '../reach.ts';
 import { describeMachine, median, peakResident } from '../terminal.ts';
 
@@ -41,7 +41,7 @@ export interface StepsRow extends Cost {
   readonly kept: number;
   /** That eviction, once: rounds, payload online and dealt, and what the first token after it takes longer than the others. null where the policy has none. */
   readonly eviction: { readonly rounds: number; readonly bytes: number; readonly ms: Spread } | null;
-  readonly weights: 'open';
+  readonly weights: 'open' | 'private';
   /** decode: tokens in the cache, the new one not among them; prefill: the prompt's private tokens. */
   readonly context: number;
   readonly parties: 3;
@@ -66,7 +66,10 @@ export interface StepsRow extends Cost {
 export interface StepsOptions {
   readonly task: 'decode' | 'prefill';
   readonly model: string;
+  /** The client's. */
   readonly artefact: Artefact;
+  /** Of a private model: what each party is given. */
+  readonly parts: TrioOptions['models'] | undefined;
   readonly policy: Policy;
   readonly net: string;
   /** decode: cached tokens, the public prefix among them. */
@@ -105,7 +108,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
   const shape = (steps: number): SessionSpec => ({
     version: PROTOCOL_VERSION,
     artefact: artefact.digest,
-    weights: 'open',
+    weights: weightsOf(artefact),
     dealer: 'helper',
     promptTokens,
     maxTokens: steps,
@@ -125,7 +128,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     after = task === 'decode' ? Math.ceil((4 * ring) / predicted.dealtBytes) : 0;
   const warm = task === 'decode' ? WARM_READY : 0;
   checkSpec(artefact, shape(skip + Math.max(after, warm) + steps));
-  const trio = await Trio.start(o.model, { net: o.net, aheadMib: o.aheadMib, threads: o.threads, benchmark: true }),
+  const trio = await Trio.start(o.model, { net: o.net, aheadMib: o.aheadMib, threads: o.threads, benchmark: true, ...(o.parts && { models: o.parts }) }),
     choose = sampler(),
     prompt = Array.from({ length: promptTokens }, (_, i) => 5 + ((i * 37) % (artefact.shape.vocab - 5))),
     last: { reports: readonly StepReport[]; ended: readonly TrioEvent[] } = { reports: [], ended: [] };
@@ -186,7 +189,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     policy: policy.name,
     kept: keptContext(policy, artefact, filled + promptTokens),
     eviction: evicts ? { rounds: metered[0]!.partRounds.get('eviction') ?? 0, bytes: metered[0]!.parts.get('eviction') ?? 0, ms: spread(evicting) } : null,
-    weights: 'open',
+    weights: weightsOf(artefact),
     context: task === 'decode' ? o.context : promptTokens,
     parties: 3,
     threads: o.threads,

@@ -11,13 +11,14 @@ import { benchSteps, type Spread, type StepsRow } from '../bench/steps.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { POLICY_NAMES } from '../../protocols/policy.ts';
 import { parseNet } from '../shaper.ts';
-import { artefactOf } from '../preparing.ts';
+import { artefactOf, localModel } from '../preparing.ts';
 import { bytes, count, describeMachine, onInterrupt, Progress, table } from '../terminal.ts';
-import { integer, integers, policyOption } from './options.ts';
+import { integer, integers, policyOption, weightsOption, type Weights } from './options.ts';
 
 interface Options {
   readonly model: string;
   readonly policy: string;
+  readonly weights: Weights;
   readonly context: number[];
   readonly tokens: number[];
   readonly net: string;
@@ -32,6 +33,7 @@ const command = (name: 'decode' | 'prefill' | 'evict', description: string): Com
     .description(description)
     .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
     .addOption(policyOption())
+    .addOption(weightsOption())
     .addOption(new Option('--net <net>', 'loopback, lan, wan or rtt=MS,mbps=N').argParser((net) => parseNet(net).name).default('loopback'))
     .addOption(new Option('--reps <n>', 'sessions for a row').argParser(integer(1)).default(3))
     .addOption(new Option('--threads <n>', "threads of each party's engine").argParser(integer(1)).default(1))
@@ -41,7 +43,7 @@ const command = (name: 'decode' | 'prefill' | 'evict', description: string): Com
 async function rows(task: 'decode' | 'prefill', o: Options): Promise<void> {
   const abort = new AbortController(),
     progress = new Progress({ silent: o.json ?? false }),
-    artefact = await artefactOf(o.model),
+    { artefact, parts } = await localModel(o.model, o.weights, (done, total) => progress.update(`splitting the weights: document ${done} of ${total}`)),
     policy = await readPolicy(o.policy, o.model, artefact),
     machine = describeMachine(),
     found: StepsRow[] = [];
@@ -52,6 +54,7 @@ async function rows(task: 'decode' | 'prefill', o: Options): Promise<void> {
       task,
       model: o.model,
       artefact,
+      parts,
       policy,
       net: o.net,
       context: task === 'decode' ? n : 0,

@@ -1,7 +1,7 @@
 /** `cachet demo`: three party processes on loopback and a private question to them; or a file of cases. */
 import { Command, Option } from 'commander';
 import { z } from 'zod';
-import { EMBEDDED_MODEL, openModel, readJson, readModelArtefact, readPolicy, readTokenizer } from '../../client/node.ts';
+import { EMBEDDED_MODEL, openModel, readJson, readPolicy, readTokenizer } from '../../client/node.ts';
 import { ask, type AskEvent } from '../../client/ask.ts';
 import type { Sampling } from '../../client/sampling.ts';
 import { promptIds } from '../../client/generate.ts';
@@ -11,6 +11,7 @@ import { CachetError } from '../../protocols/errors.ts';
 import { describePolicy } from '../../protocols/policy.ts';
 import { PlainModel } from '../../protocols/models/plain.ts';
 import { Trio } from '../launch.ts';
+import { localModel } from '../preparing.ts';
 import { reach } from '../reach.ts';
 import { bytes, onInterrupt, Progress, table, wrap } from '../terminal.ts';
 import { describeFigures, figures, show, traced } from './answer.ts';
@@ -24,7 +25,9 @@ import {
   samplingOf,
   TRACE_HELP,
   traceOption,
+  weightsOption,
   type SamplingOptions,
+  type Weights,
 } from './options.ts';
 
 /** About 150 tokens in the embedded model's vocabulary. */
@@ -58,6 +61,7 @@ interface Options extends SamplingOptions {
   helper: 'server' | 'client';
   net: string;
   policy: string;
+  weights: Weights;
   cases?: string;
   case?: string[];
   maxPrompt?: number;
@@ -73,6 +77,7 @@ export const demoCommand = addSampling(
     .option('--question <text>', 'the question', "What is Nina's pin?")
     .addOption(dealerOption())
     .addOption(policyOption())
+    .addOption(weightsOption())
     .option('--net <net>', 'links are made to be loopback, lan, wan or rtt=MS,mbps=N', 'loopback'),
 )
   .option('--cases <file>', 'run the cases of a file instead: JSON { cases: [{ promptIds or prompt, continuationIds }] }')
@@ -82,11 +87,11 @@ export const demoCommand = addSampling(
   .addOption(traceOption())
   .addHelpText('after', TRACE_HELP)
   .action(async (o: Options) => {
-    const artefact = await readModelArtefact(o.model),
+    const progress = new Progress({ silent: o.json === true }),
+      { artefact, parts } = await localModel(o.model, o.weights, (done, total) => progress.update(`splitting the weights: document ${done} of ${total}`)),
       tokenizer = await readTokenizer(o.model),
       policy = await readPolicy(o.policy, o.model, artefact),
-      abort = new AbortController(),
-      progress = new Progress({ silent: o.json === true });
+      abort = new AbortController();
     const cases = o.cases === undefined ? undefined : await readCases(o.cases, artefact, tokenizer, o.case, o.maxPrompt);
     onInterrupt(() => abort.abort());
     progress.done(`cache policy ${describePolicy(policy)}`);
@@ -96,6 +101,7 @@ export const demoCommand = addSampling(
         net: o.net,
         ...(o.helper === 'client' ? { roles: ['p0', 'p1'] } : {}),
         ...(o.trace === undefined ? {} : { trace: o.trace }),
+        ...(parts && { models: parts }),
       });
     try {
       progress.done(
@@ -171,11 +177,14 @@ async function runQuestion({ o, trio, artefact, tokenizer, progress, asked }: Ru
   console.log(
     `What each party saw:\n\n${table([
       ['party', 'from', 'bytes', 'what'],
-      ...ends.flatMap((e) => (e.traffic ?? []).map((t) => [e.role, t.peer, bytes(t.received), SEEN[e.role]![t.peer] ?? ''])),
+      ...ends.flatMap((e) => (e.traffic ?? []).map((t) => [e.role, t.peer, bytes(t.received), seen(e.role, t.peer, o.weights)])),
     ])}\n\n${describeFigures(result)}`,
   );
   if (same !== undefined) console.log(`plaintext  ${same ? 'the same tokens' : 'other tokens: ' + JSON.stringify(tokenizer.decode(plain!))}`);
 }
+
+const seen = (role: string, peer: string, weights: Weights): string =>
+  weights === 'private' && peer === 'client' ? 'random shares of one-hot rows' : (SEEN[role]![peer] ?? '');
 
 /** What the bytes are, by receiver and sender. */
 const SEEN: Readonly<Record<string, Readonly<Record<string, string>>>> = {

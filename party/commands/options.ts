@@ -80,6 +80,14 @@ export const policyOption = (): Option =>
     `what the cache keeps and tokens attend to: ${POLICY_NAMES.join(', ')}, or a JSON file; auto: the cheapest that is good enough, where lengths are known`,
   ).default('full');
 
+export type Weights = 'open' | 'private';
+
+/** For commands that run all parties on this machine. */
+export const weightsOption = (): Option =>
+  new Option('--weights <who>', 'who knows the weights: all parties and the client, or none of them (split once, kept in the cache)')
+    .choices(['open', 'private'])
+    .default('open');
+
 /** `stored`: from the parties' stores as well. */
 export const dealerOption = (stored = false): Option =>
   new Option(
