@@ -1,7 +1,7 @@
 /** From private text to streamed answers: tokens, the private session, sampling, text; one turn, or several over one KV cache. */
 import { CachetError } from '../protocols/errors.ts';
-import { logitsOf } from './head.ts';
-import { sampler, type Logits, type Sampling } from './sampling.ts';
+import { chooser } from './head.ts';
+import type { Sampling } from './sampling.ts';
 import { PrivateSession, type SessionOptions } from './session.ts';
 import type { Tokenizer } from './tokenizer.ts';
 
@@ -16,20 +16,21 @@ export interface ConversationOptions extends SessionOptions {
 export class Conversation {
   readonly session: PrivateSession;
   private readonly o: ConversationOptions;
-  private readonly choose: (logits: Logits) => number;
+  private readonly choose: (result: Float64Array) => number;
   /** The answer's last token, which the evaluators have not seen yet. */
   private pending: number | undefined;
   /** A turn has been asked. */
   begun = false;
 
   static async open(o: ConversationOptions): Promise<Conversation> {
-    return new Conversation(o, await PrivateSession.open(o));
+    const choose = chooser(o.artefact, o.sampling);
+    return new Conversation(o, await PrivateSession.open(o), choose);
   }
 
-  private constructor(o: ConversationOptions, session: PrivateSession) {
+  private constructor(o: ConversationOptions, session: PrivateSession, choose: (result: Float64Array) => number) {
     this.o = o;
     this.session = session;
-    this.choose = sampler(o.sampling);
+    this.choose = choose;
   }
 
   /** Tokens of question and answer together that a further turn may have. */
@@ -46,13 +47,13 @@ export class Conversation {
       tokens = this.pending === undefined ? ids : [this.pending, ...ids];
     if (this.begun) this.session.turn({ tokens: tokens.length, answer: maxTokens });
     this.begun = true;
-    let hidden = await this.session.prompt(tokens);
+    let result = await this.session.prompt(tokens);
     for (let n = 1; ; n++) {
-      const id = this.choose(logitsOf(artefact, hidden));
+      const id = this.choose(result);
       this.pending = id;
       yield id;
       if (artefact.shape.eosIds.includes(id) || n >= maxTokens) return;
-      hidden = await this.session.step([id]);
+      result = await this.session.step([id]);
     }
   }
 

@@ -2,9 +2,11 @@
 import type { Kernels } from '../kernels/kernels.ts';
 import { Arena, reserveMemory, WORKING_BYTES } from '../kernels/memory.ts';
 import { createKernels } from '../kernels/registry.ts';
+import { CachetError } from '../protocols/errors.ts';
 import { clientTensors, type Artefact } from '../protocols/artefact.ts';
 import { embedTokens } from '../protocols/models/embedding.ts';
 import { randomWords } from '../protocols/randomWords.ts';
+import { sampler, type Sampling } from './sampling.ts';
 import { clientEnds, weightsOf } from '../protocols/session.ts';
 import { finalNorm } from '../protocols/models/finalNorm.ts';
 
@@ -49,10 +51,30 @@ function embed(a: Artefact, ids: readonly number[], position: number): BigInt64A
 }
 
 /**
+ * Chooses the next token from a step's result: by its logits, or as it is where a model hides those.
+ * @throws CachetError 'usage' for a parameter of sampling outside its range, or one where there is nothing to sample from.
+ */
+export function chooser(a: Artefact, sampling?: Sampling): (result: Float64Array) => number {
+  const choose = sampler(sampling);
+  if (!a.header.secret?.hideLogits) return (result) => choose(logitsOf(a, result));
+  if (sampling?.temperature)
+    throw new CachetError({
+      code: 'usage',
+      what: 'sampling from a model that hides its logits',
+      expected: 'temperature 0: the most likely token is all that a client gets',
+      got: String(sampling.temperature),
+      hint: '--temperature 0',
+    });
+  return ([id]) => id!;
+}
+
+/**
  * Float32 logits over the vocabulary from a step's result: final norm and head of the last position's residual stream, valid until the next call for this
- * artefact; with private weights the result itself.
+ * artefact; with private weights the result itself. @throws CachetError 'usage' for a model that hides them.
  */
 export function logitsOf(a: Artefact, hidden: Float64Array): Float32Array {
+  if (a.header.secret?.hideLogits)
+    throw new CachetError({ code: 'usage', what: 'logits of a model that hides them', expected: 'a model split without --hide-logits', got: a.header.name });
   if (weightsOf(a) === 'private') return Float32Array.from(hidden);
   let head = heads.get(a);
   if (!head) heads.set(a, (head = new Head(a)));

@@ -208,7 +208,7 @@ export class PrivateSession {
 
   /**
    * One step: a batch of the turn's tokens, or the next token of its answer. Returns the last position's residual stream, before the final norm; with
-   * private weights its logits. `logitsOf` gives the logits of either.
+   * private weights its logits, or the most likely token alone. `logitsOf` gives the logits, `chooser` a token of any.
    */
   async step(ids: readonly number[]): Promise<Float64Array> {
     const { artefact } = this.o,

@@ -29,6 +29,8 @@ export interface SplitRequest {
   /** Folder that gets one folder a role. */
   readonly out: string;
   readonly calibration?: string | undefined;
+  /** The client gets the most likely token, no logits. */
+  readonly hideLogits?: boolean | undefined;
   readonly onProgress?: (done: number, total: number) => void;
 }
 
@@ -68,7 +70,7 @@ export async function splitWeights(o: SplitRequest): Promise<SplitResult> {
   const artefact = await artefactOf(o.model),
     model = await openModel(o.model),
     { documents } = isRandom(o.model) ? randomText(model.shape) : await sampleText(o, model.shape, model, artefact.prefixIds),
-    owner = secretModel({ artefact, documents, ...(o.onProgress && { onProgress: o.onProgress }) }),
+    owner = secretModel({ artefact, documents, hideLogits: o.hideLogits, ...(o.onProgress && { onProgress: o.onProgress }) }),
     files: SplitResult['files'][number][] = [];
   let digest = '';
   for (const { role, bytes } of splitModel(owner)) {

@@ -100,6 +100,8 @@ const secretSchema = z.strictObject({
   /** Per layer, of the matrices after the first and after the second norm: bits over which their operand is opened; whether they are over Z_2^64. */
   layers: z.array(z.strictObject({ operands: z.tuple([integer, integer]), wide: z.tuple([z.boolean(), z.boolean()]) })),
   head: z.strictObject({ norm: normSchema, operandBits: integer, wide: z.boolean(), fraction: integer, bias: z.boolean() }),
+  /** Where the client gets the most likely token alone: logits lie within (-2^range, 2^range). */
+  hideLogits: z.strictObject({ range: integer }).optional(),
 });
 const shapeSchema = z.strictObject({
   layers: integer.positive(),

@@ -10,6 +10,8 @@ import { CachetError } from './errors.ts';
 import { PROJECTIONS } from './models/fold.ts';
 import type { ModelShape } from './models/config.ts';
 import type { Safetensors } from './models/safetensors.ts';
+import { COMPARE_BITS, compareScale, firstPlaces } from './programs/argmax.ts';
+import { negativeTable } from './gates/less.ts';
 import { RING, SCALE, type NormPlan, type Projection, type SecretPlan } from './programs/plan.ts';
 import type { Constant } from './tensor.ts';
 
@@ -132,6 +134,11 @@ export function bindSecret(e: Engine, header: ArtefactHeader, tensors: Safetenso
       positions: secret.positions ? share('positions') : undefined,
       norm: norm(secret.head.norm),
       head: projection('head', secret.head.fraction, secret.head.bias),
+      argmax: secret.hideLogits && {
+        scale: compareScale(secret.hideLogits.range),
+        negative: e.constant('tables', negativeTable(COMPARE_BITS)),
+        firsts: e.constant('tables', firstPlaces(header.shape.vocab)),
+      },
       prefix: header.layers.map((_, l) => ({ keys: wire(`layers.${l}.prefixKeys`), values: wire(`layers.${l}.prefixValues`) })),
     }),
   };

@@ -78,7 +78,8 @@ export const weightsOf = ({ header }: Artefact): SessionSpec['weights'] => (isSe
 /** What the client sends to each evaluator for a token, and gets back for a step: elements of a ring, 4 or 8 bytes each, and the result's scale. */
 export function clientEnds({ header, shape, residualScale }: Artefact) {
   if (!isSecret(header)) return { input: { elements: shape.width, bits: 64 }, output: { elements: shape.width, bits: 64, scale: residualScale } } as const;
-  return { input: { elements: entryColumns(shape), bits: 32 }, output: { elements: shape.vocab, ...logitRing(header) } } as const;
+  const output = header.secret.hideLogits ? { elements: 1, bits: 64, scale: 0 } : { elements: shape.vocab, ...logitRing(header) };
+  return { input: { elements: entryColumns(shape), bits: 32 }, output } as const;
 }
 
 /** Bytes that the client sends to each evaluator for a token. */
@@ -218,8 +219,8 @@ export function arenaBytes(role: 'evaluator' | 'helper', artefact: Artefact, spe
   const cache = 4 * 8 * s.layers * s.kvHeads * s.headDim * context,
     secret = isSecret(artefact.header),
     weights = secret ? secretBytes(role, artefact.header) : role === 'evaluator' ? partyBytes(artefact) : 0,
-    // One-hot rows: share, wire, mask, packed both ways; logits.
-    ends = secret ? 5 * 8 * entryColumns(s) * Math.max(first, later) + 5 * 8 * s.vocab : 0,
+    // One-hot rows: share, wire, mask, packed both ways; logits, and what a knockout of them keeps.
+    ends = secret ? 5 * 8 * entryColumns(s) * Math.max(first, later) + (artefact.header.secret?.hideLogits ? 60 : 5) * 8 * s.vocab : 0,
     tables = 16 << 20;
   // Per logit: wires and shares of logits (twice), words, probabilities, temporaries; per activation the same.
   const rule = spec.policy.static,

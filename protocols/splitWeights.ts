@@ -30,6 +30,8 @@ import { entryColumns, isSecret, secretTensors } from './secret.ts';
 export interface SplitOptions extends Pick<CalibrationOptions, 'documents' | 'onProgress'> {
   /** With open weights, the client's tensors among them. */
   readonly artefact: Artefact;
+  /** The client gets the most likely token, no logits. @default false */
+  readonly hideLogits?: boolean | undefined;
 }
 
 /** Positions whose logits are measured at a time. */
@@ -39,7 +41,7 @@ const HEAD_ROWS = 64;
 const LEAST_SCALE = 9;
 
 /** The owner's artefact: the whole model as private tensors, in the clear. @throws CachetError 'range' for a model whose final norm or head would overflow. */
-export function secretModel({ artefact, documents, onProgress }: SplitOptions): Artefact {
+export function secretModel({ artefact, documents, hideLogits = false, onProgress }: SplitOptions): Artefact {
   if (isSecret(artefact.header))
     throw new CachetError({
       code: 'artefact',
@@ -107,6 +109,7 @@ export function secretModel({ artefact, documents, onProgress }: SplitOptions): 
       positions: entry.positions !== undefined,
       layers: groups.map((pair) => ({ operands: pair.map((g) => g.bits), wide: pair.map((g) => g.wide) })),
       head: { norm: planned.norm, operandBits: headGroup.bits, wide: headGroup.wide, fraction: planned.fractions[0]!, bias: head.bias !== undefined },
+      ...(hideLogits && { hideLogits: { range: bitsFor(largestLogit * MARGIN.values) } }),
     },
   });
   const int32 = (name: string, dimensions: readonly number[], data: Int32Array): void => void out.set(name, { dtype: 'I32', shape: dimensions, data });

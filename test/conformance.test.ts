@@ -8,6 +8,7 @@ import { NONZERO } from '../protocols/artefact.ts';
 import type { Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { b2a } from '../protocols/gates/b2a.ts';
+import { bitMul } from '../protocols/gates/bitMul.ts';
 import { bucket } from '../protocols/gates/bucket.ts';
 import { expTable, expTables, type ExpPlan } from '../protocols/gates/expTable.ts';
 import { fitFourier } from '../protocols/gates/fourier.ts';
@@ -358,6 +359,20 @@ const rows: Row[] = [
       return e.apply(b2a, { bits: 7 }, [bits!]);
     },
     error: 0,
+  },
+  {
+    gate: 'bitMul',
+    name: 'of an opened truth table',
+    rounds: 1,
+    inputs: [
+      { size: 50, scale: 0, low: 0, high: 255, bits: 16, integer: true },
+      { size: 50, scale: 6, low: -900, high: 900, bits: 18 },
+    ],
+    *program(e, [x, d]) {
+      const [bits] = yield* e.open(e.apply(truthTable, { bits: 8, table: e.constant('tables', table) }, [e.mod(x!, 8, true)]));
+      return e.apply(bitMul, null, [bits!, d!]);
+    },
+    error: 2 ** -7,
   },
   {
     gate: 'linear',

@@ -1,16 +1,18 @@
 /** Private weights in one process: the golden tokens, the protocol against Fixed bit for bit, the Meter, and what each role's file has. */
 import { beforeAll, describe, expect, it } from 'vitest';
-import { inputShares, logitsOf, resultOf } from '../client/head.ts';
+import { chooser, inputShares, logitsOf, resultOf } from '../client/head.ts';
 import { bindPlan, readArtefact, type Artefact, type SecretRole } from '../protocols/artefact.ts';
 import { meterSession } from '../protocols/cost.ts';
 import type { Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
+import { negativeTable } from '../protocols/gates/less.ts';
 import { PRESETS } from '../protocols/policy.ts';
+import { argmax, COMPARE_BITS, compareScale, firstPlaces } from '../protocols/programs/argmax.ts';
 import { session } from '../protocols/programs/transformer.ts';
 import { entryColumns, requireRole, secretTensors } from '../protocols/secret.ts';
 import { checkSpec, PROTOCOL_VERSION } from '../protocols/session.ts';
 import { secretModel, splitModel } from '../protocols/splitWeights.ts';
-import { runFixed, runFloat, runLocal } from './support/local.ts';
+import { runFixed, runFloat, runLocal, split } from './support/local.ts';
 import { golden, tinyNotes } from './support/tinyNotes.ts';
 
 const artefact = tinyNotes(),
@@ -19,14 +21,23 @@ const artefact = tinyNotes(),
   steps = [privateIds, goldenCase.continuationIds.slice(0, 1)],
   width = entryColumns(artefact.shape);
 
-let owner: Artefact, parts: Record<SecretRole, Artefact>;
+interface Split {
+  readonly owner: Artefact;
+  readonly parts: Record<SecretRole, Artefact>;
+}
+
+let owner: Artefact, parts: Split['parts'], hidden: Split;
 
 beforeAll(() => {
   const documents = golden()
     .slice(0, 6)
     .map((c) => [...c.promptIds, ...c.continuationIds]);
-  owner = secretModel({ artefact, documents });
-  parts = Object.fromEntries([...splitModel(owner)].map(({ role, bytes }) => [role, readArtefact(bytes)])) as typeof parts;
+  const split = (hideLogits: boolean): Split => {
+    const whole = secretModel({ artefact, documents, hideLogits });
+    return { owner: whole, parts: Object.fromEntries([...splitModel(whole)].map(({ role, bytes }) => [role, readArtefact(bytes)])) as Split['parts'] };
+  };
+  ({ owner, parts } = split(false));
+  hidden = split(true);
 }, 120_000);
 
 /** A prompt and one token of its answer; evaluators and dealer from their own files. */
@@ -41,16 +52,20 @@ const oneHot = (ids: readonly number[]): Float64Array => {
   return rows;
 };
 
+function runParts(of: Split['parts']): ReturnType<typeof runLocal> {
+  const shares = steps.map((ids, i) => inputShares(of.client, ids, 1 + 9 * i));
+  let evaluators = 0;
+  return runLocal(
+    program((e) => (e.name === 'dealer' ? of.helper : evaluators++ === 0 ? of.p0 : of.p1)),
+    [shares.map((s) => s[0]), shares.map((s) => s[1])],
+    { seed: 5 },
+  );
+}
+
 describe('tiny-notes with private weights', () => {
   let run: ReturnType<typeof runLocal>;
   beforeAll(() => {
-    const shares = steps.map((ids, i) => inputShares(parts.client, ids, 1 + 9 * i));
-    let evaluators = 0;
-    run = runLocal(
-      program((e) => (e.name === 'dealer' ? parts.helper : evaluators++ === 0 ? parts.p0 : parts.p1)),
-      [shares.map((s) => s[0]), shares.map((s) => s[1])],
-      { seed: 5 },
-    );
+    run = runParts(parts);
   }, 120_000);
 
   it('gives the golden tokens', () => {
@@ -88,6 +103,60 @@ describe('tiny-notes with private weights', () => {
         dealt: cost.dealtBytes,
       });
       expect(cost.steps[1]!.rounds - meterSession(artefact, lengths).steps[1]!.rounds).toBe(4 * artefact.shape.layers + 6);
+    }
+  });
+});
+
+describe('a model that hides its logits', () => {
+  let run: ReturnType<typeof runLocal>;
+  beforeAll(() => {
+    run = runParts(hidden.parts);
+  }, 120_000);
+  const results = (): Float64Array[] => run.outputs[0].map((a, i) => resultOf(hidden.parts.client, [a, run.outputs[1][i]!]));
+
+  it('gives the golden tokens, and nothing else', () => {
+    const choose = chooser(hidden.parts.client);
+    expect(results().map(choose)).toEqual(goldenCase.continuationIds.slice(0, 2));
+    expect(run.outputs.flat().map((o) => o.length)).toEqual([8, 8, 8, 8]);
+    expect(() => logitsOf(hidden.parts.client, results()[0]!)).toThrow(/logits of a model that hides them/);
+    expect(() => chooser(hidden.parts.client, { temperature: 1 })).toThrow(/sampling from a model that hides its logits.*--temperature 0/);
+  });
+
+  it('equals Fixed bit for bit, and costs what the Meter says', () => {
+    const fixed = runFixed(
+      program(() => hidden.owner),
+      steps.map(oneHot),
+      { seed: 5 },
+    ).outputs;
+    expect(results()).toEqual(fixed);
+    const lengths = { promptTokens: privateIds.length, maxTokens: 2 },
+      cost = meterSession(hidden.parts.client, lengths);
+    expect([run.rounds, run.onlineBytes, run.dealtBytes]).toEqual([cost.rounds, cost.onlineBytes, cost.dealtBytes]);
+    expect(cost.steps[1]!.rounds - meterSession(parts.client, lengths).steps[1]!.rounds).toBe(1 + 2 * Math.ceil(Math.log2(artefact.shape.vocab)));
+  });
+});
+
+describe('argmax', () => {
+  function* greatest(e: Engine, n: number): Program<void> {
+    yield* e.output(
+      yield* argmax(e, yield* e.input(n, 20), {
+        scale: compareScale(4),
+        negative: e.constant('tables', negativeTable(COMPARE_BITS)),
+        firsts: e.constant('tables', firstPlaces(n)),
+      }),
+    );
+    e.endStep();
+  }
+
+  it('is the place of the greatest value, the first among equals, for any count', () => {
+    for (const n of [2, 3, 4, 5, 7, 8, 13, 64, 100, 257]) {
+      // Whole steps of 1 / 4, far apart for the comparison; every third place at the top is taken twice.
+      const values = Float64Array.from({ length: n }, (_, i) => ((i * 37 + n * 11) % 61) / 4 - 8);
+      if (n % 3 === 0) values.fill(15.5, n >> 1);
+      const shares = split(values, 20, n),
+        run = runLocal((e) => greatest(e, n), [[shares[0]], [shares[1]]]),
+        [a, b] = run.outputs.map((o) => new BigInt64Array(o[0]!.slice().buffer)[0]!) as [bigint, bigint];
+      expect(Number(a + b), String(n)).toBe(values.indexOf(Math.max(...values)));
     }
   });
 });

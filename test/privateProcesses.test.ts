@@ -89,6 +89,40 @@ describe('three processes with private weights', () => {
   });
 });
 
+describe('a model that hides its logits', () => {
+  it('answers a golden case token for token, and refuses sampling', async () => {
+    const parts = join(folder, 'hidden'),
+      of = (role: string): string => join(parts, role);
+    await run(process.execPath, [
+      cli,
+      'weights',
+      'split',
+      '--model',
+      'tiny-notes',
+      '--out',
+      parts,
+      '--calibration',
+      join(folder, 'sample.txt'),
+      '--hide-logits',
+    ]);
+    const hidden = await readModelArtefact(of('client')),
+      three = await Trio.start(of('client'), { models: { p0: of('p0'), p1: of('p1'), helper: of('helper') } });
+    try {
+      const c = cases[5]!,
+        ids: number[] = [],
+        session = { ...options(0, c.continuationIds.length), artefact: hidden, connect: (role: 'p0' | 'p1') => connect(three.config[role], role, 10_000) };
+      for await (const id of generate({ ...session, promptIds: c.promptIds })) ids.push(id);
+      expect(ids).toEqual(c.continuationIds);
+      const { config } = three,
+        flags = ['--p0', config.p0, '--p1', config.p1, '--helper-url', config.helper!, '--model', of('client'), '--temperature', '1'],
+        refused = await run(process.execPath, [cli, 'ask', ...flags, "What is Nina's pin?"]).catch((e: { stderr: string }) => e);
+      expect(refused.stderr).toMatch(/sampling from a model that hides its logits; expected temperature 0: .*; got 1; try: --temperature 0/);
+    } finally {
+      await three.stop();
+    }
+  });
+});
+
 describe('refused in one line', () => {
   it("the client as dealer, another role's part, a corrupt one, a party of the open model", async () => {
     const deal = (): Promise<void> => Promise.resolve();

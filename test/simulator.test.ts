@@ -10,6 +10,7 @@ import { MAX_TAKE_BYTES, type DealtSource, type Program } from '../protocols/eng
 import type { Engine } from '../protocols/engines/engine.ts';
 import { Evaluator } from '../protocols/engines/evaluator.ts';
 import { b2a } from '../protocols/gates/b2a.ts';
+import { bitMul } from '../protocols/gates/bitMul.ts';
 import { bucket } from '../protocols/gates/bucket.ts';
 import { expTables, type ExpPlan } from '../protocols/gates/expTable.ts';
 import { fitFourier } from '../protocols/gates/fourier.ts';
@@ -128,14 +129,15 @@ const rows: readonly Row[] = [
     },
   },
   {
-    covers: ['mod', 'truthTable', 'b2a'],
-    name: 'truthTable, opened, b2a',
+    covers: ['mod', 'truthTable', 'b2a', 'bitMul'],
+    name: 'truthTable, opened, b2a and bitMul',
     scale: 0,
     bits: 16,
     value: 21,
     *program(e, x) {
       const [bit] = yield* e.open(e.apply(truthTable, { bits: 6, table: e.constant('tables', bits64) }, [sixBits(e, x)]));
       e.apply(b2a, { bits: 12 }, [bit!]);
+      e.apply(bitMul, null, [bit!, x]);
     },
   },
   {

@@ -4,8 +4,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { packageRoot } from '../../client/node.ts';
-import { logitsOf } from '../../client/head.ts';
-import { sampler } from '../../client/sampling.ts';
+import { chooser } from '../../client/head.ts';
 import { PrivateSession, type StepReport } from '../../client/session.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
 import { meterSession } from '../../protocols/cost.ts';
@@ -129,7 +128,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
   const warm = task === 'decode' ? WARM_READY : 0;
   checkSpec(artefact, shape(skip + Math.max(after, warm) + steps));
   const trio = await Trio.start(o.model, { net: o.net, aheadMib: o.aheadMib, threads: o.threads, benchmark: true, ...(o.parts && { models: o.parts }) }),
-    choose = sampler(),
+    choose = chooser(artefact),
     prompt = Array.from({ length: promptTokens }, (_, i) => 5 + ((i * 37) % (artefact.shape.vocab - 5))),
     last: { reports: readonly StepReport[]; ended: readonly TrioEvent[] } = { reports: [], ended: [] };
   /** Of the session before. */
@@ -146,7 +145,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
       }),
       times: number[] = [];
     let ids = prompt;
-    if (evicts) ids = [choose(logitsOf(artefact, await session.step(ids)))];
+    if (evicts) ids = [choose(await session.step(ids))];
     for (let i = 0; i < n; i++) {
       o.onProgress(`${name}, ${task === 'decode' ? `token ${i + 1} of ${n}` : `${promptTokens} tokens`}`);
       if (ready && i % group === 0) {
@@ -155,8 +154,8 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
         await pause(dealMs() * DEALT_AT_ONCE);
       }
       const start = performance.now(),
-        hidden = await session.step(ids);
-      ids = [choose(logitsOf(artefact, hidden))];
+        result = await session.step(ids);
+      ids = [choose(result)];
       times.push(performance.now() - start);
     }
     await session.stop();

@@ -22,6 +22,7 @@ interface Options {
   model: string;
   out: string;
   calibration?: string;
+  hideLogits?: boolean;
   json?: boolean;
 }
 
@@ -31,6 +32,7 @@ export const weightsCommand = new Command('weights').description('Weights that n
     .requiredOption('--model <model>', 'model folder with its artefact (cachet prepare)')
     .requiredOption('--out <dir>', 'folder that gets p0, p1, helper and client')
     .option('--calibration <file>', 'sample text, one document a line (default: calibration.txt in the folder, or a general text)')
+    .option('--hide-logits', 'clients get the most likely token alone: greedy answers, no logits to learn the model from')
     .option('--json', 'print the result as JSON on stdout')
     .addHelpText('after', EXAMPLE)
     .action(async (o: Options) => {

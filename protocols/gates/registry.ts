@@ -1,5 +1,6 @@
 /** All gates, in the order of the documentation. `open` and the linear maps are part of every engine; `windows` is a composition of `spline`. */
 import { b2a } from './b2a.ts';
+import { bitMul } from './bitMul.ts';
 import { bucket } from './bucket.ts';
 import { expTable } from './expTable.ts';
 import { fourier } from './fourier.ts';
@@ -31,5 +32,6 @@ export const gates = {
   less,
   bucket,
   b2a,
+  bitMul,
   onehot,
 } as const;

@@ -1,12 +1,13 @@
 /**
  * A model's ends: where weights are open the client embeds its tokens and applies the head itself. Where they are private it sends shares of one-hot rows over the
- * vocabulary and gets shares of the logits: 2 rounds before the first layer, 4 after the last.
+ * vocabulary and gets shares of the logits, or of the most likely token alone: 2 rounds before the first layer, 4 after the last and for the token those of `argmax`.
  */
 import type { Program } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
 import { refine } from '../gates/linear.ts';
 import { mulWeights } from '../gates/mulWeights.ts';
 import type { Tensor } from '../tensor.ts';
+import { argmax } from './argmax.ts';
 import { norm } from './norm.ts';
 import type { ModelPlan } from './plan.ts';
 import { operand, project } from './project.ts';
@@ -30,10 +31,11 @@ export function* enter(e: Engine, { secret, shape: { width }, residualScale }: M
   return e.linear(refine(rows * width, residualScale - table.fraction), e.widen(w!));
 }
 
-/** The last position's residual stream -> what the client gets: the same, or its logits. */
+/** The last position's residual stream -> what the client gets: the same, its logits, or the most likely token. */
 export function* leave(e: Engine, { secret, shape: { width } }: ModelPlan, hidden: Tensor): Program<Tensor> {
   if (!secret) return hidden;
   const [x] = yield* e.open([{ x: hidden, bits: secret.norm.openBits }]),
     h = yield* norm(e, secret.norm, x!, 1, width, 'squaresOfHead');
-  return yield* project(e, secret.head, yield* operand(e, secret.head, h), 1);
+  const logits = yield* project(e, secret.head, yield* operand(e, secret.head, h), 1);
+  return secret.argmax ? yield* argmax(e, logits, secret.argmax) : logits;
 }

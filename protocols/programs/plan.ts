@@ -17,6 +17,7 @@ import type { RopeTables } from '../gates/linear.ts';
 import type { LookupTable } from '../gates/lookup.ts';
 import type { WindowsParams } from '../gates/windows.ts';
 import type { ModelShape } from '../models/config.ts';
+import type { ArgmaxPlan } from './argmax.ts';
 import type { Constant, Matrix, Tensor, WeightWire } from '../tensor.ts';
 
 export const SCALE = { activation: 12, value: 10, rope: 12, silu: 32 } as const;
@@ -52,6 +53,8 @@ export interface SecretPlan {
   readonly norm: NormPlan;
   /** Gain of the final norm folded in. */
   readonly head: Projection;
+  /** Where the client gets the most likely token alone. */
+  readonly argmax: ArgmaxPlan | undefined;
   readonly prefix: readonly { readonly keys: Tensor; readonly values: Tensor }[];
 }
 

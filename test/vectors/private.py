@@ -70,3 +70,51 @@ for bits in (32, 64):
     m_w, r_w = split_matrix(w, bits)
     assert (mod(m_w - r_w[0] - r_w[1], bits) == w).all()
 print("private weights: exact over Z_2^32 and Z_2^64, 50 sessions under one mask")
+
+# An opened bit times a wire (protocols/gates/bitMul.ts): m_c = c xor rho, m_d = d + r; the helper deals shares of rho and of rho r over Z_2^n.
+#   c d = rho' d + m_c (d - 2 rho' d) with rho' d = m_d [rho] - [rho r]: local once c is open.
+def bit_times(c, d, bits):
+    rho, halves = rng.integers(0, 2, size=c.shape, dtype=np.uint64), [uniform(bits, *d.shape) for _ in range(2)]
+    r = mod(halves[0] + halves[1], bits)
+    m_c, m_d = c ^ rho, mod(d + r, bits)
+    streams = [uniform(bits, *d.shape) for _ in range(2)]
+    dealt = [(streams[0], streams[1]), (rho - streams[0], rho * r - streams[1])]
+    out = []
+    for party, (a, b) in enumerate(dealt):
+        masked = m_d * a - b
+        own = (m_d if party == 0 else np.uint64(0)) - halves[party]
+        out.append(masked + m_c * (own - np.uint64(2) * masked))
+    return out
+
+
+for bits in (12, 18, 64):
+    c, d = rng.integers(0, 2, size=500, dtype=np.uint64), uniform(bits, 500)
+    z = bit_times(c, d, bits)
+    assert (mod(z[0] + z[1], bits) == mod(c * d, bits)).all()
+# P0's view (m_c, m_d, r_0, its streams) is uniform whatever c and d are: counted over Z_2^2, for every (c, d) each of the 2 4 4 4 4 views comes once as rho, r_1 and
+# the streams run; P1's dealt values are the products minus streams that it does not have.
+for c, d in itertools.product(range(2), range(4)):
+    p0 = {(c ^ rho, (d + r0 + r1) % 4, r0, s, t) for rho, r0, r1, s, t in itertools.product(range(2), *[range(4)] * 4)}
+    p1 = {(c ^ rho, (d + r0 + r1) % 4, r1, (rho - s) % 4, (rho * (r0 + r1) - t) % 4) for rho, r0, r1, s, t in itertools.product(range(2), *[range(4)] * 4)}
+    assert len(p0) == len(p1) == 2 * 4**4
+# Control: with the product of masks in the clear P1's view depends on d.
+views = [{((d + r0 + r1) % 4, r1, (rho * (r0 + r1)) % 4) for rho, r0, r1 in itertools.product(range(2), *[range(4)] * 2)} for d in range(4)]
+assert any(v != views[0] for v in views[1:])
+
+
+def argmax(logits, bits):
+    """The greatest of a row by a knockout of neighbours, the lower index first among equals: the program of protocols/programs/argmax.ts in the clear."""
+    values, index = list(logits), list(range(len(logits)))
+    while len(values) > 1:
+        pairs = [(values[i], values[i + 1], index[i], index[i + 1]) for i in range(0, len(values) - 1, 2)]
+        less = [((a - b) >> (bits - 1)) & 1 for a, b, _, _ in pairs]
+        rest = ([values[-1]], [index[-1]]) if len(values) % 2 else ([], [])
+        values = [a + c * (b - a) for c, (a, b, _, _) in zip(less, pairs)] + rest[0]
+        index = [i + c * (j - i) for c, (_, _, i, j) in zip(less, pairs)] + rest[1]
+    return index[0]
+
+
+for _ in range(200):
+    logits = rng.integers(-1000, 1000, size=int(rng.integers(1, 90)))
+    assert argmax(logits.tolist(), 12) == int(np.argmax(logits))
+print("an opened bit times a wire: exact, views uniform; greedy tokens by a knockout equal the first maximum")
