@@ -67,7 +67,7 @@ export function secretTensors({ shape, layers, prefixIds, secret }: SecretHeader
           ...(plan.bias ? [bias(name, cols)] : []),
         ];
       }),
-      { kind: 'wire', name: `layers.${l}.prefixKeys`, elements: prefix, bits: RING.logits, scale: SCALE.activation },
+      { kind: 'wire', name: `layers.${l}.prefixKeys`, elements: prefix, bits: 64, scale: SCALE.activation },
       { kind: 'wire', name: `layers.${l}.prefixValues`, elements: prefix, bits: layer.attention.bits, scale: SCALE.value },
     ]),
   ];
@@ -107,6 +107,7 @@ export function bindSecret(e: Engine, header: ArtefactHeader, tensors: Safetenso
   const source = (name: string): SecretSource => ({
     elements: find(name).elements,
     index: find(name).index,
+    seeded: tensors.names.includes('seed.p0') && tensors.names.includes('seed.p1'),
     masked: (target) => tensors.copy(name, target),
     seed: (party) => new Uint8Array(tensors.int64(`seed.p${party}`).buffer),
     matrix: () => tensors.int32(name),

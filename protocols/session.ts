@@ -119,14 +119,6 @@ export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
       hint: '--helper server',
     });
   checkPolicy(spec.policy, artefact.shape);
-  if (spec.weights === 'private' && canonicalPolicy(spec.policy) !== canonicalPolicy(FULL))
-    throw new CachetError({
-      code: 'policy',
-      what: 'cache policy of a session with private weights',
-      expected: 'full: what a policy chooses by is calibrated with open weights',
-      got: spec.policy.name,
-      hint: '--policy full',
-    });
   if (spec.dealer === 'store' && (spec.filled > 0 || spec.context !== turnSlots(firstTurn(spec))))
     throw new CachetError({
       code: 'policy',

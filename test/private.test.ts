@@ -6,7 +6,7 @@ import { meterSession } from '../protocols/cost.ts';
 import type { Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { negativeTable } from '../protocols/gates/less.ts';
-import { PRESETS } from '../protocols/policy.ts';
+import { parsePolicy, PRESETS, type Policy } from '../protocols/policy.ts';
 import { argmax, COMPARE_BITS, compareScale, firstPlaces } from '../protocols/programs/argmax.ts';
 import { session } from '../protocols/programs/transformer.ts';
 import { entryColumns, requireRole, secretTensors } from '../protocols/secret.ts';
@@ -22,8 +22,21 @@ const artefact = tinyNotes(),
   width = entryColumns(artefact.shape);
 
 interface Split {
+  /** With the seeds of the split. */
   readonly owner: Artefact;
   readonly parts: Record<SecretRole, Artefact>;
+}
+
+function seeded(owner: Artefact, { tensors: { int64 } }: Artefact): Artefact {
+  const own = owner.tensors,
+    isSeed = (name: string): boolean => name.startsWith('seed.');
+  return {
+    ...owner,
+    tensors: Object.assign(Object.create(own) as typeof own, {
+      names: [...own.names, 'seed.p0', 'seed.p1'],
+      int64: (name: string) => (isSeed(name) ? int64(name) : own.int64(name)),
+    }),
+  };
 }
 
 let owner: Artefact, parts: Split['parts'], hidden: Split;
@@ -34,7 +47,8 @@ beforeAll(() => {
     .map((c) => [...c.promptIds, ...c.continuationIds]);
   const split = (hideLogits: boolean): Split => {
     const whole = secretModel({ artefact, documents, hideLogits });
-    return { owner: whole, parts: Object.fromEntries([...splitModel(whole)].map(({ role, bytes }) => [role, readArtefact(bytes)])) as Split['parts'] };
+    const of = Object.fromEntries([...splitModel(whole)].map(({ role, bytes }) => [role, readArtefact(bytes)])) as Split['parts'];
+    return { owner: seeded(whole, of.helper), parts: of };
   };
   ({ owner, parts } = split(false));
   hidden = split(true);
@@ -42,9 +56,9 @@ beforeAll(() => {
 
 /** A prompt and one token of its answer; evaluators and dealer from their own files. */
 const program =
-  (of: (e: Engine) => Artefact) =>
+  (of: (e: Engine) => Artefact, policy?: Policy) =>
   (e: Engine): Program<void> =>
-    session(e, bindPlan(e, of(e)), { tokens: privateIds.length, answer: 2 }, privateIds.length + 1);
+    session(e, bindPlan(e, of(e)), { tokens: privateIds.length, answer: 2 }, privateIds.length + 1, 0, policy);
 
 const oneHot = (ids: readonly number[]): Float64Array => {
   const rows = new Float64Array(ids.length * width);
@@ -52,11 +66,11 @@ const oneHot = (ids: readonly number[]): Float64Array => {
   return rows;
 };
 
-function runParts(of: Split['parts']): ReturnType<typeof runLocal> {
+function runParts(of: Split['parts'], policy?: Policy): ReturnType<typeof runLocal> {
   const shares = steps.map((ids, i) => inputShares(of.client, ids, 1 + 9 * i));
   let evaluators = 0;
   return runLocal(
-    program((e) => (e.name === 'dealer' ? of.helper : evaluators++ === 0 ? of.p0 : of.p1)),
+    program((e) => (e.name === 'dealer' ? of.helper : evaluators++ === 0 ? of.p0 : of.p1), policy),
     [shares.map((s) => s[0]), shares.map((s) => s[1])],
     { seed: 5 },
   );
@@ -104,6 +118,37 @@ describe('tiny-notes with private weights', () => {
       });
       expect(cost.steps[1]!.rounds - meterSession(artefact, lengths).steps[1]!.rounds).toBe(4 * artefact.shape.layers + 6);
     }
+  });
+});
+
+const STATIC = { keep: 0.6, window: { queries: 4 }, heads: 'sum', ranking: 'histogram' },
+  DYNAMIC = {
+    sizes: [8],
+    ratio: [0.5],
+    score: 'mean',
+    bits: 8,
+    perHead: 'kv',
+    ranking: 'pairs',
+    gather: 'logits',
+    always: { first: 1, recent: 1 },
+  };
+
+describe.each([
+  ['static eviction, then clusters by their mean, layers in pairs', { static: STATIC, dynamic: DYNAMIC, sharing: 'pairs' }],
+  ['clusters by mean and variance', { static: null, dynamic: { ...DYNAMIC, score: 'meanvar', spread: 100 } }],
+  ['clusters by minmax', { static: null, dynamic: { ...DYNAMIC, score: 'minmax', sizes: [4] }, skipLayers: [0] }],
+])('private weights with a cache policy: %s', (_, chosen) => {
+  it('equal Fixed bit for bit, and cost what the Meter says', () => {
+    const policy = parsePolicy({ name: 'test', ...chosen }, 'test'),
+      run = runParts(parts, policy),
+      fixed = runFixed(
+        program(() => owner, policy),
+        steps.map(oneHot),
+        { seed: 5 },
+      ).outputs,
+      cost = meterSession(parts.client, { promptTokens: privateIds.length, maxTokens: 2, policy });
+    expect(run.outputs[0].map((a, i) => resultOf(parts.client, [a, run.outputs[1][i]!]))).toEqual(fixed);
+    expect([run.rounds, run.onlineBytes, run.dealtBytes]).toEqual([cost.rounds, cost.onlineBytes, cost.dealtBytes]);
   });
 });
 
@@ -177,9 +222,6 @@ describe('a session with private weights', () => {
     expect(() => checkSpec(parts.client, spec)).not.toThrow();
     expect(() => checkSpec(parts.client, { ...spec, dealer: 'client' })).toThrow(/a dealer knows the weights' masks; .*--helper server/);
     expect(() => checkSpec(parts.client, { ...spec, dealer: 'store' })).toThrow(/private weights with a store; expected open weights, or a helper/);
-    expect(() => checkSpec(parts.client, { ...spec, policy: PRESETS.aggressive })).toThrow(
-      /cache policy of a session with private weights; expected full.*got aggressive/,
-    );
     expect(() => checkSpec(parts.client, { ...spec, weights: 'open' })).toThrow(/session with open weights over a model of private ones/);
   });
 });

@@ -13,6 +13,7 @@ import { Trio } from '../party/launch.ts';
 import { connect } from '../party/sockets.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { meterSession } from '../protocols/cost.ts';
+import { PRESETS } from '../protocols/policy.ts';
 import { golden } from './support/tinyNotes.ts';
 
 const run = promisify(execFile),
@@ -58,6 +59,20 @@ describe('three processes with private weights', () => {
     expect(session!.reports.map(({ rounds, onlineBytes, dealtBytes }) => ({ rounds, onlineBytes, dealtBytes }))).toEqual(
       cost.steps.map(({ rounds, onlineBytes, dealtBytes }) => ({ rounds, onlineBytes, dealtBytes })),
     );
+    expect((await trio.ended(session!.id)).map((e) => e.error)).toEqual([undefined, undefined, undefined]);
+  });
+
+  it('follow a cache policy, with the rounds and bytes that the Meter says', async () => {
+    const c = cases.at(-1)!,
+      policy = PRESETS.aggressive,
+      lengths = { promptTokens: c.promptIds.length - 1, maxTokens: 3, policy };
+    let session: PrivateSession | undefined,
+      count = 0;
+    for await (const id of generate({ ...options(0, 3), policy, promptIds: c.promptIds, onSession: (s) => (session = s) })) count += id >= 0 ? 1 : 0;
+    const figures = (of: readonly { rounds: number; onlineBytes: number; dealtBytes: number }[]) =>
+      of.slice(0, count).map(({ rounds, onlineBytes, dealtBytes }) => ({ rounds, onlineBytes, dealtBytes }));
+    expect(count).toBeGreaterThan(1);
+    expect(figures(session!.reports)).toEqual(figures(meterSession(artefact, lengths).steps));
     expect((await trio.ended(session!.id)).map((e) => e.error)).toEqual([undefined, undefined, undefined]);
   });
 

@@ -44,6 +44,8 @@ export interface SecretSource {
   readonly index: number;
   /** m, little-endian elements of the ring's bytes. */
   masked(target: Uint8Array): void;
+  /** Whether both seeds are there: an owner's values may come with those of one split, whose roundings Fixed then follows bit for bit. */
+  readonly seeded: boolean;
   /** 32 bytes, from which that party's half of the mask is expanded. */
   seed(party: 0 | 1): Uint8Array;
   /** The values themselves, which the owner alone has. */
@@ -365,8 +367,9 @@ export abstract class Engine {
     this.dealt[0] += cost.p0;
     this.dealt[1] += toP1;
     this.count(gate.name, 0, cost.p0 + toP1);
+    // Of gates before the first input an attached engine finds the results.
     if (this.skipping) this.skipDealt(cost);
-    else this.run(gate, params, inputs, outputs);
+    else if (!this.attaching) this.run(gate, params, inputs, outputs);
     this.finished(gate.name, outputs, inputs, cost.p0 + toP1);
     return outputs;
   }

@@ -70,15 +70,17 @@ export function createCache(e: Engine, plan: ModelPlan, slots: number | ((layer:
       selection = chosen[l],
       { bits, scale } = keyForm(plan, layer, selection),
       coarser = BigInt(SCALE.activation - scale),
+      secret = plan.secret?.prefix[l],
+      secretKeys = secret && e.mod(e.withHalves(e.narrow(secret.keys, SCALE.activation - scale)), bits),
       keys = e.zeros(wire(kvHeads * capacity * headDim, bits, scale));
     const values = e.zeros(wire(kvHeads * capacity * headDim, layer.attention.bits, SCALE.value));
     for (let h = 0; h < kvHeads; h++)
       for (let t = 0; t < prefix; t++) {
         const from = (t * kvHeads + h) * headDim,
           to = (h * capacity + t) * headDim;
-        if (plan.secret) {
-          e.store(keys, to, headDim, plan.secret.prefix[l]!.keys, from, headDim, 1, headDim);
-          e.store(values, to, headDim, plan.secret.prefix[l]!.values, from, headDim, 1, headDim);
+        if (secret) {
+          e.store(keys, to, headDim, secretKeys!, from, headDim, 1, headDim);
+          e.store(values, to, headDim, secret.values, from, headDim, 1, headDim);
           continue;
         }
         e.storePublic(

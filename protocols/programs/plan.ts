@@ -55,6 +55,7 @@ export interface SecretPlan {
   readonly head: Projection;
   /** Where the client gets the most likely token alone. */
   readonly argmax: ArgmaxPlan | undefined;
+  /** Keys over Z_2^64, whatever ring a cache needs. */
   readonly prefix: readonly { readonly keys: Tensor; readonly values: Tensor }[];
 }
 

@@ -28,6 +28,7 @@ export function secretMatrix(
     {
       elements,
       index: 7,
+      seeded: true,
       masked: (target) => target.set(new Uint8Array(k.memory.buffer, packed, target.length)),
       seed: (party) => keys[party]!,
       matrix: () => whole,
