@@ -142,6 +142,23 @@ const CASES: readonly (readonly [string, Policy])[] = [
     'after static eviction',
     policy({ sizes: [4] }, { static: { keep: 0.6, window: { queries: 4 }, heads: 'sum', ranking: 'histogram' }, sharing: 'pairs', skipLayers: [0] }),
   ],
+  ['keys and values move', policy({ gather: 'values' })],
+  ['keys and values move, two levels, each query head for itself', policy({ gather: 'values', sizes: [16, 4], ratio: [0.5, 0.5], perHead: 'query' })],
+  ['keys and values move, minmax, pairs of layers', policy({ gather: 'values', score: 'minmax', sizes: [8, 4], ratio: [0.7, 0.5] }, { sharing: 'pairs' })],
+  [
+    'keys and values move, mean + variance / 2, a choice for two tokens, by histogram',
+    policy({ gather: 'values', score: 'meanvar', spread: 100, reuse: 2, ranking: 'histogram', ratio: [0.6] }, { sharing: [[1, 2]] }),
+  ],
+  [
+    'keys and values move, streaming heads, after static eviction',
+    policy(
+      { gather: 'values', sizes: [4], ratio: [0.6], always: { first: 0, recent: 0 } },
+      {
+        static: { keep: 0.6, window: { queries: 4 }, heads: 'sum', ranking: 'histogram' },
+        streaming: { 1: [0], 2: Array.from({ length: kvHeads }, (_, g) => g), 3: [kvHeads - 1] },
+      },
+    ),
+  ],
   ['skipped layers, budgets of their own, a group', policy({}, { skipLayers: [0], layers: { 2: { ratio: [0.6] } }, sharing: [[1, 4]] })],
 ];
 
@@ -374,6 +391,16 @@ describe('the rule of the policy', () => {
     }
   });
 
+  it.each<[string, Partial<Dynamic>, Partial<Policy>?]>([
+    ['mean', { ratio: [0.6] }],
+    ['mean, two levels, each query head for itself', { sizes: [16, 4], ratio: [0.5, 0.5], perHead: 'query' }, { sharing: 'pairs' }],
+    ['mean + variance / 2', { score: 'meanvar', ratio: [0.6], spread: 100, reuse: 2 }],
+    ['minmax', { score: 'minmax', ratio: [0.6] }, { streaming: { 0: [0], 3: [kvHeads - 1] } }],
+  ])('gives the same whatever moves: %s', (_, dynamic, rest) => {
+    const [logits, values] = (['logits', 'values'] as const).map((gather) => runFloat(program(policy({ ...dynamic, gather }, rest)), tokens));
+    values!.forEach((v, i) => expect(distance(v, logits![i]!)).toBeLessThan(0.05));
+  });
+
   it('is full attention where all clusters are chosen', () => {
     const all = runFloat(program(policy({ ratio: [1] })), tokens),
       full = runFloat(program(undefined), tokens);
@@ -420,6 +447,12 @@ describe('a session of several turns', () => {
       ['minmax', policy({ score: 'minmax', sizes: [4], ratio: [0.5] })],
       ['streaming heads', policy({ sizes: [4], ratio: [0.5] }, { streaming: { 1: [1], 2: Array.from({ length: kvHeads }, (_, g) => g) } })],
       ['minmax, two levels', policy({ score: 'minmax', sizes: [8, 4], ratio: [0.7, 0.4], perHead: 'query', always: { first: 0, recent: 0 } })],
+      ['keys and values move', policy({ gather: 'values', sizes: [4], reuse: 2 })],
+      [
+        'keys and values move, minmax, streaming heads',
+        policy({ gather: 'values', score: 'minmax', sizes: [8, 4], ratio: [0.7, 0.4], perHead: 'query' }, { streaming: { 1: [0] } }),
+      ],
+      ['keys and values move, mean + variance / 2', policy({ gather: 'values', score: 'meanvar', spread: 100, sizes: [4] }, { sharing: 'pairs' })],
     ];
 
   it.each(POLICIES)('passes slots over as the Fixed engine does, bit for bit, and as the float reference does, nearly: %s', (_, p) => {
@@ -481,7 +514,6 @@ describe('what is not there', () => {
 
   it('is refused, with its name', () => {
     expect(refused(policy({ sizes: [7] }))).toBe('');
-    expect(refused(policy({ gather: 'values' }))).toContain('gathering of values');
     expect(refused(policy({}, { streaming: { 2: [0] }, sharing: 'pairs' }))).toContain('layer 3 takes the choice of layer 2');
   });
 });
@@ -500,6 +532,15 @@ describe('rounds', () => {
   });
 
   it('are six more by histogram', () => expect(layerRounds(policy({ ranking: 'histogram' })) - layerRounds(policy())).toBe(6 * layers));
+
+  it('are two more a layer that ranks where keys and values move, one less a layer that shares', () => {
+    const more = (dynamic: Partial<Dynamic>, rest: Partial<Policy> = {}): number =>
+      layerRounds(policy({ ...dynamic, gather: 'values' }, rest)) - layerRounds(policy(dynamic, rest));
+    expect(more({})).toBe(2 * layers);
+    expect(more({ score: 'minmax', ratio: [0.6] })).toBe(2 * layers);
+    expect(more({ score: 'meanvar', spread: 100 })).toBe(2 * layers);
+    expect(more({}, { sharing: [[0, 1, 2, 3, 4, 5]] })).toBe(2 - (layers - 1));
+  });
 
   it('and bytes are fewer where heads stream', () => {
     const all = Array.from({ length: kvHeads }, (_, g) => g),

@@ -17,7 +17,7 @@ import { fitFourier } from '../protocols/gates/fourier.ts';
 import type { Gate } from '../protocols/gates/gate.ts';
 import { less, negativeTable } from '../protocols/gates/less.ts';
 import { lookup, type LookupTable } from '../protocols/gates/lookup.ts';
-import { hadamard, mix } from '../protocols/gates/mul.ts';
+import { hadamard, mix, scores } from '../protocols/gates/mul.ts';
 import { mulWeights } from '../protocols/gates/mulWeights.ts';
 import { onehot } from '../protocols/gates/onehot.ts';
 import { gates } from '../protocols/gates/registry.ts';
@@ -205,6 +205,21 @@ const rows: readonly Row[] = [
         [payload] = yield* e.open([{ x: e.addConstant(e.zeros(share(N, 64, 0)), 9), bits: 32 }]);
       const [gathered] = yield* e.open([e.mul(mix(blocks(KEPT, COUNT)), e.linear(transposed(ROWS, COUNT, KEPT), rows!), payload!)]);
       yield* e.open([e.mul(mix(blocks(COUNT, KEPT)), rows!, gathered!)]);
+    },
+  },
+  {
+    covers: [],
+    name: 'keys that rows gather, and their logits',
+    scale: 0,
+    bits: 7,
+    value: 3,
+    *program(e, x) {
+      const ranks = e.mod(x, 6, true),
+        // [ROWS, COUNT, 4]
+        [rows] = yield* e.open([oneHotRows(e, ranks, 64, 4, 32)]),
+        [keys] = yield* e.open([{ x: e.addConstant(e.zeros(share(2 * N, 64, 0)), 9), bits: 32 }]),
+        [gathered] = yield* e.open([e.mul(mix({ ...blocks(4, COUNT), dim: 2 }), e.linear(transposed(ROWS, COUNT, 4), rows!), keys!)]);
+      yield* e.open([e.mul(scores({ queries: 1, heads: ROWS, group: 1, dim: 2, past: 3, capacity: 4, firstKv: 0, prefix: 0 }), keys!, gathered!)]);
     },
   },
   {

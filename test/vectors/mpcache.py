@@ -14,6 +14,7 @@ All parties in one process; what counts is who uses what. A wire is (m, r): m = 
    columns are made, each from slots less its first row.
 5. Selection: with one-hot rows S of the chosen, softmax(S z) over chosen and always attended logits, scattered by S^T, times all values, is the softmax over the attended
    slots alone: softmax after the gather, no value is moved.
+   Gathered keys and values give the same: logits of S K, and with p over the attended slots p times S V. Scores by mean are a query times sums of keys.
 6. Importance, by which eviction chooses: sum over heads and the last queries of (1 / sum of a row) times its exponentials.
 """
 import numpy as np
@@ -196,6 +197,19 @@ for _ in range(25):
     masked = (softmax(np.where(attended, z, -np.inf))[..., None] * value).sum(1)
     assert np.allclose(output, masked, atol=1e-12)
     assert not np.allclose(output, (softmax(z)[..., None] * value).sum(1))  # The control: over all slots it is another one.
+
+    # Gathered keys and values: the same output from a small cache; and means of logits from sums of keys.
+    keys, query = rng.normal(size=(R, head + C * size + tail, 6)), rng.normal(size=(R, 6))
+    dot = lambda k: np.einsum("rtd,rd->rt", k, query)
+    small = lambda x: np.concatenate(
+        [x[:, :head], (S @ x[:, head : head + C * size].reshape(R, C, -1)).reshape(R, k * size, -1), x[:, head + C * size :]], 1
+    )
+    p = softmax(dot(small(keys)))
+    moved = (p[..., None] * small(value)).sum(1)
+    stayed = (softmax(np.where(attended, dot(keys), -np.inf))[..., None] * value).sum(1)
+    assert np.allclose(moved, stayed, atol=1e-12)
+    own = dot(keys)[:, head : head + C * size].reshape(R, C, size).sum(2)
+    assert np.allclose(own, dot(keys[:, head : head + C * size].reshape(R, C, size, 6).sum(2)), atol=1e-12)
 
     levels = rng.integers(0, PLACES - 1, (R, C))
     for s in (levels, levels // 8 * 8, np.full_like(levels, PLACES - 2), 0 * levels):

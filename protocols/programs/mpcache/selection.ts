@@ -10,6 +10,9 @@
  * A reference found beside the ranking is that of all slots: where the attended ones hold less than about a sixteenth of e^(reference), their output fades instead
  * of being normalised to 1. Layers that take another's choice refer to the attended slots alone.
  *
+ * With `gather: 'values'`, as in the paper, the same rows gather keys and values (`gather.ts`): scores, comparisons, ranks, rows, keys and values, logits, a reference
+ * (2), exponentials, 1 / sum, probabilities, output: 10 and the reference; 6 and the reference with another layer's rows.
+ *
  * Streaming heads rank nothing and attend to head and tail: their other logits are computed (the product is one for all heads) but never opened.
  *
  * Scales: exponentials 2^sp in Z_2^n, 1 / sum 2^sr, probabilities 2^(sp + sr) in Z_2^n, narrowed to 2^13 in Z_2^a; with values 2^10 in Z_2^a.
@@ -45,11 +48,13 @@ import {
   unusedRow,
   childRows,
   inOrder,
+  pick,
   type Layout,
   type LayerSelection,
   type Level,
 } from './clusters.ts';
 import { compareAll, oneHotRows, rankBits, ranksOf } from './ranking.ts';
+import { attendedSlots, logitsOfAttended, outputOfAttended, scoresOfKeys, type Moved } from './gather.ts';
 import { representativeScores, type Representatives } from './representatives.ts';
 import { slotsByHistogram } from './slots.ts';
 
@@ -184,6 +189,34 @@ export function budget(
   return { ring, expScale, reciprocalScale, scale, outputRing, high };
 }
 
+/** A step of one query, as the parts of it need it. */
+interface Attending {
+  readonly e: Engine;
+  readonly plan: ModelPlan;
+  readonly layer: LayerPlan;
+  readonly keys: Tensor;
+  readonly values: Tensor;
+  readonly query: Tensor;
+  readonly shape: AttentionShape;
+  readonly unused: Slots | undefined;
+  readonly choice: Choice;
+  readonly choosing: ReturnType<typeof choosingHeads>;
+  readonly selectors: number;
+  /** Heads that choose together. */
+  readonly group: number;
+  readonly streams: boolean;
+  readonly parts: readonly HeadRun[];
+  /** Attended slots of each head. */
+  readonly lengths: Uint32Array<ArrayBuffer>;
+  readonly runs: Constant<Uint32Array>;
+}
+
+/** Packed rows of attended logits, each relative to its reference, and what normalised probabilities make of the values: a share [heads, dim]. */
+interface Attended {
+  readonly row: Tensor;
+  output(probability: Tensor): Program<Tensor>;
+}
+
 /** softmax(q k^T) v over the attended slots of one query: wire [heads, dim]. */
 export function* chosenAttention(
   e: Engine,
@@ -197,128 +230,207 @@ export function* chosenAttention(
   choice: Choice,
 ): Program<Tensor> {
   const { layout: l, selection } = choice,
-    { dynamic } = selection,
     choosing = choosingHeads(plan.shape, selection),
-    { selectors, group } = heads(choosing, dynamic),
-    chooses = choosing.heads > 0,
-    streams = selection.streaming.length > 0,
     parts = headRuns(l, plan.shape, selection),
-    all = e.constant('tables', equalRuns(shape.heads, l.slots)),
     lengths = rowLengths(l, parts, attended(l)),
-    runs = e.constant('tables', lengths),
-    size = packedSize(shape),
-    n = attended(l);
+    a: Attending = {
+      e,
+      plan,
+      layer,
+      keys,
+      values,
+      query,
+      shape,
+      unused,
+      choice,
+      choosing,
+      parts,
+      lengths,
+      ...heads(choosing, selection.dynamic),
+      streams: selection.streaming.length > 0,
+      runs: e.constant('tables', lengths),
+    },
+    { row, output } = yield* selection.dynamic.gather === 'values' ? byValues(a) : byLogits(a),
+    [result] = yield* e.open([yield* output(yield* softmax(a, row))]);
+  e.note('attention', result!);
+  return result!;
+}
+
+/** Scores of a layer's clusters by their representatives, to be opened; undefined where they are made of logits. */
+function representativesOf({ e, plan, query, unused, choice, choosing, selectors, streams, parts }: Attending): Tensor[] | undefined {
+  const { layout: l, representatives, taken } = choice;
+  if (taken || !representatives || choosing.heads === 0) return undefined;
+  return l.levels.map(({ width }) =>
+    representativeScores(e, plan, representatives, l, width, query, selectors, streams ? parts : undefined, unused && { slots: unused, nats: UNUSED_NATS }),
+  );
+}
+
+/** Logits of all slots, packed rows over the keys' ring: of a head that streams, those of head and tail; and the `scores`, opened with them. */
+function* allLogits(
+  { e, keys, query, shape, unused, choice, streams, parts }: Attending,
+  scored: readonly Tensor[] = [],
+): Program<{ opened: Tensor; lengths: Constant<Uint32Array>; scored: readonly Tensor[] }> {
+  const { layout: l } = choice,
+    all = e.constant('tables', equalRuns(shape.heads, l.slots));
   let z = e.mul(scores(shape), query, keys);
   if (unused) {
-    z = e.linear(repeatFirst(all, size, unused), z);
+    z = e.linear(repeatFirst(all, packedSize(shape), unused), z);
     z = e.addRow(z, e.constant('tables', unusedRow(l.slots, unused, -UNUSED_NATS, z.scale)));
   }
   e.note('logits', z);
-  const needed = streams ? e.constant('tables', rowLengths(l, parts, l.slots)) : all;
+  const lengths = streams ? e.constant('tables', rowLengths(l, parts, l.slots)) : all;
   if (streams)
     z = e.linear(
       neededLogits(
         l,
         parts,
-        needed.array.reduce((sum, length) => sum + length, 0),
+        lengths.array.reduce((sum, length) => sum + length, 0),
       ),
       z,
     );
-  const representatives = choice.taken || !chooses ? undefined : choice.representatives,
-    ranked = representatives
-      ? l.levels.map(({ width }) =>
-          representativeScores(
-            e,
-            plan,
-            representatives,
-            l,
-            width,
-            query,
-            selectors,
-            streams ? parts : undefined,
-            unused && { slots: unused, nats: UNUSED_NATS },
-          ),
-        )
-      : [],
-    [opened, ...byRepresentative] = yield* e.open([z, ...ranked]),
-    zw = e.mod(opened!, RING.logits),
-    ofChoosing = (x: Tensor): Tensor => (streams ? e.linear(choosingRows(l, parts, choosing.heads), x) : x),
-    blocks = chooses ? e.linear(candidateBlocks(l, selectors, group), ofChoosing(zw)) : undefined,
+  const [opened, ...rest] = yield* e.open([z, ...scored]);
+  return { opened: opened!, lengths, scored: rest };
+}
+
+/** Of packed rows of all logits those of heads that choose: [choosing heads, slots]. */
+const ofChoosing = ({ e, choice, choosing, streams, parts }: Attending, x: Tensor): Tensor =>
+  streams ? e.linear(choosingRows(choice.layout, parts, choosing.heads), x) : x;
+
+/** The candidates of the heads that choose, from opened logits: [selectors, candidates, group, size] over Z_2^32. */
+const blocksOf = (a: Attending, opened: Tensor): Tensor =>
+  a.e.linear(candidateBlocks(a.choice.layout, a.selectors, a.group), ofChoosing(a, a.e.mod(opened, RING.logits)));
+
+/** Rows of the choice, written where they are to be kept. */
+function* chooseAndKeep({ e, plan, layer, choice }: Attending, scored: readonly Tensor[], beside: Beside | undefined): Program<Chosen> {
+  const chosen = yield* choose(e, plan, layer, choice.selection, choice.layout, scored, beside),
+    { size } = chosen.rows;
+  if (choice.rows) e.store(choice.rows, 0, size, chosen.rows, 0, size, 1, size);
+  return chosen;
+}
+
+/** Gathers logits, scatters probabilities. */
+function* byLogits(a: Attending): Program<Attended> {
+  const { e, plan, layer, values, shape, unused, choice, choosing, selectors, group, streams, parts, runs } = a,
+    { layout: l } = choice,
+    chooses = choosing.heads > 0,
+    { opened, lengths, scored } = yield* allLogits(a, representativesOf(a)),
+    zw = e.mod(opened, RING.logits),
+    blocks = chooses ? blocksOf(a, opened) : undefined,
     { reference } = layer.attention,
-    buckets = reference.kind === 'buckets' ? reference : undefined,
-    counts = e.constant('tables', equalRuns(shape.heads, buckets?.count ?? 0));
-  let rows = choice.rows,
+    buckets = reference.kind === 'buckets' ? reference : undefined;
+  let { rows } = choice,
     shift: Tensor | undefined,
     gathered: Tensor | undefined;
   if (!choice.taken && blocks) {
-    const beside = buckets && {
-      first: () => rowWords(e, zw, needed, buckets),
-      second: (words: Tensor) => rowTop(e, words, counts, buckets, plan.nonzero),
-    };
-    const scored = representatives ? byRepresentative : yield* scoresOf(e, plan, layer, selection, l, ofChoosing(opened!), blocks),
-      chosen = yield* choose(e, plan, layer, selection, l, scored, beside);
-    if (rows) e.store(rows, 0, chosen.rows.size, chosen.rows, 0, chosen.rows.size, 1, chosen.rows.size);
-    ({ rows } = chosen);
-    shift = chosen.beside;
+    const counts = e.constant('tables', equalRuns(shape.heads, buckets?.count ?? 0)),
+      beside = buckets && {
+        first: () => rowWords(e, zw, lengths, buckets),
+        second: (words: Tensor) => rowTop(e, words, counts, buckets, plan.nonzero),
+      };
+    ({ rows, beside: shift } = yield* chooseAndKeep(a, scored.length > 0 ? scored : yield* scoresOf(a, opened, blocks), beside));
   }
-  // Gather.
   const cluster = group * l.size;
   if (blocks) {
     e.note('chosen', rows!);
     [gathered] = yield* e.open([e.mul(mix(pick(selectors * l.chosen, l.chosen, l.candidates, cluster)), rows!, blocks)]);
     if (group > 1) gathered = e.linear(byHead(selectors, l.chosen, group, l.size), gathered!);
   }
-  let row = attendedRow(e, l, parts, runs.array, zw, gathered);
-  if (!shift && buckets) [shift] = yield* e.open([yield* rowMax(e, row, runs, counts, buckets, plan.nonzero)]);
-  if (shift) row = e.sub(row, e.linear(segmentSpread(runs, row.size, bucketShift(row), RING.logits, row.scale), shift));
-  // Softmax.
+  return {
+    row: yield* relative(a, attendedRow(e, l, parts, runs.array, zw, gathered), shift),
+    *output(probability) {
+      let back: Tensor | undefined;
+      if (blocks) {
+        const chosen = e.linear(streams ? chosenPart(l, parts, choosing.heads) : columns(shape.heads, attended(l), l.head, l.chosen * l.size), probability),
+          grouped = group === 1 ? chosen : e.linear(byCluster(selectors, l.chosen, group, l.size), chosen),
+          scattered = e.mul(
+            mix(pick(selectors * l.candidates, l.candidates, l.chosen, cluster)),
+            e.linear(transposed(selectors, l.chosen, l.candidates), rows!),
+            grouped,
+          ),
+          spread = group === 1 ? scattered : e.linear(byHead(selectors, l.candidates, group, l.size), scattered),
+          candidates = e.constant('tables', equalRuns(choosing.heads, l.candidates * l.size));
+        [back] = yield* e.open([unused ? e.linear(clearUnused(candidates, spread.size, unusedCandidates(l, unused)), spread) : spread]);
+      }
+      return e.mul(mix(shape), wholeRow(e, l, parts, shape.heads, probability, back), values);
+    },
+  };
+}
+
+/** Gathers keys and values, as the paper does: only scores that are made of logits need all of these. */
+function* byValues(a: Attending): Program<Attended> {
+  const { e, keys, values, query, shape, unused, choice, choosing, selectors, group, parts } = a,
+    { layout } = choice,
+    empty = unused && { slots: unused, nats: UNUSED_NATS },
+    moved: Moved = { layout, runs: parts, shape, choosing, selectors, group },
+    chooses = choosing.heads > 0;
+  let { rows } = choice;
+  if (!choice.taken && chooses) {
+    const ofRepresentatives = representativesOf(a),
+      scored = ofRepresentatives
+        ? yield* e.open(ofRepresentatives)
+        : choice.selection.dynamic.score === 'mean'
+          ? yield* scoresOfKeys(e, moved, keys, query, empty)
+          : yield* scoresOfLogits(a);
+    ({ rows } = yield* chooseAndKeep(a, scored, undefined));
+  }
+  if (chooses) e.note('chosen', rows!);
+  const [k, v] = yield* attendedSlots(e, moved, chooses ? rows : undefined, [keys, values], RING.logits),
+    [row] = yield* e.open([logitsOfAttended(e, moved, chooses ? rows : undefined, k!, query, empty)]);
+  e.note('logits', row!);
+  return {
+    row: yield* relative(a, row!, undefined),
+    *output(probability) {
+      return outputOfAttended(e, moved, probability, v!);
+    },
+  };
+}
+
+/** Scores from logits that nothing else needs. */
+function* scoresOfLogits(a: Attending): Program<readonly Tensor[]> {
+  const { opened } = yield* allLogits(a);
+  return yield* scoresOf(a, opened, blocksOf(a, opened));
+}
+
+/** Packed rows of attended logits, less the row's reference: `shift`, where it is there already, or one that is found here in 2 rounds. */
+function* relative({ e, plan, layer, shape, runs }: Attending, row: Tensor, shift: Tensor | undefined): Program<Tensor> {
+  const { reference } = layer.attention;
+  if (!shift && reference.kind === 'buckets')
+    [shift] = yield* e.open([yield* rowMax(e, row, runs, e.constant('tables', equalRuns(shape.heads, reference.count)), reference, plan.nonzero)]);
+  return shift ? e.sub(row, e.linear(segmentSpread(runs, row.size, bucketShift(row), RING.logits, row.scale), shift)) : row;
+}
+
+/** Normalised probabilities of packed rows of attended logits, relative to their references: a wire over the output's ring. */
+function* softmax({ e, layer, shape, unused, choice, streams, parts, lengths, runs }: Attending, row: Tensor): Program<Tensor> {
   const { exp: table, reciprocal } = layer.attention,
+    n = attended(choice.layout),
     { ring, expScale, reciprocalScale, scale, outputRing, high } = budget(layer.attention, n),
     fine = e.narrow(row, row.scale - table.inputScale);
   e.note('relative', fine);
   const [exp] = e.expTable({ ...table, outputScale: expScale }, fine),
-    [p] = yield* e.open([
-      {
-        x: unused ? e.linear(clearUnused(e.constant('tables', Uint32Array.of(exp!.size)), exp!.size, unusedAttended(l, parts, unused)), exp!) : exp!,
-        bits: ring,
-      },
-    ]),
+    filled = unused
+      ? e.linear(clearUnused(e.constant('tables', Uint32Array.of(exp!.size)), exp!.size, unusedAttended(choice.layout, parts, unused)), exp!)
+      : exp!,
+    [p] = yield* e.open([{ x: filled, bits: ring }]),
     sums = e.linear(times(shape.heads, 1, table.outputScale - expScale), e.linear(segmentSum(runs), p!));
   e.note('sums', sums);
   const more = reciprocal.outputScale - reciprocalScale,
     [r] = yield* e.open([{ x: e.windows(windowsBelow(reciprocal, high), sums), bits: Math.min(64, ring + more) }]),
-    [weights] = yield* e.open([e.mul(streams ? scaleRuns(lengths) : scaleRows(shape.heads, n), p!, e.narrow(r!, more))]),
-    probability = e.mod(e.withHalves(e.narrow(weights!, weights!.scale - scale)), outputRing);
-  let back: Tensor | undefined;
-  // Scatter.
-  if (blocks) {
-    const chosen = e.linear(streams ? chosenPart(l, parts, choosing.heads) : columns(shape.heads, n, l.head, l.chosen * l.size), probability),
-      grouped = group === 1 ? chosen : e.linear(byCluster(selectors, l.chosen, group, l.size), chosen),
-      scattered = e.mul(
-        mix(pick(selectors * l.candidates, l.candidates, l.chosen, cluster)),
-        e.linear(transposed(selectors, l.chosen, l.candidates), rows!),
-        grouped,
-      ),
-      spread = group === 1 ? scattered : e.linear(byHead(selectors, l.candidates, group, l.size), scattered),
-      candidates = e.constant('tables', equalRuns(choosing.heads, l.candidates * l.size));
-    [back] = yield* e.open([unused ? e.linear(clearUnused(candidates, spread.size, unusedCandidates(l, unused)), spread) : spread]);
-  }
-  const [output] = yield* e.open([e.mul(mix(shape), wholeRow(e, l, parts, shape.heads, probability, back), values)]);
-  e.note('attention', output!);
-  return output!;
+    [weights] = yield* e.open([e.mul(streams ? scaleRuns(lengths) : scaleRows(shape.heads, n), p!, e.narrow(r!, more))]);
+  return e.mod(e.withHalves(e.narrow(weights!, weights!.scale - scale)), outputRing);
 }
 
 /** Slots that no token fills lie so far below their row's first logit: within the exponential's margin, and of no weight. */
 const UNUSED_NATS = 9;
 
 /**
- * Scores of all candidates by level, wires [selectors, clusters] over Z_2^32 in the units of `unitOf`. z: logits [choosing heads, slots] over the keys' ring, blocks: the
- * candidates' of them. Means are local; mean + variance / 2 takes a round: 2 n sum(z) + n sum(z^2) - sum(z)^2, whose products are opened, added up over a group.
+ * Scores of all candidates by level, wires [selectors, clusters] over Z_2^32 in the units of `unitOf`. opened: packed logits over the keys' ring, blocks: the candidates'
+ * of them. Means are local; mean + variance / 2 takes a round: 2 n sum(z) + n sum(z^2) - sum(z)^2, whose products are opened, added up over a group.
  */
-function* scoresOf(e: Engine, plan: ModelPlan, layer: LayerPlan, selection: LayerSelection, l: Layout, z: Tensor, blocks: Tensor): Program<readonly Tensor[]> {
-  const { dynamic } = selection,
-    choosing = choosingHeads(plan.shape, selection),
-    { selectors, group } = heads(choosing, dynamic),
+function* scoresOf(a: Attending, opened: Tensor, blocks: Tensor): Program<readonly Tensor[]> {
+  const { e, plan, layer, choice, choosing, selectors, group } = a,
+    { layout: l, selection } = choice,
+    { dynamic } = selection,
+    z = ofChoosing(a, opened),
     count = choosing.heads,
     runs = (rows: number, length: number) => segmentSum(e.constant('tables', equalRuns(rows, length)));
   if (dynamic.score === 'mean') return l.levels.map(({ width }) => e.linear(runs((selectors * l.candidates) / width, width * l.size * group), blocks));
@@ -337,14 +449,19 @@ function* scoresOf(e: Engine, plan: ModelPlan, layer: LayerPlan, selection: Laye
         );
       return { sums: e.linear(times(selectors * clusters, 2 * n, scale), together(clusters, sums)), spread: together(clusters, spread) };
     }),
-    opened = yield* e.open(levels.map((x) => x.spread));
-  return levels.map((x, i) => e.add(x.sums, opened[i]!));
+    spreads = yield* e.open(levels.map((x) => x.spread));
+  return levels.map((x, i) => e.add(x.sums, spreads[i]!));
 }
 
 /** What is opened in the rounds of the first level's comparisons and of its ranks, from the former's result. */
 interface Beside {
   first(): Tensor;
   second(opened: Tensor): Tensor;
+}
+
+interface Chosen {
+  readonly rows: Tensor;
+  readonly beside: Tensor | undefined;
 }
 
 /**
@@ -359,7 +476,7 @@ function* choose(
   l: Layout,
   scores: readonly Tensor[],
   beside: Beside | undefined,
-): Program<{ rows: Tensor; beside: Tensor | undefined }> {
+): Program<Chosen> {
   const { dynamic } = selection,
     { selectors } = heads(choosingHeads(plan.shape, selection), dynamic),
     negative = e.constant('tables', negativeTable(dynamic.bits));
@@ -428,18 +545,6 @@ function quantised(e: Engine, sums: Tensor, bits: number, spread: number): Tenso
     coarse = e.mod(e.narrow(sums, shift), bits, true);
   return e.linear(inSteps(coarse.size, coarse.scale), coarse);
 }
-
-/** One-hot rows [heads, from] times blocks [heads / group, from, dim]. */
-const pick = (count: number, group: number, from: number, dim: number): AttentionShape => ({
-  queries: 1,
-  heads: count,
-  group,
-  dim,
-  past: from - 1,
-  capacity: from,
-  firstKv: 0,
-  prefix: 0,
-});
 
 /** Head, chosen clusters (of heads that choose) and tail of each row, one after another, rows of the given lengths. `all`: packed rows of the needed logits. */
 function attendedRow(e: Engine, l: Layout, runs: readonly HeadRun[], lengths: Uint32Array, all: Tensor, chosen: Tensor | undefined): Tensor {
