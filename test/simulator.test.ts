@@ -9,12 +9,14 @@ import { Dealer } from '../protocols/engines/dealer.ts';
 import { MAX_TAKE_BYTES, type DealtSource, type Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { Evaluator } from '../protocols/engines/evaluator.ts';
+import { and } from '../protocols/gates/and.ts';
 import { b2a } from '../protocols/gates/b2a.ts';
 import { bitMul } from '../protocols/gates/bitMul.ts';
 import { bucket } from '../protocols/gates/bucket.ts';
 import { expTables, type ExpPlan } from '../protocols/gates/expTable.ts';
 import { fitFourier } from '../protocols/gates/fourier.ts';
 import type { Gate } from '../protocols/gates/gate.ts';
+import { columns, parities } from '../protocols/gates/linear.ts';
 import { less, negativeTable } from '../protocols/gates/less.ts';
 import { lookup, type LookupTable } from '../protocols/gates/lookup.ts';
 import { hadamard, mix, scores } from '../protocols/gates/mul.ts';
@@ -35,6 +37,8 @@ const N = 3000,
   ROWS = 30,
   COUNT = N / ROWS,
   KEPT = 12,
+  /** Words of parities that are gated. */
+  WORDS = 1500,
   /** Dealt values of a call that are looked at. */
   MOST = 20_000,
   /** Places of a one-hot row that are looked at together with what it was made from, at most. */
@@ -169,6 +173,20 @@ const rows: readonly Row[] = [
     value: 5,
     *program(e, x) {
       e.apply(bucket, { low: -16, inputScale: 0 }, [sixBits(e, x)]);
+    },
+  },
+  {
+    covers: ['and'],
+    name: 'bits and words',
+    scale: 0,
+    bits: 12,
+    value: 5,
+    *program(e, x) {
+      const some = e.linear(columns(1, N, 0, WORDS), x),
+        [suffix] = e.apply(bucket, { low: -16, inputScale: 0 }, [sixBits(e, some)]),
+        [words] = yield* e.open([e.linear(parities(e.constant('tables', new Uint32Array(WORDS).fill(1)), 20, 2), suffix!)]),
+        [bit] = yield* e.open([{ x: e.addConstant(e.zeros(share(WORDS, 64, 0)), 1), bits: 2 }]);
+      yield* e.open(e.apply(and, { rows: WORDS, cols: 2 }, [e.mod(bit!, 1, true), words!]));
     },
   },
   {

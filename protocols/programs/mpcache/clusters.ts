@@ -108,6 +108,21 @@ export function neededLogits(l: Layout, runs: readonly HeadRun[], size: number):
   return rearrange('neededLogits', size, moves);
 }
 
+/** Packed rows of logits -> those of the always attended slots, [heads, head and tail]. */
+export function alwaysAttended(l: Layout, runs: readonly HeadRun[], heads: number): Linear {
+  const { slots, head, tail } = l,
+    n = head + tail,
+    moves = runs.flatMap(({ streams, first, count, logits }): Move[] => {
+      const length = streams ? n : slots,
+        part = { dstStride: n, srcStride: length, rows: count };
+      return [
+        { ...part, dst: first * n, src: logits, cols: head },
+        { ...part, dst: first * n + head, src: logits + length - tail, cols: tail },
+      ];
+    });
+  return rearrange('alwaysAttended', heads * n, moves);
+}
+
 /** Packed rows of logits -> [choosing heads, slots]. */
 export function choosingRows(l: Layout, runs: readonly HeadRun[], count: number): Linear {
   const moves = runs
