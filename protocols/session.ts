@@ -218,6 +218,8 @@ export function arenaBytes(role: 'evaluator' | 'helper', artefact: Artefact, spe
   const rule = spec.policy.static,
     eviction = rule ? evictionBytes(s, rule, first + (spec.evictFilled ? spec.filled : 0)) : 0,
     // One key's worth of wires a cluster and level: with coarser levels at most twice half the cache.
-    representatives = spec.policy.dynamic?.score === 'minmax' ? REPRESENTATIVES_BYTES + cache : 0;
-  return weights + ends + tables + cache + eviction + representatives + 8 * (40 * logits + 40 * activations) + (32 << 20);
+    representatives = spec.policy.dynamic?.score === 'minmax' ? REPRESENTATIVES_BYTES + cache : 0,
+    // Copies of a layer's candidates and of what is attended to; an answer's slots in all layers, opened again.
+    moved = spec.policy.dynamic?.gather === 'values' ? 8 * 20 * s.heads * s.headDim * context + 6 * cache : 0;
+  return weights + ends + tables + cache + eviction + representatives + moved + 8 * (40 * logits + 40 * activations) + (32 << 20);
 }

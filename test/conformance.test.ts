@@ -7,12 +7,13 @@ import { describe, expect, it } from 'vitest';
 import { NONZERO } from '../protocols/artefact.ts';
 import type { Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
+import { and } from '../protocols/gates/and.ts';
 import { b2a } from '../protocols/gates/b2a.ts';
 import { bitMul } from '../protocols/gates/bitMul.ts';
 import { bucket } from '../protocols/gates/bucket.ts';
 import { expTable, expTables, type ExpPlan } from '../protocols/gates/expTable.ts';
 import { fitFourier } from '../protocols/gates/fourier.ts';
-import { columns, matmul, parities, rope, segmentSpread, segmentSum, transpose } from '../protocols/gates/linear.ts';
+import { anyOf, columns, matmul, parities, rope, segmentSpread, segmentSum, transpose } from '../protocols/gates/linear.ts';
 import { onehot } from '../protocols/gates/onehot.ts';
 import { compareAll, oneHotRows, ranksOf } from '../protocols/programs/mpcache/ranking.ts';
 import { lookup } from '../protocols/gates/lookup.ts';
@@ -326,6 +327,23 @@ const rows: Row[] = [
       const [words] = yield* e.open([e.linear(parities(e.constant('tables', lengths), 4, 57), suffix!)]);
       const [flags] = e.apply(lookup, { ...NONZERO, table: e.constant('tables', NONZERO.table) }, [words!]);
       return [e.linear(segmentSum(e.constant('tables', new Uint32Array(3).fill(57))), flags!)];
+    },
+  },
+  {
+    gate: 'and',
+    name: 'bits and words of parities: a maximum of those rows whose bit is set',
+    rounds: 2,
+    error: 6,
+    inputs: [
+      { size: 15, scale: 0, low: -9, high: 40, bits: 12, integer: true },
+      { size: 5, scale: 0, low: 0, high: 1, bits: 2, integer: true },
+    ],
+    *program(e, [x, bit]) {
+      const [suffix] = e.apply(bucket, { low: -16, inputScale: 0 }, [e.mod(x!, 6, true)]),
+        [words] = yield* e.open([e.linear(parities(e.constant('tables', new Uint32Array(5).fill(3)), 4, 57), suffix!)]),
+        [some] = yield* e.open([e.linear(anyOf(1, 5, 57), e.apply(and, { rows: 5, cols: 57 }, [e.mod(bit!, 1, true), words!])[0]!)]),
+        [flags] = e.apply(lookup, { ...NONZERO, table: e.constant('tables', NONZERO.table) }, [some!]);
+      return [e.linear(segmentSum(e.constant('tables', Uint32Array.of(57))), flags!)];
     },
   },
   {

@@ -5,12 +5,14 @@ import { meterSession } from '../protocols/cost.ts';
 import type { Program, Turn } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { Fixed } from '../protocols/engines/fixed.ts';
+import { Meter } from '../protocols/engines/meter.ts';
 import { embedTokens } from '../protocols/models/embedding.ts';
 import { randomShape, randomWeights } from '../protocols/models/random.ts';
 import { policySchema, PRESETS, type Policy } from '../protocols/policy.ts';
 import { prepare } from '../protocols/prepare.ts';
 import { createCache } from '../protocols/programs/attention.ts';
 import { attended, layoutOf, selections } from '../protocols/programs/mpcache/clusters.ts';
+import { chosenAttention, keyForm } from '../protocols/programs/mpcache/selection.ts';
 import { forward, session } from '../protocols/programs/transformer.ts';
 import type { Tensor } from '../protocols/tensor.ts';
 import { runFixed, runFloat, runLocal, split } from './support/local.ts';
@@ -54,6 +56,11 @@ const sum = (a: Uint8Array, b: Uint8Array): number[] => {
   const x = new BigInt64Array(a.slice().buffer),
     y = new BigInt64Array(b.slice().buffer);
   return Array.from(x, (v, i) => Number(BigInt.asIntN(64, v + y[i]!)) / 2 ** artefact.residualScale);
+};
+
+const keyScale = (p: Policy): number => {
+  const plan = bindPlan(new Meter(), artefact);
+  return keyForm(plan, plan.layers[0]!, selections(p, layers)[0]).scale;
 };
 
 describe('the layout of a row', () => {
@@ -140,7 +147,27 @@ const CASES: readonly (readonly [string, Policy])[] = [
   ['streaming heads, minmax, two levels', policy({ score: 'minmax', sizes: [8, 4], ratio: [0.6, 0.6] }, { streaming: { 0: [0], 4: [kvHeads - 1] } })],
   [
     'after static eviction',
-    policy({ sizes: [4] }, { static: { keep: 0.6, window: { queries: 4 }, heads: 'sum', ranking: 'histogram' }, sharing: 'pairs', skipLayers: [0] }),
+    policy(
+      { sizes: [4], ratio: [0.6] },
+      { static: { keep: 0.6, window: { queries: 4 }, heads: 'sum', ranking: 'histogram' }, sharing: 'pairs', skipLayers: [0] },
+    ),
+  ],
+  ['keys and values move', policy({ gather: 'values' })],
+  ['keys and values move, two levels, each query head for itself', policy({ gather: 'values', sizes: [16, 4], ratio: [0.5, 0.5], perHead: 'query' })],
+  ['keys and values move, minmax, pairs of layers', policy({ gather: 'values', score: 'minmax', sizes: [8, 4], ratio: [0.7, 0.5] }, { sharing: 'pairs' })],
+  [
+    'keys and values move, mean + variance / 2, a choice for two tokens, by histogram',
+    policy({ gather: 'values', score: 'meanvar', spread: 100, reuse: 2, ranking: 'histogram', ratio: [0.6] }, { sharing: [[1, 2]] }),
+  ],
+  [
+    'keys and values move, streaming heads, after static eviction',
+    policy(
+      { gather: 'values', sizes: [4], ratio: [0.6], always: { first: 0, recent: 0 } },
+      {
+        static: { keep: 0.6, window: { queries: 4 }, heads: 'sum', ranking: 'histogram' },
+        streaming: { 1: [0], 2: Array.from({ length: kvHeads }, (_, g) => g), 3: [kvHeads - 1] },
+      },
+    ),
   ],
   ['skipped layers, budgets of their own, a group', policy({}, { skipLayers: [0], layers: { 2: { ratio: [0.6] } }, sharing: [[1, 4]] })],
 ];
@@ -160,9 +187,10 @@ describe.each(CASES)('%s', (_, p) => {
     expect([run.rounds, run.onlineBytes, run.dealtBytes]).toEqual([cost.rounds, cost.onlineBytes, cost.dealtBytes]);
   });
 
+  // Clusters whose scores are close may be ranked otherwise, and another choice is another output.
   it('is near Float, which chooses by exact scores', () => {
     const float = runFloat(program(p), tokens);
-    fixed.outputs.forEach((o, i) => expect(distance(o, float[i]!)).toBeLessThan(0.3));
+    fixed.outputs.forEach((o, i) => expect(distance(o, float[i]!)).toBeLessThan(0.45));
   });
 });
 
@@ -270,8 +298,7 @@ describe('the rule of the policy', () => {
         list = slots(h, row),
         top = Math.max(...row(h)),
         want = attend(row(h), values, kv * capacity * headDim, list);
-      // Where little is left of the row's weight the output fades: 1 / sum has a lower end.
-      if (list.reduce((s, t) => s + Math.exp(row(h)[t]! - top), 0) < 0.5) continue;
+      if (list.reduce((s, t) => s + Math.exp(row(h)[t]! - top), 0) < 1e-5) continue;
       rows++;
       want.forEach((v, d) => expect(Math.abs(attention[h * headDim + d]! - v)).toBeLessThan(0.005));
     }
@@ -374,6 +401,74 @@ describe('the rule of the policy', () => {
     }
   });
 
+  it.each<[string, Partial<Dynamic>, Partial<Policy>?]>([
+    ['mean', { ratio: [0.6] }],
+    ['mean, two levels, each query head for itself', { sizes: [16, 4], ratio: [0.5, 0.5], perHead: 'query' }, { sharing: 'pairs' }],
+    ['mean + variance / 2', { score: 'meanvar', ratio: [0.6], spread: 100, reuse: 2 }],
+    ['minmax', { score: 'minmax', ratio: [0.6] }, { streaming: { 0: [0], 3: [kvHeads - 1] } }],
+  ])('gives the same whatever moves: %s', (_, dynamic, rest) => {
+    const [logits, values] = (['logits', 'values'] as const).map((gather) => runFloat(program(policy({ ...dynamic, gather }, rest)), tokens));
+    values!.forEach((v, i) => expect(distance(v, logits![i]!)).toBeLessThan(0.01));
+  });
+
+  it('is a softmax over the attended slots where they hold a thousandth of the weight', () => {
+    const p = policy({ ratio: [0.4] }),
+      l = layoutOf(selections(p, layers)[0]!, 80)!,
+      size = kvHeads * 80 * headDim,
+      // One logit of each cluster that is not chosen is 13, in a cluster whose mean is low; those of the others lie between 2 and 3.
+      chosen = (slot: number): boolean => slot < l.head + l.chosen * l.size || slot >= l.slots - l.tail,
+      logit = (h: number, slot: number): number => (chosen(slot) ? 2 + ((slot * 7 + h) % 16) / 16 : slot % l.size === 3 ? 13 : -6),
+      keys = Float64Array.from({ length: size }, (_, i) => (i % headDim === 0 ? logit(0, Math.floor(i / headDim) % 80) : 0)),
+      values = Float64Array.from({ length: size }, (_, i) => (Math.floor(i / headDim) % 80) / 64 - (i % headDim) / 32),
+      query = Float64Array.from({ length: heads * headDim }, (_, i) => (i % headDim === 0 ? 1 : 0)),
+      weights = Array.from({ length: 80 }, (_, t) => Math.exp(logit(0, t))),
+      attendedWeight = weights.reduce((s, w, t) => s + (chosen(t) ? w : 0), 0);
+    expect(attendedWeight / weights.reduce((s, w) => s + w, 0)).toBeLessThan(1e-3);
+    const want = Array.from({ length: headDim }, (_, d) =>
+      weights.reduce((s, w, t) => s + (chosen(t) ? (w / attendedWeight) * values[t * headDim + d]! : 0), 0),
+    );
+    const run = (out: (x: Tensor, e: Engine) => void) =>
+        function* (e: Engine): Program<void> {
+          const plan = bindPlan(e, artefact),
+            layer = plan.layers[0]!,
+            selection = selections(p, layers)[0]!,
+            form = keyForm(plan, layer, selection),
+            inputs = [yield* e.input(heads * headDim, 12), yield* e.input(size, form.scale), yield* e.input(size, 10)],
+            [q, k, v] = yield* e.open([
+              { x: inputs[0]!, bits: 32 },
+              { x: inputs[1]!, bits: form.bits },
+              { x: inputs[2]!, bits: layer.attention.bits },
+            ]),
+            shape = { queries: 1, heads, group: heads / kvHeads, dim: headDim, past: 79, capacity: 80, firstKv: 0, prefix: 0 },
+            choice = { selection, layout: l, rows: undefined, taken: false, representatives: undefined };
+          const result = yield* chosenAttention(e, plan, layer, k!, v!, q!, shape, undefined, choice);
+          out(result, e);
+          yield* e.output(e.widen(result, result.scale - 12));
+          e.endStep();
+        },
+      results: Float64Array[] = [],
+      inputs = [query, keys, values],
+      check = (got: Float64Array): void => got.forEach((v, i) => expect(Math.abs(v - want[i % headDim]!)).toBeLessThan(0.005));
+    const fixed = runFixed(
+        run((x, e) => results.push((e as Fixed).values(x))),
+        inputs,
+      ),
+      shares = inputs.map((x, i) => split(x, [12, keyScale(p), 10][i]!, i + 1)),
+      local = runLocal(
+        run(() => undefined),
+        [shares.map((s) => s[0]), shares.map((s) => s[1])],
+      ),
+      [a, b] = local.outputs.map((o) => new BigInt64Array(o[0]!.slice().buffer));
+    check(results[0]!);
+    check(
+      runFloat(
+        run(() => undefined),
+        inputs,
+      )[0]!,
+    );
+    expect(Array.from(a!, (v, i) => Number(BigInt.asIntN(64, v + b![i]!)) / 2 ** 12)).toEqual([...fixed.outputs[0]!]);
+  });
+
   it('is full attention where all clusters are chosen', () => {
     const all = runFloat(program(policy({ ratio: [1] })), tokens),
       full = runFloat(program(undefined), tokens);
@@ -420,6 +515,12 @@ describe('a session of several turns', () => {
       ['minmax', policy({ score: 'minmax', sizes: [4], ratio: [0.5] })],
       ['streaming heads', policy({ sizes: [4], ratio: [0.5] }, { streaming: { 1: [1], 2: Array.from({ length: kvHeads }, (_, g) => g) } })],
       ['minmax, two levels', policy({ score: 'minmax', sizes: [8, 4], ratio: [0.7, 0.4], perHead: 'query', always: { first: 0, recent: 0 } })],
+      ['keys and values move', policy({ gather: 'values', sizes: [4], reuse: 2 })],
+      [
+        'keys and values move, minmax, streaming heads',
+        policy({ gather: 'values', score: 'minmax', sizes: [8, 4], ratio: [0.7, 0.4], perHead: 'query' }, { streaming: { 1: [0] } }),
+      ],
+      ['keys and values move, mean + variance / 2', policy({ gather: 'values', score: 'meanvar', spread: 100, sizes: [4] }, { sharing: 'pairs' })],
     ];
 
   it.each(POLICIES)('passes slots over as the Fixed engine does, bit for bit, and as the float reference does, nearly: %s', (_, p) => {
@@ -481,7 +582,6 @@ describe('what is not there', () => {
 
   it('is refused, with its name', () => {
     expect(refused(policy({ sizes: [7] }))).toBe('');
-    expect(refused(policy({ gather: 'values' }))).toContain('gathering of values');
     expect(refused(policy({}, { streaming: { 2: [0] }, sharing: 'pairs' }))).toContain('layer 3 takes the choice of layer 2');
   });
 });
@@ -500,6 +600,15 @@ describe('rounds', () => {
   });
 
   it('are six more by histogram', () => expect(layerRounds(policy({ ranking: 'histogram' })) - layerRounds(policy())).toBe(6 * layers));
+
+  it('are two more a layer that ranks where keys and values move, one less a layer that shares', () => {
+    const more = (dynamic: Partial<Dynamic>, rest: Partial<Policy> = {}): number =>
+      layerRounds(policy({ ...dynamic, gather: 'values' }, rest)) - layerRounds(policy(dynamic, rest));
+    expect(more({})).toBe(2 * layers);
+    expect(more({ score: 'minmax', ratio: [0.6] })).toBe(2 * layers);
+    expect(more({ score: 'meanvar', spread: 100 })).toBe(2 * layers);
+    expect(more({}, { sharing: [[0, 1, 2, 3, 4, 5]] })).toBe(2 - (layers - 1));
+  });
 
   it('and bytes are fewer where heads stream', () => {
     const all = Array.from({ length: kvHeads }, (_, g) => g),

@@ -9,15 +9,17 @@ import { Dealer } from '../protocols/engines/dealer.ts';
 import { MAX_TAKE_BYTES, type DealtSource, type Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { Evaluator } from '../protocols/engines/evaluator.ts';
+import { and } from '../protocols/gates/and.ts';
 import { b2a } from '../protocols/gates/b2a.ts';
 import { bitMul } from '../protocols/gates/bitMul.ts';
 import { bucket } from '../protocols/gates/bucket.ts';
 import { expTables, type ExpPlan } from '../protocols/gates/expTable.ts';
 import { fitFourier } from '../protocols/gates/fourier.ts';
 import type { Gate } from '../protocols/gates/gate.ts';
+import { columns, parities } from '../protocols/gates/linear.ts';
 import { less, negativeTable } from '../protocols/gates/less.ts';
 import { lookup, type LookupTable } from '../protocols/gates/lookup.ts';
-import { hadamard, mix } from '../protocols/gates/mul.ts';
+import { hadamard, mix, scores } from '../protocols/gates/mul.ts';
 import { mulWeights } from '../protocols/gates/mulWeights.ts';
 import { onehot } from '../protocols/gates/onehot.ts';
 import { gates } from '../protocols/gates/registry.ts';
@@ -35,6 +37,8 @@ const N = 3000,
   ROWS = 30,
   COUNT = N / ROWS,
   KEPT = 12,
+  /** Words of parities that are gated. */
+  WORDS = 1500,
   /** Dealt values of a call that are looked at. */
   MOST = 20_000,
   /** Places of a one-hot row that are looked at together with what it was made from, at most. */
@@ -172,6 +176,20 @@ const rows: readonly Row[] = [
     },
   },
   {
+    covers: ['and'],
+    name: 'bits and words',
+    scale: 0,
+    bits: 12,
+    value: 5,
+    *program(e, x) {
+      const some = e.linear(columns(1, N, 0, WORDS), x),
+        [suffix] = e.apply(bucket, { low: -16, inputScale: 0 }, [sixBits(e, some)]),
+        [words] = yield* e.open([e.linear(parities(e.constant('tables', new Uint32Array(WORDS).fill(1)), 20, 2), suffix!)]),
+        [bit] = yield* e.open([{ x: e.addConstant(e.zeros(share(WORDS, 64, 0)), 1), bits: 2 }]);
+      yield* e.open(e.apply(and, { rows: WORDS, cols: 2 }, [e.mod(bit!, 1, true), words!]));
+    },
+  },
+  {
     covers: ['onehot'],
     name: 'onehot',
     scale: 0,
@@ -205,6 +223,21 @@ const rows: readonly Row[] = [
         [payload] = yield* e.open([{ x: e.addConstant(e.zeros(share(N, 64, 0)), 9), bits: 32 }]);
       const [gathered] = yield* e.open([e.mul(mix(blocks(KEPT, COUNT)), e.linear(transposed(ROWS, COUNT, KEPT), rows!), payload!)]);
       yield* e.open([e.mul(mix(blocks(COUNT, KEPT)), rows!, gathered!)]);
+    },
+  },
+  {
+    covers: [],
+    name: 'keys that rows gather, and their logits',
+    scale: 0,
+    bits: 7,
+    value: 3,
+    *program(e, x) {
+      const ranks = e.mod(x, 6, true),
+        // [ROWS, COUNT, 4]
+        [rows] = yield* e.open([oneHotRows(e, ranks, 64, 4, 32)]),
+        [keys] = yield* e.open([{ x: e.addConstant(e.zeros(share(2 * N, 64, 0)), 9), bits: 32 }]),
+        [gathered] = yield* e.open([e.mul(mix({ ...blocks(4, COUNT), dim: 2 }), e.linear(transposed(ROWS, COUNT, 4), rows!), keys!)]);
+      yield* e.open([e.mul(scores({ queries: 1, heads: ROWS, group: 1, dim: 2, past: 3, capacity: 4, firstKv: 0, prefix: 0 }), keys!, gathered!)]);
     },
   },
   {

@@ -292,6 +292,28 @@ export const parities = (lengths: Constant<Uint32Array>, first: number, count: n
   },
 });
 
+/** Words of parities of each group of rows, added up: whether one of the rows has a parity that is not 0, with its own rows' probability. Of real numbers the largest. */
+export const anyOf = (groups: number, rows: number, cols: number): Linear => ({
+  name: 'anyOf',
+  size: groups * cols,
+  integer(k, dst, src) {
+    for (let g = 0; g < groups; g++) {
+      const to = dst + 8 * g * cols,
+        from = src + 8 * g * rows * cols;
+      k.copy(to, from, cols);
+      for (let r = 1; r < rows; r++) k.xor(to, to, from + 8 * r * cols, cols);
+    }
+  },
+  real(dst, src) {
+    for (let g = 0; g < groups; g++)
+      for (let c = 0; c < cols; c++) {
+        let most = -Infinity;
+        for (let r = 0; r < rows; r++) most = Math.max(most, src[(g * rows + r) * cols + c]!);
+        dst[g * cols + c] = most;
+      }
+  },
+});
+
 /** Ranges of slots of a cache, from .. to - 1, that no token fills. */
 export type Slots = readonly (readonly [from: number, to: number])[];
 

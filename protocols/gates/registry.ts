@@ -1,4 +1,5 @@
 /** All gates, in the order of the documentation. `open` and the linear maps are part of every engine; `windows` is a composition of `spline`. */
+import { and } from './and.ts';
 import { b2a } from './b2a.ts';
 import { bitMul } from './bitMul.ts';
 import { bucket } from './bucket.ts';
@@ -31,6 +32,7 @@ export const gates = {
   lookup,
   less,
   bucket,
+  and,
   b2a,
   bitMul,
   onehot,

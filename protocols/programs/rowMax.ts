@@ -30,14 +30,20 @@ export function* rowMax(
   return rowTop(e, words!, groups, reference, nonzero);
 }
 
-type Buckets = Extract<Reference, { kind: 'buckets' }>;
+export type Buckets = Extract<Reference, { kind: 'buckets' }>;
 
 /** The first half of `rowMax`, up to its opening: words of parities, share over Z_2^WORD_BITS, `reference.count` a row. */
-export function rowWords(e: Engine, z: Tensor, rows: Constant<Uint32Array>, reference: Buckets): Tensor {
-  const index = e.mod(e.narrow(z, bucketShift(z)), Math.log2(BUCKETS), true),
-    [suffix] = e.apply(bucket, { low: reference.low, inputScale: index.scale }, [index]);
-  return e.linear(parities(rows, reference.first - reference.low, reference.count), suffix!);
+const rowWords = (e: Engine, z: Tensor, rows: Constant<Uint32Array>, reference: Buckets): Tensor => wordsOf(e, bucketsOf(e, z, reference), rows, reference);
+
+/** Of each logit which buckets it reaches, Boolean share of 64 bits. */
+export function bucketsOf(e: Engine, z: Tensor, reference: Buckets): Tensor {
+  const index = e.mod(e.narrow(z, bucketShift(z)), Math.log2(BUCKETS), true);
+  return e.apply(bucket, { low: reference.low, inputScale: index.scale }, [index])[0]!;
 }
+
+/** Words of parities of runs of logits, `reference.count` a run. */
+export const wordsOf = (e: Engine, reached: Tensor, runs: Constant<Uint32Array>, reference: Buckets): Tensor =>
+  e.linear(parities(runs, reference.first - reference.low, reference.count), reached);
 
 /** The second half: from the opened words to the references. */
 export function rowTop(e: Engine, words: Tensor, groups: Constant<Uint32Array>, reference: Buckets, nonzero: LookupTable): Tensor {

@@ -14,6 +14,7 @@ import { fill } from './filled.ts';
 import { mlp } from './mlp.ts';
 import { grown, layoutOf } from './mpcache/clusters.ts';
 import { evict, planEviction } from './mpcache/eviction.ts';
+import { fillUnused } from './mpcache/gather.ts';
 import { represent } from './mpcache/representatives.ts';
 import { keptRows, type Choice } from './mpcache/selection.ts';
 import { RING, type ModelPlan } from './plan.ts';
@@ -120,6 +121,7 @@ export function* session(
     position = slots,
     past: Past['unused'],
     voting = eviction,
+    answered = 0,
     most = first.tokens;
   if (voting) for (const { leader, votes } of voting.groups) caches[leader]!.votes = votes;
   if (padding !== undefined) past = unused;
@@ -133,7 +135,19 @@ export function* session(
     const hidden = yield* forward(e, plan, caches, yield* enter(e, plan, x, rows, position), rows, { slots, position, unused: past, padding: padded });
     return yield* leave(e, plan, hidden);
   }
+  // Where keys move, each slot of the last answer has to be a wire.
+  function* fillAnswer(count: number): Program<void> {
+    const moving = caches
+      .filter((c) => c.selection?.dynamic.gather === 'values')
+      .map((c) => {
+        const own = pastOf(c, { slots, position, unused });
+        return { ...c, from: own.slots - count, unused: own.unused! };
+      });
+    if (moving.length > 0 && count > 0) yield* fillUnused(e, plan.shape.kvHeads, plan.shape.headDim, count, moving);
+  }
   function* run(x: Tensor, rows: number, settling: boolean, padded = 0): Program<void> {
+    yield* fillAnswer(answered);
+    answered = 0;
     if (padded > 0) unused.push([slots + rows - padded, slots + rows]);
     yield* e.output(yield* through(x, rows, padded));
     if (voting) yield* evict(e, plan, voting, caches);
@@ -182,5 +196,6 @@ export function* session(
       e.release(mark);
     }
     past = unused;
+    answered = turn.answer - 1;
   }
 }

@@ -14,7 +14,10 @@ All parties in one process; what counts is who uses what. A wire is (m, r): m = 
    columns are made, each from slots less its first row.
 5. Selection: with one-hot rows S of the chosen, softmax(S z) over chosen and always attended logits, scattered by S^T, times all values, is the softmax over the attended
    slots alone: softmax after the gather, no value is moved.
-6. Importance, by which eviction chooses: sum over heads and the last queries of (1 / sum of a row) times its exponentials.
+   Gathered keys and values give the same: logits of S K, and with p over the attended slots p times S V. Scores by mean are a query times sums of keys.
+6. Reference: words of random parities of [some logit of a cluster reaches a bucket], gated by [is chosen] and added up, tell which buckets the attended slots reach; 1 / sum may come
+   after values: (sum of e v) / sum of e.
+7. Importance, by which eviction chooses: sum over heads and the last queries of (1 / sum of a row) times its exponentials.
 """
 import numpy as np
 
@@ -197,6 +200,44 @@ for _ in range(25):
     assert np.allclose(output, masked, atol=1e-12)
     assert not np.allclose(output, (softmax(z)[..., None] * value).sum(1))  # The control: over all slots it is another one.
 
+    # The reference of the attended slots: words of clusters times [is chosen], over Z_2. With 60 parities a bucket is missed with probability 2^-60.
+    word = 60
+    buckets = np.arange(-20, 20)
+    reached = (z[..., None] / 2 >= buckets).astype(U)  # [R, slots, buckets]
+    coins = uniform(z.shape, word)
+    words = lambda part: np.bitwise_xor.reduce(np.where(reached[:, part] == 1, coins[:, part, None], U(0)), 1)
+    in_cluster = [slice(head + c * size, head + (c + 1) * size) for c in range(C)]
+    clusters = [words(part) for part in in_cluster]
+    always = words(np.r_[0:head, head + C * size : z.shape[1]])
+    gated = always.copy()
+    for c, own in enumerate(clusters):
+        m_w, m_k = uniform(own.shape, word), uniform((R, 1), 1)
+        bit = (want[:, c, None] < k).astype(U)
+        r_w, r_k = own ^ m_w, bit ^ m_k
+        halves = [uniform(own.shape, word) for _ in range(3)]
+        r_w1, r_k1, d1 = r_w ^ halves[0], r_k ^ (halves[1][:, :1] & U(1)), (r_k * r_w) ^ halves[2]
+        p0 = m_k * m_w ^ m_k * halves[0] ^ (halves[1][:, :1] & U(1)) * m_w ^ halves[2]
+        p1 = m_k * r_w1 ^ r_k1 * m_w ^ d1
+        assert (p0 ^ p1 == bit * own).all()
+        gated ^= p0 ^ p1
+    top = np.where(attended, z, -np.inf).max(1)
+    assert ((gated != 0).sum(1) == (buckets <= top[:, None] / 2).sum(1)).all()
+    unnormalised = np.exp(np.where(attended, z, -np.inf) - top[:, None])
+    assert np.allclose((unnormalised[..., None] * value).sum(1) / unnormalised.sum(1)[:, None], masked, atol=1e-12)
+
+    # Gathered keys and values: the same output from a small cache; and means of logits from sums of keys.
+    keys, query = rng.normal(size=(R, head + C * size + tail, 6)), rng.normal(size=(R, 6))
+    dot = lambda k: np.einsum("rtd,rd->rt", k, query)
+    small = lambda x: np.concatenate(
+        [x[:, :head], (S @ x[:, head : head + C * size].reshape(R, C, -1)).reshape(R, k * size, -1), x[:, head + C * size :]], 1
+    )
+    p = softmax(dot(small(keys)))
+    moved = (p[..., None] * small(value)).sum(1)
+    stayed = (softmax(np.where(attended, dot(keys), -np.inf))[..., None] * value).sum(1)
+    assert np.allclose(moved, stayed, atol=1e-12)
+    own = dot(keys)[:, head : head + C * size].reshape(R, C, size).sum(2)
+    assert np.allclose(own, dot(keys[:, head : head + C * size].reshape(R, C, size, 6).sum(2)), atol=1e-12)
+
     levels = rng.integers(0, PLACES - 1, (R, C))
     for s in (levels, levels // 8 * 8, np.full_like(levels, PLACES - 2), 0 * levels):
         chosen = np.sort(order(s)[:, :k], 1)
@@ -239,4 +280,4 @@ for blinded in (True, False):
     counts = np.bincount(read.astype(np.int64), minlength=256)
     deviation = (((counts - 4000 / 256) ** 2).sum() / (4000 / 256) - 255) / np.sqrt(510)
     assert (abs(deviation) < 6) == blinded
-print("ranks by pairs, slots by histogram and by pairs, one-hot rows, compaction, softmax after a gather, importance hold")
+print("ranks by pairs, slots by histogram and by pairs, one-hot rows, compaction, softmax after a gather, its reference, importance hold")

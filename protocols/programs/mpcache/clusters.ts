@@ -4,6 +4,7 @@
  */
 import { CachetError } from '../../errors.ts';
 import { rearrange, type Linear, type Move, type Slots } from '../../gates/linear.ts';
+import type { AttentionShape } from '../../gates/mul.ts';
 import { chooserOf, type DynamicPolicy, type Policy } from '../../policy.ts';
 
 /** What a layer's steps of one token attend to. */
@@ -21,7 +22,6 @@ export interface LayerSelection {
 
 /** By layer; undefined where a layer attends to everything. @throws CachetError 'policy' for what these programs cannot do. */
 export function selections(policy: Policy | undefined, layers: number): readonly (LayerSelection | undefined)[] {
-  if (policy) check(policy);
   const dynamic = policy?.dynamic,
     skipped = new Set(policy?.skipLayers),
     leaders = Array.from({ length: layers }, (_, l) => (policy ? chooserOf(policy, l, layers) : l));
@@ -36,17 +36,6 @@ export function selections(policy: Policy | undefined, layers: number): readonly
         }
       : undefined,
   );
-}
-
-function check({ dynamic: d }: Policy): void {
-  if (d && d.gather !== 'logits')
-    throw new CachetError({
-      code: 'policy',
-      what: `the policy has gathering of ${d.gather}`,
-      expected: 'gathering of logits',
-      got: d.gather,
-      hint: 'another policy',
-    });
 }
 
 /** Streaming heads of a layer: those of the layer whose choice it takes, which has none for others. */
@@ -117,6 +106,21 @@ export function neededLogits(l: Layout, runs: readonly HeadRun[], size: number):
       ];
     });
   return rearrange('neededLogits', size, moves);
+}
+
+/** Packed rows of logits -> those of the always attended slots, [heads, head and tail]. */
+export function alwaysAttended(l: Layout, runs: readonly HeadRun[], heads: number): Linear {
+  const { slots, head, tail } = l,
+    n = head + tail,
+    moves = runs.flatMap(({ streams, first, count, logits }): Move[] => {
+      const length = streams ? n : slots,
+        part = { dstStride: n, srcStride: length, rows: count };
+      return [
+        { ...part, dst: first * n, src: logits, cols: head },
+        { ...part, dst: first * n + head, src: logits + length - tail, cols: tail },
+      ];
+    });
+  return rearrange('alwaysAttended', heads * n, moves);
 }
 
 /** Packed rows of logits -> [choosing heads, slots]. */
@@ -271,6 +275,18 @@ export function transposed(count: number, rows: number, cols: number): Linear {
     for (let r = 0; r < rows; r++) moves.push({ dst: i * rows * cols + r, dstStride: rows, src: (i * rows + r) * cols, srcStride: 1, rows: cols, cols: 1 });
   return rearrange('transposed', count * rows * cols, moves);
 }
+
+/** One-hot rows [heads, from] times blocks [heads / group, from, dim]. */
+export const pick = (count: number, group: number, from: number, dim: number): AttentionShape => ({
+  queries: 1,
+  heads: count,
+  group,
+  dim,
+  past: from - 1,
+  capacity: from,
+  firstKv: 0,
+  prefix: 0,
+});
 
 /** The same integers at scale 0: values in steps of 2^-scale. */
 export const inSteps = (size: number, scale: number): Linear => ({

@@ -3,28 +3,34 @@
  * gather the chosen clusters' logits. The softmax is over exactly the attended slots; its probabilities, normalised, are scattered back by the same rows, so keys
  * and values never move. The second layer of a sharing group takes the first's rows and ranks nothing. Source: MPCache (arXiv 2501.06807), section 4; Cachet DESIGN 2.
  *
- * Rounds from the logits to the output: logits, comparisons, ranks, rows, gathered logits, exponentials, 1 / sum, probabilities, scattered probabilities, output: 10
- * (5 more for each further level of clusters), with a reference near the row's maximum in the rounds of the ranking; 7 with another layer's rows, and 2 for a reference. Nothing is revealed: which clusters are
- * chosen, their order and ties stay secret; how many is public.
+ * Rounds from the logits to the output: logits, comparisons, ranks, rows, gathered logits, reference, exponentials, scattered ones and 1 / sum, their product with
+ * values, output: 10, one less with a public reference, 5 more for each further level of clusters; 7 with another layer's rows, and 2 for a reference. Nothing is
+ * revealed: which clusters are chosen, their order and ties stay secret; how many is public.
  *
- * A reference found beside the ranking is that of all slots: where the attended ones hold less than about a sixteenth of e^(reference), their output fades instead
- * of being normalised to 1. Layers that take another's choice refer to the attended slots alone.
+ * A row's reference is near the maximum of its attended slots, whatever the others hold. Its words of parities are made cluster by cluster and opened beside the
+ * comparisons; with the rows, [is chosen] of each cluster is opened; the words of chosen clusters, and of the slots that are always attended to, are added up. A layer
+ * with a public reference keeps it: its output fades where all attended logits lie several nats below those of the other rows.
+ *
+ * With `gather: 'values'`, as in the paper, the same rows gather keys and values (`gather.ts`): scores, comparisons, ranks, rows, keys and values, logits, a reference
+ * (2), exponentials, 1 / sum, probabilities, output: 10 and the reference; 6 and the reference with another layer's rows.
  *
  * Streaming heads rank nothing and attend to head and tail: their other logits are computed (the product is one for all heads) but never opened.
  *
- * Scales: exponentials 2^sp in Z_2^n, 1 / sum 2^sr, probabilities 2^(sp + sr) in Z_2^n, narrowed to 2^13 in Z_2^a; with values 2^10 in Z_2^a.
+ * Scales. Where a layer ranks: exponentials 2^13, values 2^10, 1 / sum 2^sr, all in Z_2^48. With another layer's rows, or gathered values: exponentials 2^sp in Z_2^n,
+ * 1 / sum 2^sr, probabilities 2^(sp + sr) in Z_2^n, narrowed to 2^13 in Z_2^a; with values 2^10 in Z_2^a.
  */
 import type { Program } from '../../engines/effects.ts';
 import type { Engine } from '../../engines/engine.ts';
 import { CachetError } from '../../errors.ts';
+import { and } from '../../gates/and.ts';
 import { negativeTable } from '../../gates/less.ts';
-import { clearUnused, columns, repeatFirst, rowSums, segmentSpread, segmentSum, times, whole, type Slots } from '../../gates/linear.ts';
+import { anyOf, clearUnused, columns, repeatFirst, rowSums, segmentSpread, segmentSum, times, whole, WORD_BITS, type Slots } from '../../gates/linear.ts';
 import { dotRows, hadamard, mix, packedSize, scaleRows, scaleRuns, scores, type AttentionShape } from '../../gates/mul.ts';
 import { windowsBelow } from '../../gates/windows.ts';
 import type { DynamicPolicy } from '../../policy.ts';
-import { wire, type Constant, type Tensor } from '../../tensor.ts';
+import { booleanShare, wire, type Constant, type Tensor } from '../../tensor.ts';
 import { RING, SCALE, type AttentionPlan, type LayerPlan, type ModelPlan } from '../plan.ts';
-import { bucketShift, rowMax, rowTop, rowWords } from '../rowMax.ts';
+import { bucketShift, bucketsOf, rowMax, rowTop, wordsOf, type Buckets } from '../rowMax.ts';
 import {
   attended,
   chosenPart,
@@ -45,11 +51,14 @@ import {
   unusedRow,
   childRows,
   inOrder,
+  pick,
+  alwaysAttended,
   type Layout,
   type LayerSelection,
   type Level,
 } from './clusters.ts';
 import { compareAll, oneHotRows, rankBits, ranksOf } from './ranking.ts';
+import { attendedSlots, logitsOfAttended, outputOfAttended, scoresOfKeys, type Moved } from './gather.ts';
 import { representativeScores, type Representatives } from './representatives.ts';
 import { slotsByHistogram } from './slots.ts';
 
@@ -184,6 +193,49 @@ export function budget(
   return { ring, expScale, reciprocalScale, scale, outputRing, high };
 }
 
+/** A step of one query, as the parts of it need it. */
+interface Attending {
+  readonly e: Engine;
+  readonly plan: ModelPlan;
+  readonly layer: LayerPlan;
+  readonly keys: Tensor;
+  readonly values: Tensor;
+  readonly query: Tensor;
+  readonly shape: AttentionShape;
+  readonly unused: Slots | undefined;
+  readonly choice: Choice;
+  readonly choosing: ReturnType<typeof choosingHeads>;
+  readonly selectors: number;
+  /** Heads that choose together. */
+  readonly group: number;
+  readonly streams: boolean;
+  readonly parts: readonly HeadRun[];
+  /** Attended slots of each head. */
+  readonly lengths: Uint32Array<ArrayBuffer>;
+  readonly runs: Constant<Uint32Array>;
+}
+
+/** Packed rows of attended logits, each relative to its reference, and what weights make of the values: a share [heads, dim]. */
+interface Attended {
+  readonly row: Tensor;
+  /** Whether weights are normalised last. */
+  readonly late: boolean;
+  /** Of packed rows of weights those of the candidates, [choosing heads, candidates, size]: a share; undefined where nothing is to be scattered. */
+  scatter(weights: Tensor): Tensor | undefined;
+  output(weights: Tensor, back: Tensor | undefined): Tensor;
+}
+
+/** Ring of a choice's rows, and of exponentials and output, where these are normalised last. */
+const LATE_RING = 48;
+
+/** Rings and scales where weights are normalised last: 2^(expScale + 10) of values and 2^reciprocalScale in one ring, two bits spare. */
+function lateBudget(p: AttentionPlan, n: number): { ring: number; expScale: number; reciprocalScale: number; high: number } {
+  const { high } = budget(p, n),
+    valueBits = p.bits - 2 - p.exp.outputScale - SCALE.value - p.reciprocalScale,
+    reciprocalScale = Math.min(LATE_RING - 2 - PROBABILITY_SCALE - SCALE.value - valueBits, p.reciprocal.outputScale);
+  return { ring: LATE_RING, expScale: PROBABILITY_SCALE, reciprocalScale, high };
+}
+
 /** softmax(q k^T) v over the attended slots of one query: wire [heads, dim]. */
 export function* chosenAttention(
   e: Engine,
@@ -197,128 +249,274 @@ export function* chosenAttention(
   choice: Choice,
 ): Program<Tensor> {
   const { layout: l, selection } = choice,
-    { dynamic } = selection,
     choosing = choosingHeads(plan.shape, selection),
-    { selectors, group } = heads(choosing, dynamic),
-    chooses = choosing.heads > 0,
-    streams = selection.streaming.length > 0,
     parts = headRuns(l, plan.shape, selection),
-    all = e.constant('tables', equalRuns(shape.heads, l.slots)),
     lengths = rowLengths(l, parts, attended(l)),
-    runs = e.constant('tables', lengths),
-    size = packedSize(shape),
-    n = attended(l);
+    a: Attending = {
+      e,
+      plan,
+      layer,
+      keys,
+      values,
+      query,
+      shape,
+      unused,
+      choice,
+      choosing,
+      parts,
+      lengths,
+      ...heads(choosing, selection.dynamic),
+      streams: selection.streaming.length > 0,
+      runs: e.constant('tables', lengths),
+    },
+    found = yield* selection.dynamic.gather === 'values' ? byValues(a) : byLogits(a),
+    result = yield* found.late ? normalisedLast(a, found) : normalisedFirst(a, found);
+  e.note('attention', result);
+  return result;
+}
+
+/** Scores of a layer's clusters by their representatives, to be opened; undefined where they are made of logits. */
+function representativesOf({ e, plan, query, unused, choice, choosing, selectors, streams, parts }: Attending): Tensor[] | undefined {
+  const { layout: l, representatives, taken } = choice;
+  if (taken || !representatives || choosing.heads === 0) return undefined;
+  return l.levels.map(({ width }) =>
+    representativeScores(e, plan, representatives, l, width, query, selectors, streams ? parts : undefined, unused && { slots: unused, nats: UNUSED_NATS }),
+  );
+}
+
+/** Logits of all slots, packed rows over the keys' ring: of a head that streams, those of head and tail; and the `scores`, opened with them. */
+function* allLogits(
+  { e, keys, query, shape, unused, choice, streams, parts }: Attending,
+  scored: readonly Tensor[] = [],
+): Program<{ opened: Tensor; scored: readonly Tensor[] }> {
+  const { layout: l } = choice,
+    all = e.constant('tables', equalRuns(shape.heads, l.slots));
   let z = e.mul(scores(shape), query, keys);
   if (unused) {
-    z = e.linear(repeatFirst(all, size, unused), z);
+    z = e.linear(repeatFirst(all, packedSize(shape), unused), z);
     z = e.addRow(z, e.constant('tables', unusedRow(l.slots, unused, -UNUSED_NATS, z.scale)));
   }
   e.note('logits', z);
-  const needed = streams ? e.constant('tables', rowLengths(l, parts, l.slots)) : all;
   if (streams)
     z = e.linear(
       neededLogits(
         l,
         parts,
-        needed.array.reduce((sum, length) => sum + length, 0),
+        rowLengths(l, parts, l.slots).reduce((sum, length) => sum + length, 0),
       ),
       z,
     );
-  const representatives = choice.taken || !chooses ? undefined : choice.representatives,
-    ranked = representatives
-      ? l.levels.map(({ width }) =>
-          representativeScores(
-            e,
-            plan,
-            representatives,
-            l,
-            width,
-            query,
-            selectors,
-            streams ? parts : undefined,
-            unused && { slots: unused, nats: UNUSED_NATS },
-          ),
-        )
-      : [],
-    [opened, ...byRepresentative] = yield* e.open([z, ...ranked]),
-    zw = e.mod(opened!, RING.logits),
-    ofChoosing = (x: Tensor): Tensor => (streams ? e.linear(choosingRows(l, parts, choosing.heads), x) : x),
-    blocks = chooses ? e.linear(candidateBlocks(l, selectors, group), ofChoosing(zw)) : undefined,
+  const [opened, ...rest] = yield* e.open([z, ...scored]);
+  return { opened: opened!, scored: rest };
+}
+
+/** Of packed rows of all logits those of heads that choose: [choosing heads, slots]. */
+const ofChoosing = ({ e, choice, choosing, streams, parts }: Attending, x: Tensor): Tensor =>
+  streams ? e.linear(choosingRows(choice.layout, parts, choosing.heads), x) : x;
+
+/** The candidates of the heads that choose, from opened logits: [selectors, candidates, group, size] over Z_2^32. */
+const blocksOf = (a: Attending, opened: Tensor): Tensor =>
+  a.e.linear(candidateBlocks(a.choice.layout, a.selectors, a.group), ofChoosing(a, a.e.mod(opened, RING.logits)));
+
+/** Rows of the choice, written where they are to be kept. */
+function* chooseAndKeep({ e, plan, layer, choice }: Attending, scored: readonly Tensor[], bits: number, words: Tensor | undefined): Program<Chosen> {
+  const chosen = yield* choose(e, plan, layer, choice.selection, choice.layout, scored, bits, words),
+    { size } = chosen.rows;
+  if (choice.rows) e.store(choice.rows, 0, size, e.mod(chosen.rows, RING.logits), 0, size, 1, size);
+  return chosen;
+}
+
+/** Gathers logits, scatters weights. */
+function* byLogits(a: Attending): Program<Attended> {
+  const { e, plan, layer, values, shape, unused, choice, choosing, selectors, group, streams, parts, runs } = a,
+    { layout: l } = choice,
+    chooses = choosing.heads > 0,
+    { opened, scored } = yield* allLogits(a, representativesOf(a)),
+    zw = e.mod(opened, RING.logits),
+    blocks = chooses ? blocksOf(a, opened) : undefined,
     { reference } = layer.attention,
-    buckets = reference.kind === 'buckets' ? reference : undefined,
-    counts = e.constant('tables', equalRuns(shape.heads, buckets?.count ?? 0));
-  let rows = choice.rows,
-    shift: Tensor | undefined,
+    here = !choice.taken && blocks !== undefined,
+    buckets = here && reference.kind === 'buckets' ? lowered(reference) : undefined;
+  let { rows } = choice,
+    words: Tensor | undefined,
     gathered: Tensor | undefined;
-  if (!choice.taken && blocks) {
-    const beside = buckets && {
-      first: () => rowWords(e, zw, needed, buckets),
-      second: (words: Tensor) => rowTop(e, words, counts, buckets, plan.nonzero),
-    };
-    const scored = representatives ? byRepresentative : yield* scoresOf(e, plan, layer, selection, l, ofChoosing(opened!), blocks),
-      chosen = yield* choose(e, plan, layer, selection, l, scored, beside);
-    if (rows) e.store(rows, 0, chosen.rows.size, chosen.rows, 0, chosen.rows.size, 1, chosen.rows.size);
+  if (here) {
+    const reached = buckets && bucketsOf(e, zw, buckets),
+      ofClusters = reached && clusterWords(a, reached, buckets),
+      chosen = yield* chooseAndKeep(a, scored.length > 0 ? scored : yield* scoresOf(a, opened, blocks), LATE_RING, ofClusters);
     ({ rows } = chosen);
-    shift = chosen.beside;
+    if (reached) words = attendedWords(a, reached, chosen, buckets);
   }
-  // Gather.
   const cluster = group * l.size;
+  let shift: Tensor | undefined;
   if (blocks) {
     e.note('chosen', rows!);
-    [gathered] = yield* e.open([e.mul(mix(pick(selectors * l.chosen, l.chosen, l.candidates, cluster)), rows!, blocks)]);
-    if (group > 1) gathered = e.linear(byHead(selectors, l.chosen, group, l.size), gathered!);
+    const product = e.mul(mix(pick(selectors * l.chosen, l.chosen, l.candidates, cluster)), rows!, blocks),
+      [chosen, found] = yield* e.open(words ? [product, words] : [product]);
+    gathered = group > 1 ? e.linear(byHead(selectors, l.chosen, group, l.size), chosen!) : chosen;
+    if (found) [shift] = yield* e.open([rowTop(e, found, e.constant('tables', equalRuns(shape.heads, buckets!.count)), buckets!, plan.nonzero)]);
   }
-  let row = attendedRow(e, l, parts, runs.array, zw, gathered);
-  if (!shift && buckets) [shift] = yield* e.open([yield* rowMax(e, row, runs, counts, buckets, plan.nonzero)]);
-  if (shift) row = e.sub(row, e.linear(segmentSpread(runs, row.size, bucketShift(row), RING.logits, row.scale), shift));
-  // Softmax.
-  const { exp: table, reciprocal } = layer.attention,
-    { ring, expScale, reciprocalScale, scale, outputRing, high } = budget(layer.attention, n),
+  return {
+    row: yield* relative(a, attendedRow(e, l, parts, runs.array, zw, gathered), shift),
+    late: here,
+    scatter(weights) {
+      if (!blocks) return undefined;
+      const chosen = e.linear(streams ? chosenPart(l, parts, choosing.heads) : columns(shape.heads, attended(l), l.head, l.chosen * l.size), weights),
+        grouped = group === 1 ? chosen : e.linear(byCluster(selectors, l.chosen, group, l.size), chosen),
+        scattered = e.mul(
+          mix(pick(selectors * l.candidates, l.candidates, l.chosen, cluster)),
+          e.linear(transposed(selectors, l.chosen, l.candidates), rows!),
+          grouped,
+        ),
+        spread = group === 1 ? scattered : e.linear(byHead(selectors, l.candidates, group, l.size), scattered),
+        candidates = e.constant('tables', equalRuns(choosing.heads, l.candidates * l.size));
+      return unused ? e.linear(clearUnused(candidates, spread.size, unusedCandidates(l, unused)), spread) : spread;
+    },
+    output: (weights, back) => e.mul(mix(shape), wholeRow(e, l, parts, shape.heads, weights, back), values),
+  };
+}
+
+/** Buckets below those of any row's maximum in which that of the attended slots may lie. */
+const LOWER_BUCKETS = 5;
+
+/** Buckets for the maxima of attended slots: they may be lower than those of all slots. */
+function lowered({ kind, low, first, count }: Buckets): Buckets {
+  const from = Math.max(low, first - LOWER_BUCKETS);
+  return { kind, low, first: from, count: count + first - from };
+}
+
+/** Words of parities of each candidate, from which buckets its logits reach: share [selectors, candidates, group, buckets]. */
+function clusterWords(a: Attending, reached: Tensor, buckets: Buckets): Tensor {
+  const { e, choice, choosing, selectors, group } = a,
+    { layout: l } = choice,
+    slots = e.linear(columns(choosing.heads, l.slots, l.head, l.candidates * l.size), ofChoosing(a, reached)),
+    words = wordsOf(e, slots, e.constant('tables', equalRuns(choosing.heads * l.candidates, l.size)), buckets);
+  return group > 1 ? e.linear(byCluster(selectors, l.candidates, group, buckets.count), words) : words;
+}
+
+/** Words of parities of the attended slots: those of chosen candidates, and of the slots that are always attended to. Share [heads, buckets]. */
+function attendedWords({ e, shape, choice, group, selectors, parts }: Attending, reached: Tensor, { words, isChosen }: Chosen, buckets: Buckets): Tensor {
+  const { layout: l } = choice,
+    cols = group * buckets.count,
+    always = l.head + l.tail,
+    rows = l.candidates + (always > 0 ? 1 : 0),
+    all = e.zeros(booleanShare((shape.heads / group) * rows * cols, WORD_BITS)),
+    [ofChosen] = e.apply(and, { rows: selectors * l.candidates, cols: group * buckets.count }, [isChosen!, words!]),
+    own = l.candidates * cols;
+  for (const r of parts)
+    if (!r.streams) e.store(all, (r.first / group) * rows * cols, rows * cols, ofChosen!, (r.choosing / group) * own, own, r.count / group, own);
+  if (always > 0) {
+    const slots = e.linear(alwaysAttended(l, parts, shape.heads), reached),
+      ofAlways = wordsOf(e, slots, e.constant('tables', equalRuns(shape.heads, always)), buckets);
+    e.store(all, own, rows * cols, ofAlways, 0, cols, shape.heads / group, cols);
+  }
+  return e.linear(anyOf(shape.heads / group, rows, cols), all);
+}
+
+/** Gathers keys and values, as the paper does: only scores that are made of logits need all of these. */
+function* byValues(a: Attending): Program<Attended> {
+  const { e, keys, values, query, shape, unused, choice, choosing, selectors, group, parts } = a,
+    { layout } = choice,
+    empty = unused && { slots: unused, nats: UNUSED_NATS },
+    moved: Moved = { layout, runs: parts, shape, choosing, selectors, group },
+    chooses = choosing.heads > 0;
+  let { rows } = choice;
+  if (!choice.taken && chooses) {
+    const ofRepresentatives = representativesOf(a),
+      scored = ofRepresentatives
+        ? yield* e.open(ofRepresentatives)
+        : choice.selection.dynamic.score === 'mean'
+          ? yield* scoresOfKeys(e, moved, keys, query, empty)
+          : yield* scoresOfLogits(a);
+    ({ rows } = yield* chooseAndKeep(a, scored, RING.logits, undefined));
+  }
+  if (chooses) e.note('chosen', rows!);
+  const [k, v] = yield* attendedSlots(e, moved, chooses ? rows : undefined, [keys, values], RING.logits),
+    [row] = yield* e.open([logitsOfAttended(e, moved, chooses ? rows : undefined, k!, query, empty)]);
+  e.note('logits', row!);
+  return {
+    row: yield* relative(a, row!, undefined),
+    late: false,
+    scatter: () => undefined,
+    output: (weights) => outputOfAttended(e, moved, weights, v!),
+  };
+}
+
+/** Scores from logits that nothing else needs. */
+function* scoresOfLogits(a: Attending): Program<readonly Tensor[]> {
+  const { opened } = yield* allLogits(a);
+  return yield* scoresOf(a, opened, blocksOf(a, opened));
+}
+
+/** Packed rows of attended logits, less the row's reference: `shift`, where it is there already, or one that is found here in 2 rounds. */
+function* relative({ e, plan, layer, shape, runs }: Attending, row: Tensor, shift: Tensor | undefined): Program<Tensor> {
+  const { reference } = layer.attention,
+    buckets = !shift && reference.kind === 'buckets' ? lowered(reference) : undefined;
+  if (buckets) [shift] = yield* e.open([yield* rowMax(e, row, runs, e.constant('tables', equalRuns(shape.heads, buckets.count)), buckets, plan.nonzero)]);
+  return shift ? e.sub(row, e.linear(segmentSpread(runs, row.size, bucketShift(row), RING.logits, row.scale), shift)) : row;
+}
+
+/** Exponentials of packed rows of attended logits, relative to their references, over Z_2^ring, and the rows' sums. 1 round. */
+function* exponentials(
+  { e, layer, shape, unused, choice, parts, runs }: Attending,
+  row: Tensor,
+  { ring, expScale }: { ring: number; expScale: number },
+): Program<{ p: Tensor; sums: Tensor }> {
+  const { exp: table } = layer.attention,
     fine = e.narrow(row, row.scale - table.inputScale);
   e.note('relative', fine);
   const [exp] = e.expTable({ ...table, outputScale: expScale }, fine),
-    [p] = yield* e.open([
-      {
-        x: unused ? e.linear(clearUnused(e.constant('tables', Uint32Array.of(exp!.size)), exp!.size, unusedAttended(l, parts, unused)), exp!) : exp!,
-        bits: ring,
-      },
-    ]),
+    filled = unused
+      ? e.linear(clearUnused(e.constant('tables', Uint32Array.of(exp!.size)), exp!.size, unusedAttended(choice.layout, parts, unused)), exp!)
+      : exp!,
+    [p] = yield* e.open([{ x: filled, bits: ring }]),
     sums = e.linear(times(shape.heads, 1, table.outputScale - expScale), e.linear(segmentSum(runs), p!));
   e.note('sums', sums);
-  const more = reciprocal.outputScale - reciprocalScale,
-    [r] = yield* e.open([{ x: e.windows(windowsBelow(reciprocal, high), sums), bits: Math.min(64, ring + more) }]),
-    [weights] = yield* e.open([e.mul(streams ? scaleRuns(lengths) : scaleRows(shape.heads, n), p!, e.narrow(r!, more))]),
-    probability = e.mod(e.withHalves(e.narrow(weights!, weights!.scale - scale)), outputRing);
-  let back: Tensor | undefined;
-  // Scatter.
-  if (blocks) {
-    const chosen = e.linear(streams ? chosenPart(l, parts, choosing.heads) : columns(shape.heads, n, l.head, l.chosen * l.size), probability),
-      grouped = group === 1 ? chosen : e.linear(byCluster(selectors, l.chosen, group, l.size), chosen),
-      scattered = e.mul(
-        mix(pick(selectors * l.candidates, l.candidates, l.chosen, cluster)),
-        e.linear(transposed(selectors, l.chosen, l.candidates), rows!),
-        grouped,
-      ),
-      spread = group === 1 ? scattered : e.linear(byHead(selectors, l.candidates, group, l.size), scattered),
-      candidates = e.constant('tables', equalRuns(choosing.heads, l.candidates * l.size));
-    [back] = yield* e.open([unused ? e.linear(clearUnused(candidates, spread.size, unusedCandidates(l, unused)), spread) : spread]);
-  }
-  const [output] = yield* e.open([e.mul(mix(shape), wholeRow(e, l, parts, shape.heads, probability, back), values)]);
-  e.note('attention', output!);
-  return output!;
+  return { p: p!, sums };
+}
+
+/** Probabilities, normalised before they meet values, over a small ring: 1 / sum, probabilities, what is scattered, output. 4 or 5 rounds. */
+function* normalisedFirst(a: Attending, { row, scatter, output }: Attended): Program<Tensor> {
+  const { e, layer, shape, choice, streams, lengths } = a,
+    { reciprocal } = layer.attention,
+    n = attended(choice.layout),
+    form = budget(layer.attention, n),
+    { p, sums } = yield* exponentials(a, row, form),
+    more = reciprocal.outputScale - form.reciprocalScale,
+    [r] = yield* e.open([{ x: e.windows(windowsBelow(reciprocal, form.high), sums), bits: Math.min(64, form.ring + more) }]),
+    [weights] = yield* e.open([e.mul(streams ? scaleRuns(lengths) : scaleRows(shape.heads, n), p, e.narrow(r!, more))]),
+    probability = e.mod(e.withHalves(e.narrow(weights!, weights!.scale - form.scale)), form.outputRing),
+    scattered = scatter(probability),
+    [back] = scattered ? yield* e.open([scattered]) : [],
+    [result] = yield* e.open([output(probability, back)]);
+  return result!;
+}
+
+/** Exponentials meet values first, and 1 / sum comes with what is scattered: 4 rounds over a ring that holds the product of both. */
+function* normalisedLast(a: Attending, { row, scatter, output }: Attended): Program<Tensor> {
+  const { e, layer, shape, choice } = a,
+    { reciprocal } = layer.attention,
+    form = lateBudget(layer.attention, attended(choice.layout)),
+    { p, sums } = yield* exponentials(a, row, form),
+    more = reciprocal.outputScale - form.reciprocalScale,
+    [r, back] = yield* e.open([{ x: e.windows(windowsBelow(reciprocal, form.high), sums), bits: Math.min(64, form.ring + more) }, scatter(p)!]),
+    [sum] = yield* e.open([output(p, back)]),
+    [result] = yield* e.open([e.mul(scaleRows(shape.heads, shape.dim), sum!, e.narrow(r!, more))]);
+  return result!;
 }
 
 /** Slots that no token fills lie so far below their row's first logit: within the exponential's margin, and of no weight. */
 const UNUSED_NATS = 9;
 
 /**
- * Scores of all candidates by level, wires [selectors, clusters] over Z_2^32 in the units of `unitOf`. z: logits [choosing heads, slots] over the keys' ring, blocks: the
- * candidates' of them. Means are local; mean + variance / 2 takes a round: 2 n sum(z) + n sum(z^2) - sum(z)^2, whose products are opened, added up over a group.
+ * Scores of all candidates by level, wires [selectors, clusters] over Z_2^32 in the units of `unitOf`. opened: packed logits over the keys' ring, blocks: the candidates'
+ * of them. Means are local; mean + variance / 2 takes a round: 2 n sum(z) + n sum(z^2) - sum(z)^2, whose products are opened, added up over a group.
  */
-function* scoresOf(e: Engine, plan: ModelPlan, layer: LayerPlan, selection: LayerSelection, l: Layout, z: Tensor, blocks: Tensor): Program<readonly Tensor[]> {
-  const { dynamic } = selection,
-    choosing = choosingHeads(plan.shape, selection),
-    { selectors, group } = heads(choosing, dynamic),
+function* scoresOf(a: Attending, opened: Tensor, blocks: Tensor): Program<readonly Tensor[]> {
+  const { e, plan, layer, choice, choosing, selectors, group } = a,
+    { layout: l, selection } = choice,
+    { dynamic } = selection,
+    z = ofChoosing(a, opened),
     count = choosing.heads,
     runs = (rows: number, length: number) => segmentSum(e.constant('tables', equalRuns(rows, length)));
   if (dynamic.score === 'mean') return l.levels.map(({ width }) => e.linear(runs((selectors * l.candidates) / width, width * l.size * group), blocks));
@@ -337,19 +535,23 @@ function* scoresOf(e: Engine, plan: ModelPlan, layer: LayerPlan, selection: Laye
         );
       return { sums: e.linear(times(selectors * clusters, 2 * n, scale), together(clusters, sums)), spread: together(clusters, spread) };
     }),
-    opened = yield* e.open(levels.map((x) => x.spread));
-  return levels.map((x, i) => e.add(x.sums, opened[i]!));
+    spreads = yield* e.open(levels.map((x) => x.spread));
+  return levels.map((x, i) => e.add(x.sums, spreads[i]!));
 }
 
-/** What is opened in the rounds of the first level's comparisons and of its ranks, from the former's result. */
-interface Beside {
-  first(): Tensor;
-  second(opened: Tensor): Tensor;
+interface Chosen {
+  /** Rows of the finest level, wire [selectors, chosen, candidates]. */
+  readonly rows: Tensor;
+  /** What was opened beside the ranking. */
+  readonly words: Tensor | undefined;
+  /** Where words are opened: whether a candidate is chosen, wire [selectors, candidates] over Z_2. */
+  readonly isChosen: Tensor | undefined;
 }
 
 /**
- * Level by level: scores of the clusters, their ranks, one-hot rows of the best; then the scores of their children. Rows of the finest level, wire
- * [selectors, chosen, candidates] over Z_2^32. 3 rounds (9 by histogram), and 2 more than that for each further level: the children's scores and the product of both levels' rows are opened too.
+ * Level by level: scores of the clusters, their ranks, one-hot rows of the best; then the scores of their children. Rows of the finest level over Z_2^bits.
+ * 3 rounds (9 by histogram), and 2 more than that for each further level: the children's scores and the product of both levels' rows are opened too. `words`: a share
+ * that is opened in the first level's rounds.
  */
 function* choose(
   e: Engine,
@@ -358,57 +560,67 @@ function* choose(
   selection: LayerSelection,
   l: Layout,
   scores: readonly Tensor[],
-  beside: Beside | undefined,
-): Program<{ rows: Tensor; beside: Tensor | undefined }> {
+  bits: number,
+  words: Tensor | undefined,
+): Program<Chosen> {
   const { dynamic } = selection,
     { selectors } = heads(choosingHeads(plan.shape, selection), dynamic),
-    negative = e.constant('tables', negativeTable(dynamic.bits));
-  let rows: Tensor | undefined, above: Level | undefined, result: Tensor | undefined;
+    negative = e.constant('tables', negativeTable(dynamic.bits)),
+    isChosen = (rows: Tensor): { x: Tensor; bits: number }[] => (words ? [{ x: rows, bits: FLAG_BITS }] : []);
+  let rows: Tensor | undefined, above: Level | undefined, opened: Tensor | undefined, flags: Tensor | undefined;
   for (const [i, level] of l.levels.entries()) {
     const { count, keep, width } = level,
       fan = above ? above.width / width : 1;
     let score = scores[i]!;
     if (above) [score] = (yield* e.open([e.mul(mix(pick(selectors * above.keep, above.keep, l.candidates / above.width, fan)), rows!, score)])) as [Tensor];
-    const extra = above ? undefined : beside,
+    const extra = above ? undefined : words,
       spread = spreadOf(dynamic, layer.attention) * unitOf(plan.shape, dynamic, width * l.size),
       ranked =
         dynamic.ranking === 'pairs'
           ? yield* byPairs(e, quantised(e, score, dynamic.bits, spread), selectors, count, negative, extra)
           : yield* byHistogram(e, levelled(e, score, selectors, count, spread), selectors, count, keep, extra),
-      [places, second] = yield* e.open([oneHotRows(e, ranked.places, count, keep, RING.logits), ...(ranked.last ? [ranked.last] : [])]),
-      own = e.linear(transposed(selectors, count, keep), places!);
-    if (extra) result = ranked.beside ?? second;
+      places = oneHotRows(e, ranked.places, count, keep, bits),
+      last = i === l.levels.length - 1,
+      [found, flag] = yield* e.open([
+        places,
+        ...(last && !above ? isChosen(e.linear(segmentSum(e.constant('tables', equalRuns(selectors * count, keep))), places)) : []),
+      ]),
+      own = e.linear(transposed(selectors, count, keep), found!);
+    flags ??= flag;
+    opened ??= ranked.words;
     if (above) {
       const clusters = l.candidates / above.width,
-        product = e.mul(mix(pick(selectors * keep * fan, keep * fan, above.keep, clusters)), e.linear(childRows(selectors, keep, above.keep, fan), own), rows!);
-      [rows] = yield* e.open([e.linear(inOrder(selectors, keep, fan, clusters), product)]);
+        product = e.mul(mix(pick(selectors * keep * fan, keep * fan, above.keep, clusters)), e.linear(childRows(selectors, keep, above.keep, fan), own), rows!),
+        ordered = e.linear(inOrder(selectors, keep, fan, clusters), product);
+      [rows, flags] = (yield* e.open([ordered, ...(last ? isChosen(e.linear(rowSums(selectors, keep, l.candidates), ordered)) : [])])) as [Tensor, Tensor?];
     } else rows = own;
     above = level;
   }
-  return { rows: rows!, beside: result };
+  return { rows: rows!, words: opened, isChosen: flags && e.mod(flags, 1, true) };
 }
 
-/** Where each cluster goes, wire [rows, count]; what was opened beside it, or what is to be opened with the one-hot rows. */
+/** Ring in which [is chosen] is opened: it holds 0 and 1. */
+const FLAG_BITS = 2;
+
+/** Where each cluster goes, wire [rows, count], and what was opened beside it. */
 interface Ranked {
   readonly places: Tensor;
-  readonly beside: Tensor | undefined;
-  readonly last: Tensor | undefined;
+  readonly words: Tensor | undefined;
 }
 
 /** Places are ranks by all pairs: 2 rounds. */
-function* byPairs(e: Engine, scores: Tensor, rows: number, count: number, negative: Constant<Uint8Array>, extra: Beside | undefined): Program<Ranked> {
+function* byPairs(e: Engine, scores: Tensor, rows: number, count: number, negative: Constant<Uint8Array>, extra: Tensor | undefined): Program<Ranked> {
   const compared = compareAll(e, scores, rows, count, negative),
-    [flags, first] = yield* e.open(extra ? [compared, extra.first()] : [compared]),
-    ordered = ranksOf(e, flags!, rows, count),
-    [places, beside] = yield* e.open(extra ? [ordered, extra.second(first!)] : [ordered]);
-  return { places: places!, beside, last: undefined };
+    [flags, words] = yield* e.open(extra ? [compared, extra] : [compared]),
+    [places] = yield* e.open([ranksOf(e, flags!, rows, count)]);
+  return { places: places!, words };
 }
 
 /** Places are slots in position order, the kept ones' first: 8 rounds. */
-function* byHistogram(e: Engine, levels: Tensor, rows: number, count: number, keep: number, extra: Beside | undefined): Program<Ranked> {
+function* byHistogram(e: Engine, levels: Tensor, rows: number, count: number, keep: number, extra: Tensor | undefined): Program<Ranked> {
   const slots = { x: yield* slotsByHistogram(e, levels, rows, count, keep), bits: rankBits(count) + 1 },
-    [places, first] = yield* e.open(extra ? [slots, extra.first()] : [slots]);
-  return { places: e.mod(places!, rankBits(count), true), beside: undefined, last: extra?.second(first!) };
+    [places, words] = yield* e.open(extra ? [slots, extra] : [slots]);
+  return { places: e.mod(places!, rankBits(count), true), words };
 }
 
 /** Sums whose differences stay within `spread`, as whole levels 0 .. 63, wire over Z_2^7: a row's first cluster is in the middle. */
@@ -428,18 +640,6 @@ function quantised(e: Engine, sums: Tensor, bits: number, spread: number): Tenso
     coarse = e.mod(e.narrow(sums, shift), bits, true);
   return e.linear(inSteps(coarse.size, coarse.scale), coarse);
 }
-
-/** One-hot rows [heads, from] times blocks [heads / group, from, dim]. */
-const pick = (count: number, group: number, from: number, dim: number): AttentionShape => ({
-  queries: 1,
-  heads: count,
-  group,
-  dim,
-  past: from - 1,
-  capacity: from,
-  firstKv: 0,
-  prefix: 0,
-});
 
 /** Head, chosen clusters (of heads that choose) and tail of each row, one after another, rows of the given lengths. `all`: packed rows of the needed logits. */
 function attendedRow(e: Engine, l: Layout, runs: readonly HeadRun[], lengths: Uint32Array, all: Tensor, chosen: Tensor | undefined): Tensor {
