@@ -16,7 +16,7 @@ import { session, TURN_ROWS } from './programs/transformer.ts';
 
 export type { DealerKeys, EvaluatorKeys };
 
-export const PROTOCOL_VERSION = 4;
+export const PROTOCOL_VERSION = 5;
 
 /**
  * Who deals the correlated randomness: a helper, the client for itself (two parties; it may know all masks of its own session), or somebody did before,

@@ -67,7 +67,7 @@ function deal(kinds: readonly BulkKind[] | undefined, failing = Infinity): Dealt
       lists.push(jobs);
       if (lists.length > failing) {
         // What a device that fails leaves behind.
-        for (const j of jobs) at.kernels.fill(j.kind === 'exp' ? j.lo : j.dst, -1, 1);
+        for (const j of jobs) at.kernels.fill(j.dst, -1, 1);
         return false;
       }
       runInPlace(at.kernels, [...jobs].reverse());

@@ -14,7 +14,7 @@ import type { Tensor, WeightWire } from '../tensor.ts';
 import type { BulkRunner, DealtSink, Program } from './effects.ts';
 import type { SecretSource } from './engine.ts';
 import { LocalEngine } from './local.ts';
-import { Stream } from './streams.ts';
+import { highWords, Stream } from './streams.ts';
 
 /** 32-byte keys that the helper shares with P0 and with P1, one a purpose; `tweak` is public, 16 bytes. */
 export interface DealerKeys {
@@ -221,25 +221,24 @@ export class Dealer extends LocalEngine implements DealContext {
   readonly deal = (src: number, bits: number, n: number): void => {
     const top = this.mark(),
       half = this.scratch(n),
-      k = this.kernels;
+      bytes = n * Math.ceil(bits / 8),
+      packed = this.arena.alloc(bytes);
     this.drawHalf(half, bits, n);
-    k.sub(half, src, half, n);
-    k.reduce(half, half, bits, n);
-    this.send(half, bits === 1 ? 8 : bits, n);
+    this.kernels.subPack(packed, src, half, bits, n);
+    this.emit(packed, bytes, false);
     this.arena.release(top);
   };
 
-  readonly dealWide = (lo: number, hi: number, bits: number, n: number): void => {
+  readonly dealWide = (src: number, bits: number, n: number): void => {
     const top = this.mark(),
-      lo0 = this.scratch(n),
-      hi0 = this.scratch(n),
-      bytes = Math.ceil(bits / 8) * n,
-      k = this.kernels;
-    this.drawHalf(lo0, 64, n);
-    this.drawHalf(hi0, bits - 64, n);
-    k.subWide(lo, hi, lo0, hi0, bits - 64, n);
-    const packed = this.arena.alloc(bytes);
-    k.packWide(packed, lo, hi, bits - 64, n);
+      words = highWords(bits, n),
+      low = this.scratch(n),
+      high = this.scratch(words),
+      bytes = (bits / 8) * n,
+      packed = this.arena.alloc(bytes);
+    this.drawHalf(low, 64, n);
+    this.drawHalf(high, 64, words);
+    this.kernels.subPackWide(packed, src, low, high, bits - 64, n);
     this.emit(packed, bytes, false);
     this.arena.release(top);
   };
@@ -249,18 +248,11 @@ export class Dealer extends LocalEngine implements DealContext {
       half = this.scratch(n);
     this.drawHalf(half, 64, n);
     this.kernels.xor(half, src, half, n);
-    this.send(half, 64, n);
+    this.emit(half, 8 * n, false);
     this.arena.release(top);
   };
 
   readonly dealBoth = (pointer: number, bytes: number): void => this.emit(pointer, bytes, true);
 
   readonly roots = (dst: number, party: 0 | 1, n: number): void => this.rootStreams[party].draw(dst, this.gateNumber, 64, 2 * n);
-
-  private send(src: number, bits: number, n: number): void {
-    const bytes = n * Math.ceil(bits / 8),
-      packed = this.arena.alloc(bytes);
-    this.kernels.pack(packed, src, bits, n);
-    this.emit(packed, bytes, false);
-  }
 }
