@@ -163,7 +163,7 @@ export class Party {
 
   /** What runs of a session: over a stored unit, one of the unit's lengths. */
   private running(spec: SessionSpec): SessionSpec {
-    return spec.dealer === 'store' ? specOfUnit(spec, this.storeOf().lengths) : spec;
+    return spec.dealer === 'store' ? specOfUnit(spec, this.storeOf().terms) : spec;
   }
 
   private storeOf(): PartyStore {

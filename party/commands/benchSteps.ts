@@ -143,24 +143,38 @@ export const prefillCommand = command('prefill', 'A prompt of private tokens, in
   .addOption(new Option('--tokens <list>', 'private tokens, with spaces between').argParser(integers(1)).default([32], '32'))
   .action((o: Options) => rows('prefill', o));
 
+interface StoreOptions {
+  readonly model: string;
+  readonly prefill: number;
+  readonly tokens: number;
+  readonly policy: string;
+  readonly kernels: 'wasm' | 'reference';
+  readonly threads: number;
+  readonly reps: number;
+  readonly json?: boolean;
+}
+
 export const storeRowCommand = new Command('store')
   .description('Material dealt ahead: bytes of a unit, time to deal it, by kind of correlation; a session over it, with no dealer beside.')
   .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
   .addOption(new Option('--prefill <n>', "private tokens of a unit's prompt").argParser(integer(1)).default(64))
   .addOption(new Option('--tokens <n>', "tokens of a unit's answer").argParser(integer(1)).default(8))
+  .addOption(policyOption())
   .addOption(new Option('--kernels <name>', "the dealer's kernel backend").choices(['wasm', 'reference']).default('wasm'))
   .addOption(new Option('--threads <n>', "threads of the dealer's engine, and of each evaluator's").argParser(integer(1)).default(1))
   .addOption(new Option('--reps <n>', 'units and sessions').argParser(integer(1)).default(3))
   .option('--json', 'the row as JSON on stdout')
-  .action(async (o: { model: string; prefill: number; tokens: number; kernels: 'wasm' | 'reference'; threads: number; reps: number; json?: boolean }) => {
+  .action(async (o: StoreOptions) => {
     const abort = new AbortController(),
       progress = new Progress({ silent: o.json ?? false }),
-      machine = describeMachine();
+      machine = describeMachine(),
+      artefact = await artefactOf(o.model),
+      lengths = { promptTokens: o.prefill, maxTokens: o.tokens };
     onInterrupt(() => abort.abort());
     const row = await benchStore({
       ...o,
-      artefact: await artefactOf(o.model),
-      lengths: { promptTokens: o.prefill, maxTokens: o.tokens },
+      artefact,
+      terms: { ...lengths, policy: await readPolicy(o.policy, o.model, artefact, lengths) },
       signal: abort.signal,
       onProgress: (text) => progress.update(text),
     });
@@ -171,7 +185,7 @@ export const storeRowCommand = new Command('store')
     console.log(
       [
         machine,
-        `\n${row.model}, units of ${o.prefill} + ${o.tokens} tokens, ${o.kernels}`,
+        `\n${row.model}, units of ${o.prefill} + ${o.tokens} tokens, ${row.policy} cache, ${o.kernels}`,
         `  stored      ${bytes(row.bytesPerUnit)} a unit, ${bytes(row.bytesPerToken)} a token, both evaluators together`,
         `  dealing     ${both(inMs, row.dealMs)}; ${inMs(row.dealMs.unit)} a unit on the disk`,
         `  a session   ${both(inMs, row.onlineMs)}, by the clock at the client\n`,
