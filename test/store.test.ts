@@ -1,6 +1,6 @@
 /** Stores of dealt material through real processes: golden answers without a helper, each unit once, what damaged, copied and used stores get. */
-import { execFile } from 'node:child_process';
-import { cpSync, existsSync, linkSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { execFile, spawnSync } from 'node:child_process';
+import { cpSync, existsSync, linkSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -324,6 +324,41 @@ describe('cachet store and deal', () => {
     expect(text).not.toContain(readFileSync(keys[1], 'utf8').trim());
     expect((await deal(at, 1, SMALL, '--p0-key', publicKeys[1]!)).stderr).toMatch(/store of other keys; expected p0's of the first time/);
   });
+
+  const shell = (script: string): Promise<{ status: number; stdout: string; stderr: string }> =>
+    new Promise((resolve) =>
+      execFile('unshare', ['-Urm', 'sh', '-c', script], (error, stdout, stderr) => resolve({ status: error ? Number(error.code) : 0, stdout, stderr })),
+    );
+  it.skipIf(spawnSync('unshare', ['-Urm', 'true']).status !== 0)(
+    'a disk that is full in the middle of a unit: one line, whole units stay, parts go, and it goes on later',
+    async () => {
+      const at = fresh('full'),
+        unit = ['p0', 'p1'].reduce((n, role) => n + statSync(unitFiles(join(folder, 'original'), role)[0]!).size, 0),
+        dealing = (count: number): string =>
+          `node dist/party/cli.js deal --prefill ${SMALL.promptTokens} --tokens ${SMALL.maxTokens} --count ${count} --out ${at}/store --json`,
+        look = `ls -A ${at}/store/p0 ${at}/store/p1; node dist/party/cli.js store verify ${at}/store`;
+      mkdirSync(at);
+      // Room for two and a half.
+      const { status, stdout, stderr } = await shell(
+        `mount -t tmpfs -o size=${Math.round(2.5 * unit)} none ${at} && { ${dealing(4)}; echo status $?; ${look}; } && mount -o remount,size=${8 * unit} ${at} && ${dealing(1)} && ${look}`,
+      );
+      const { error } = JSON.parse(stderr) as { error: Record<string, string> };
+      expect(error).toMatchObject({
+        code: 'config',
+        what: 'cannot write file',
+        got: 'ENOSPC',
+        hint: 'free some space; what is whole stays, nothing half-written does',
+      });
+      expect(error['expected']).toMatch(/unit-00000002\.cachet$/);
+      expect(status).toBe(0);
+      expect(stdout).toContain('status 1');
+      expect(stdout).toContain('4 of 4 units are whole');
+      // The index of the unit that was given up is not used again.
+      expect(stdout).toContain('"dealt":[3]');
+      expect(stdout).toContain('6 of 6 units are whole');
+      expect(stdout).not.toContain('.part');
+    },
+  );
 
   it('refuse another model, other lengths, a second dealer, lengths beyond the model', async () => {
     const at = store(1);
