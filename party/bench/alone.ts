@@ -7,7 +7,7 @@ import type { Kernels } from '../../kernels/kernels.ts';
 import { createKernels } from '../../kernels/registry.ts';
 import { bindPlan, type Artefact } from '../../protocols/artefact.ts';
 import { meterSession } from '../../protocols/cost.ts';
-import { Dealer, PARKED_BYTES } from '../../protocols/engines/dealer.ts';
+import { Dealer, BULK_BYTES } from '../../protocols/engines/dealer.ts';
 import { MAX_TAKE_BYTES, type BulkRunner, type DealtSink, type DealtSource, type Program, type RoundEffect } from '../../protocols/engines/effects.ts';
 import type { Engine, StepCost } from '../../protocols/engines/engine.ts';
 import { Evaluator } from '../../protocols/engines/evaluator.ts';
@@ -56,7 +56,7 @@ function settingOf({ artefact, backend, context }: Setting, tokens: number) {
     spec,
     program: (e: Engine): Program<void> => session(e, bindPlan(e, artefact), { tokens: 1, answer: tokens }, tokens, filled),
     place: (role: 'evaluator' | 'helper') => {
-      const bytes = arenaBytes(role, artefact, spec) + MAX_TAKE_BYTES + PARKED_BYTES,
+      const bytes = arenaBytes(role, artefact, spec) + MAX_TAKE_BYTES + BULK_BYTES,
         memory = reserveMemory((1 << 16) + bytes);
       return { kernels: createKernels(backend, memory), arena: new Arena(memory, 1 << 16, bytes) };
     },
