@@ -11,7 +11,7 @@ import { clientEnds, weightsOf } from '../protocols/session.ts';
 import { finalNorm } from '../protocols/models/finalNorm.ts';
 
 /**
- * Both shares of what the evaluators get for tokens at positions `position` ..: of their embeddings, integers at the residual stream's scale over Z_2^64; where
+ * Both shares of what the evaluators get for tokens at positions `position` .. (those before 0 count as at 0): of their embeddings, integers at the residual stream's scale over Z_2^64; where
  * weights are private, of one-hot rows over the vocabulary, over Z_2^32.
  */
 export function inputShares(a: Artefact, ids: readonly number[], position: number): readonly [Uint8Array, Uint8Array] {

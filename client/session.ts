@@ -87,7 +87,7 @@ export class PrivateSession {
   /** Batches of the present turn's tokens that are still to be sent, and tokens of its answer that may still be asked for. */
   private batches: number[];
   private answerLeft: number;
-  /** Rows that the next step's tokens are padded by: the prompt's alone. */
+  /** Rows before the next step's tokens that pad them: the prompt's alone. */
   private padding: number;
   private slotsLeft: number;
   private readonly dealing: AbortController;
@@ -224,9 +224,9 @@ export class PrivateSession {
     this.batches.shift();
     if (this.batches.length === 0) this.answerLeft--;
     this.steps++;
-    // Padding is text like the prompt's, so that its values are in range; nothing attends to it.
-    const padded = Array.from({ length: ids.length + this.padding }, (_, i) => ids[i % ids.length]!),
-      shares = inputShares(artefact, padded, this.position);
+    // Padding is text like the prompt's, before it, so that its values are in range; nothing attends to it.
+    const before = Array.from({ length: this.padding }, (_, i) => ids[i % ids.length]!),
+      shares = inputShares(artefact, [...before, ...ids], this.position - this.padding);
     this.padding = 0;
     this.position += ids.length;
     this.links.forEach((link, i) => link.send(FRAME.input, shares[i]!));

@@ -41,11 +41,10 @@ export interface PrgJob {
   readonly n: number;
 }
 
-/** `expDeal` of kernels.ts into lo, hi u64[n, 2^cellsLog2], whatever they held. */
+/** `expDeal` of kernels.ts: dst u64[n, 2^cellsLog2]. */
 export interface ExpJob {
   readonly kind: 'exp';
-  readonly lo: number;
-  readonly hi: number;
+  readonly dst: number;
   readonly r: number;
   readonly domainBits: number;
   readonly cellsLog2: number;
@@ -108,9 +107,7 @@ export function runInPlace(k: Kernels, jobs: readonly BulkJob[]): void {
         k.prg(j.dst, j.key, j.gate, j.sub, j.first, j.bits, j.n);
         break;
       case 'exp':
-        k.fill(j.lo, 0, j.n << j.cellsLog2);
-        k.fill(j.hi, 0, j.n << j.cellsLog2);
-        k.expDeal(j.lo, j.hi, j.r, j.domainBits, j.cellsLog2, j.tables, j.n);
+        k.expDeal(j.dst, j.r, j.domainBits, j.cellsLog2, j.tables, j.n);
         break;
       case 'fourier':
         k.fourierDeal(j.dst, j.r, j.periodBits, j.terms, j.tables, j.n);
@@ -188,10 +185,7 @@ export function resultsOf(j: BulkJob): number {
 /** Puts a job's results, in order and without gaps, to where they belong in the memory. */
 export function placeResults(memory: WebAssembly.Memory, j: BulkJob, results: Uint8Array): void {
   const bytes = new Uint8Array(memory.buffer);
-  if (j.kind === 'exp') {
-    bytes.set(results, j.lo);
-    bytes.fill(0, j.hi, j.hi + results.length);
-  } else if (j.kind === 'gemm') {
+  if (j.kind === 'gemm') {
     const row = 8 * j.cols;
     for (let b = 0, at = 0; b < j.batch; b++)
       for (let r = 0; r < j.rows; r++, at += row) bytes.set(results.subarray(at, at + row), j.dst + 8 * (b * j.dstBatch + r * j.dstRow));

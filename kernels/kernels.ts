@@ -119,10 +119,13 @@ export interface Kernels {
    */
   pack(dst: number, src: number, bits: number, n: number): number;
   unpack(dst: number, src: number, bits: number, n: number): void;
-  /** Elements of 64 + hiBits bits (hiBits <= 32, a multiple of 8) as lo u64[n], hi u64[n]; packed to 8 + hiBits / 8 bytes each. */
+  /** a - b mod 2^bits, packed to ceil(bits / 8) bytes each, also where bits == 1. */
+  subPack(dst: number, a: number, b: number, bits: number, n: number): void;
+  // Elements of 64 + hiBits bits (hiBits <= 32, a multiple of 8) as lo u64[n], hi u64[n]; packed to 8 + hiBits / 8 bytes each.
   /** (lo, hi) = (lo, hi) - (lo0, hi0) mod 2^(64 + hiBits). */
   subWide(lo: number, hi: number, lo0: number, hi0: number, hiBits: number, n: number): void;
-  packWide(dst: number, lo: number, hi: number, hiBits: number, n: number): number;
+  /** a - (lo0, hi0) mod 2^(64 + hiBits), packed: a i64[n], sign-extended; hi0 packed to hiBits / 8 bytes each. */
+  subPackWide(dst: number, a: number, lo0: number, hi0: number, hiBits: number, n: number): void;
   unpackWide(lo: number, hi: number, src: number, hiBits: number, n: number): void;
   /** hi[i] = 2^hiBits - 1 where a[i] is negative as a two's complement number, 0 elsewhere: the upper part of a sign extension. */
   signWords(hi: number, a: number, hiBits: number, n: number): void;
@@ -212,9 +215,9 @@ export interface Kernels {
   //   [512, 768): public low round(2^20 e^(i / 2^scale));  [768, 1024): public high round(2^20 e^(256 i / 2^scale)), at most 2^43.1
   //   [1024, ..): per shift, 2^cellsLog2 pairs (mantissa < 2^20, right shift): g = round_half_up(e^Ml * mantissa / 2^shift), 0 if shift > 63,
   //               with e^Ml = (high * low + 2^19) >> 20.
-  /** For each r (mod 2^domainBits; c = its top cellsLog2 bits, rho the rest): adds E = (high * low + 2^28) >> 29 (scale 34) to the 88-bit element
-   *  [i, c] of lo, hi (each u64[n, 2^cellsLog2]; hi reduced to 24 bits). */
-  expDeal(lo: number, hi: number, r: number, domainBits: number, cellsLog2: number, tables: number, n: number): void;
+  /** dst u64[n, 2^cellsLog2]: for each r (mod 2^domainBits; c = its top cellsLog2 bits, rho the rest) E = (high * low + 2^28) >> 29 (scale 34) at [i, c],
+   *  0 in the other cells. */
+  expDeal(dst: number, r: number, domainBits: number, cellsLog2: number, tables: number, n: number): void;
   /** dst[i] = party's share: y = sum_a g[(mu - a) mod 2^cellsLog2] E[i, a] mod 2^88; party 0: low 64 bits of y >> shift; party 1: minus (2^88 - y mod 2^88) >> shift. */
   expEvaluate(
     dst: number,

@@ -65,7 +65,7 @@ const SPLITS: readonly Split[] = [
     steps: ([, , , , , , bits, words]) => [dpfKeyBytes(bits!, words!), 16, 16, 8, 8 * words!, 0, 0, 0, 0, 1],
     ns: ([, , , , , , bits, words]) => 40 * (bits! + words!),
   },
-  { name: 'expDeal', count: 6, unit: one, steps: (a) => [8 << a[4]!, 8 << a[4]!, 8], ns: (a) => 3 << a[4]! },
+  { name: 'expDeal', count: 5, unit: one, steps: (a) => [8 << a[3]!, 8], ns: (a) => 2 << a[3]! },
   { name: 'expEvaluate', count: 10, unit: one, steps: (a) => [8, 8, 8 << a[6]!, 8 << a[6]!], ns: (a) => 9 << a[6]! },
   { name: 'fourierDeal', count: 5, unit: one, steps: (a) => [16 * a[3]!, 8], ns: (a) => 5 * a[3]! },
   { name: 'fourierEvaluate', count: 6, unit: one, steps: (a) => [8, 8, 16 * a[4]!], ns: (a) => 9 * a[4]! },

@@ -7,7 +7,7 @@ import type { Artefact } from '../protocols/artefact.ts';
 import { shareArtefact } from './artefactShare.ts';
 import { meterSession, tokenCost } from '../protocols/cost.ts';
 import { CachetError, type ErrorCode } from '../protocols/errors.ts';
-import { PARKED_BYTES } from '../protocols/engines/dealer.ts';
+import { BULK_BYTES } from '../protocols/engines/dealer.ts';
 import type { Turn } from '../protocols/engines/effects.ts';
 import { arenaBytes, type SessionSpec } from '../protocols/session.ts';
 import type { BulkThread } from './bulk/thread.ts';
@@ -53,7 +53,7 @@ export function engineSpace(
     ring = Math.max(MIN_RING_BYTES, Math.min(2 ** Math.ceil(Math.log2(wanted)), 2 ** (20 + Math.floor(Math.log2(aheadMib))))),
     // An evaluator's second one is for what is relayed.
     rings: RingSizes = [ring, role === 'helper' || spec.dealer === 'client' ? ring : 0],
-    arena = arenaBytes(role, artefact, spec) + (bulk ? PARKED_BYTES : 0);
+    arena = arenaBytes(role, artefact, spec) + (bulk ? BULK_BYTES : 0);
   return { rings, arena, threads, total: ringsEnd(rings) + arena + (threads - 1) * WORKING_BYTES };
 }
 

@@ -29,8 +29,9 @@ export interface TrioEvent {
   readonly error?: string;
   readonly url?: string;
   readonly unit?: number;
-  /** Bytes resident at most; the helper's time for a step. */
+  /** Bytes resident at most; processor time during the session; the helper's time for a step. */
   readonly memory?: number;
+  readonly cpuMs?: number;
   readonly stepMs?: number;
   readonly traffic?: Extract<LogLine, { event: 'end' }>['traffic'];
 }

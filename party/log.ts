@@ -25,7 +25,7 @@ const eventSchema = z.discriminatedUnion('event', [
   z.strictObject({ event: z.literal('session'), session, promptTokens: count, maxTokens: count, policy: policySchema.shape.name, unit: count.optional() }),
   /**
    * Bytes on each link, headers included: with the client, with the others. `memory`: bytes that the process has ever had resident. `stepMs`: the helper's
-   * engine's time for a step, median of the latest ones.
+   * engine's time for a step, median of the latest ones. `cpuMs`: processor time of the process while the session lasted.
    */
   z.strictObject({
     event: z.literal('end'),
@@ -33,6 +33,7 @@ const eventSchema = z.discriminatedUnion('event', [
     seconds: z.number().min(0),
     traffic,
     memory: count,
+    cpuMs: z.number().min(0),
     stepMs: z.number().min(0).optional(),
     error: error.optional(),
   }),

@@ -163,7 +163,7 @@ export class Party {
 
   /** What runs of a session: over a stored unit, one of the unit's lengths. */
   private running(spec: SessionSpec): SessionSpec {
-    return spec.dealer === 'store' ? specOfUnit(spec, this.storeOf().lengths) : spec;
+    return spec.dealer === 'store' ? specOfUnit(spec, this.storeOf().terms) : spec;
   }
 
   private storeOf(): PartyStore {
@@ -410,7 +410,8 @@ export class Party {
     unit?: number,
   ): void {
     const id = shortId(session),
-      started = performance.now();
+      started = performance.now(),
+      cpu = process.cpuUsage();
     this.onEvent({
       event: 'session',
       session: id,
@@ -430,6 +431,7 @@ export class Party {
         seconds: (performance.now() - started) / 1e3,
         traffic: links.map(trafficOf),
         memory: peakResident(),
+        cpuMs: cpuSince(cpu),
         ...(running.stepMs?.length ? { stepMs: median(running.stepMs) } : {}),
         ...(error ? { error } : {}),
       });
@@ -469,6 +471,12 @@ async function claimSame(store: PartyStore, { unit }: Extract<Control, { type: '
     got: 'halves of two',
     hint: 'give both evaluators their parts of one store',
   });
+}
+
+/** Processor time of this process since then, ms. */
+function cpuSince(before: NodeJS.CpuUsage): number {
+  const { user, system } = process.cpuUsage(before);
+  return (user + system) / 1e3;
 }
 
 const shortId = (session: Uint8Array): string => bytesToHex(session.subarray(0, 8));

@@ -9,14 +9,14 @@ import type { BulkRunner, DealtSink, DealtSource, Program, Turn } from './engine
 import type { Trace } from './engines/engine.ts';
 import { Evaluator, type EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
-import { canonicalPolicy, checkPolicy, FULL, policySchema } from './policy.ts';
+import { checkPolicy, policySchema } from './policy.ts';
 import { evictionBytes } from './programs/mpcache/eviction.ts';
 import { REPRESENTATIVES_BYTES } from './programs/mpcache/representatives.ts';
 import { session, TURN_ROWS } from './programs/transformer.ts';
 
 export type { DealerKeys, EvaluatorKeys };
 
-export const PROTOCOL_VERSION = 4;
+export const PROTOCOL_VERSION = 5;
 
 /**
  * Who deals the correlated randomness: a helper, the client for itself (two parties; it may know all masks of its own session), or somebody did before,
@@ -42,7 +42,7 @@ export const sessionSpecSchema = z.strictObject({
   evictFilled: z.literal(true).optional(),
   /** What the cache keeps and what tokens attend to: the whole of it, no name that parties might read differently. */
   policy: policySchema,
-  /** Of the prompt's tokens, so many at the end only pad it to a stored unit's length. Not in what parties agree on: a unit's lengths come with its id. */
+  /** Of the prompt's tokens, so many at its beginning only pad it to a stored unit's length. Not in what parties agree on: a unit's lengths come with its id. */
   padding: z.number().int().min(0).optional(),
 });
 export type SessionSpec = z.infer<typeof sessionSpecSchema>;
@@ -54,13 +54,23 @@ export const turnSlots = (turn: Turn): number => turn.tokens + turn.answer - 1;
 
 const firstTurn = (spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'>): Turn => ({ tokens: spec.promptTokens, answer: spec.maxTokens });
 
-/** Lengths that dealt material is for. */
-export type UnitLengths = Pick<SessionSpec, 'promptTokens' | 'maxTokens'>;
+/** Lengths and cache policy that dealt material is for. */
+export type UnitTerms = Pick<SessionSpec, 'promptTokens' | 'maxTokens' | 'policy'>;
 
 /**
- * What runs of a session over a stored unit: the unit's lengths, the prompt padded to them. @throws CachetError 'limit' if it does not fit into the unit.
+ * What runs of a session over a stored unit: the unit's lengths, the prompt padded to them. @throws CachetError 'limit' if it does not fit into the unit, 'policy'
+ * if it has another cache policy.
  */
-export function specOfUnit(spec: SessionSpec, unit: UnitLengths): SessionSpec {
+export function specOfUnit(spec: SessionSpec, unit: UnitTerms): SessionSpec {
+  const other = policyDifference(unit.policy, spec.policy);
+  if (other)
+    throw new CachetError({
+      code: 'policy',
+      what: `store dealt for the cache policy ${unit.policy.name}, not ${spec.policy.name}, field ${other.field}`,
+      expected: other.expected,
+      got: other.got,
+      hint: `--policy ${unit.policy.name}, or the file that it was dealt with; or deal a store for this policy`,
+    });
   if (spec.promptTokens > unit.promptTokens || spec.maxTokens > unit.maxTokens)
     throw new CachetError({
       code: 'limit',
@@ -126,14 +136,6 @@ export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
       expected: 'one prompt and its answer: the unit of a store',
       got: `a context of ${spec.context} tokens${spec.filled > 0 ? `, ${spec.filled} filled` : ''}`,
       hint: 'a helper, or --helper client',
-    });
-  if (spec.dealer === 'store' && canonicalPolicy(spec.policy) !== canonicalPolicy(FULL))
-    throw new CachetError({
-      code: 'policy',
-      what: 'cache policy of a session from a store',
-      expected: 'full: units are dealt for the full cache',
-      got: spec.policy.name,
-      hint: '--policy full, a helper, or --helper client',
     });
   const prefix = artefact.prefixIds.length,
     cached = spec.filled > 0 ? `${prefix} public + ${spec.filled} filled` : `${prefix} public`,

@@ -2,6 +2,7 @@
 import { execFile } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { PrivateSession } from '../client/session.ts';
+import type { DealingRow } from '../party/bench/dealing.ts';
 import type { StoreRow } from '../party/bench/store.ts';
 import type { StepsRow } from '../party/bench/steps.ts';
 import { Trio } from '../party/launch.ts';
@@ -61,6 +62,27 @@ describe('cachet bench', () => {
     expect(row!.bytesPerToken).toBe(row!.bytesPerUnit / 5);
     for (const ms of [row!.dealMs.unit, row!.dealMs.prefill, row!.dealMs.token!, row!.onlineMs.prefill, row!.onlineMs.token!]) expect(ms).toBeGreaterThan(1);
     expect(Object.keys(row!.dealMsOf)).toEqual(expect.arrayContaining(['expTable', 'fourier', 'spline', 'mul', 'widen', 'lookup', 'bucket']));
+  });
+
+  it('dealing: by kind of correlation and backend, beside the evaluators and in real processes', async () => {
+    const { stdout } = await bench('dealing', '--context', '40', '--backend', 'wasm', '--reps', '1', '--json'),
+      [row] = (JSON.parse(stdout) as { rows: DealingRow[] }).rows,
+      // The last of five tokens.
+      { dealtBytes } = tokenCost(artefact, 40 - artefact.prefixIds.length + 4);
+    expect(row).toMatchObject({ task: 'dealing', model: 'tiny-notes', context: 40, weights: 'open', dealtBytes });
+    const parts = Object.values(row!.dealMsOf);
+    for (const part of parts) expect(part).toBeGreaterThan(0);
+    expect(parts.reduce((a, b) => a + b)).toBeCloseTo(row!.dealMs, 6);
+    expect(row!.ratio).toBeCloseTo((2 * row!.dealMs) / (row!.evaluateMs.p0 + row!.evaluateMs.p1), 6);
+    // P1's halves of the dealt values, with 8 bytes for up to 8, and both halves of the masks.
+    expect(row!.streams.bytes).toBeGreaterThan(dealtBytes / 2);
+    for (const ms of Object.values(row!.cpuMs!)) expect(ms).toBeGreaterThan(1);
+    const layers = artefact.shape.layers;
+    expect(row!.backends.map((b) => ('kind' in b ? [b.kind, b.jobs / layers] : b))).toEqual([
+      ['gemm', 2],
+      ['exp', expect.any(Number)],
+      ['fourier', expect.any(Number)],
+    ]);
   });
 
   it('prefill: with the preprocessing ready only where it may wait', async () => {

@@ -73,8 +73,8 @@ const lists: Readonly<Record<string, readonly BulkJob[]>> = {
     { kind: 'prg', dst: D + 196608, key: A, gate: 1, sub: 1, first: 2 ** 35 - 9, bits: 33, n: 40 },
   ],
   'exp: cells': [
-    { kind: 'exp', lo: D, hi: D + 65536, r: A, domainBits: 19, cellsLog2: 3, tables: EXP, n: 333 },
-    { kind: 'exp', lo: D + 131072, hi: D + 196608, r: A + 8, domainBits: 16, cellsLog2: 0, tables: EXP, n: 1 },
+    { kind: 'exp', dst: D, r: A, domainBits: 19, cellsLog2: 3, tables: EXP, n: 333 },
+    { kind: 'exp', dst: D + 131072, r: A + 8, domainBits: 16, cellsLog2: 0, tables: EXP, n: 1 },
   ],
   'fourier: cosines and sines': [{ kind: 'fourier', dst: D, r: A, periodBits: 16, terms: 6, tables: COS, n: 333 }],
   'table: rotated and permuted': [6, 8, 12].flatMap((bits, i): BulkJob[] => [

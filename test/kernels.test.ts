@@ -163,11 +163,11 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
     ['pack', (k, n) => (k.reduce(A, A, bits, n), k.pack(D, A, bits, n))],
     ['pack', (k, n) => k.pack(D, A, bits, n)],
     ['unpack', (k, n) => k.unpack(D, A, bits, n)],
+    ['subPack', (k, n) => k.subPack(D, A, B, bits, n)],
   ]),
   ...[8, 24, 32].flatMap((bits): typeof rows => [
     ['subWide', (k, n) => (k.reduce(B, B, bits, n), k.reduce(E, E, bits, n), k.subWide(A, B, C, E, bits, n))],
-    ['packWide', (k, n) => (k.reduce(B, B, bits, n), k.packWide(D, A, B, bits, n))],
-    ['packWide', (k, n) => k.packWide(D, A, B, bits, n)],
+    ['subPackWide', (k, n) => k.subPackWide(D, A, B, C, bits, n)],
     ['unpackWide', (k, n) => k.unpackWide(D, E, A, bits, n)],
     ['signWords', (k, n) => k.signWords(D, A, bits, n)],
   ]),
@@ -233,7 +233,7 @@ const rows: [string, (k: Kernels, n: number) => unknown][] = [
         );
     },
   ]),
-  ['expDeal', (k, n) => (placeTable(k, expTables(exp)), clean88(k, D + 32768, 8 * n), k.expDeal(D, D + 32768, A, 19, 3, C, n))],
+  ['expDeal', (k, n) => (placeTable(k, expTables(exp)), k.expDeal(D, A, 19, 3, C, n))],
   ...[0, 1].map((party): (typeof rows)[number] => [
     'expEvaluate',
     (k, n) => (placeTable(k, expTables(exp)), clean88(k, E, 8 * n), k.expEvaluate(D, B, A, E, party, 19, 3, C, party, 30, n)),

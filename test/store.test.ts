@@ -1,6 +1,6 @@
 /** Stores of dealt material through real processes: golden answers without a helper, each unit once, what damaged, copied and used stores get. */
-import { execFile } from 'node:child_process';
-import { cpSync, existsSync, linkSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { execFile, spawnSync } from 'node:child_process';
+import { cpSync, existsSync, linkSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -10,6 +10,7 @@ import { Trio } from '../party/launch.ts';
 import { Ledger } from '../party/ledger.ts';
 import { reach } from '../party/reach.ts';
 import { meterSession } from '../protocols/cost.ts';
+import { FULL, PRESETS, type Policy } from '../protocols/policy.ts';
 import { golden, tinyNotes } from './support/tinyNotes.ts';
 
 const artefact = tinyNotes(),
@@ -53,9 +54,15 @@ const unitFiles = (at: string, role: string): string[] =>
 const evaluators = (at: string, ledger: string) => Trio.start('tiny-notes', { roles: ['p0', 'p1'], store: at, ledger, timeoutMs: 5000 });
 const options = (trio: Trio) => ({ ...reach(trio.config, artefact, 'store', new AbortController().signal), artefact });
 
-async function answer(trio: Trio, c = short[0]!, seen?: (s: PrivateSession) => void): Promise<number[]> {
+async function answer(trio: Trio, c = short[0]!, seen?: (s: PrivateSession) => void, policy: Policy = FULL): Promise<number[]> {
   const ids: number[] = [];
-  for await (const id of generate({ ...options(trio), promptIds: c.promptIds, maxTokens: c.continuationIds.length, ...(seen ? { onSession: seen } : {}) }))
+  for await (const id of generate({
+    ...options(trio),
+    policy,
+    promptIds: c.promptIds,
+    maxTokens: c.continuationIds.length,
+    ...(seen ? { onSession: seen } : {}),
+  }))
     ids.push(id);
   return ids;
 }
@@ -111,6 +118,37 @@ describe('two evaluators with a store, no helper', () => {
       for (const role of ['p0', 'p1']) expect(unitsUsed(second, role)).toEqual([1, 2]);
     } finally {
       await second.stop();
+    }
+  });
+
+  it('answer under a cache policy that evicts and chooses, prompts of all lengths padded to one; refuse another policy by name', async () => {
+    const at = fresh('policy'),
+      policy = PRESETS['mpcache-paper'],
+      cost = meterSession(artefact, { ...GOLDEN, dealer: 'store', policy }),
+      dealt = await deal(at, short.length, GOLDEN, '--policy', policy.name, '--json');
+    expect(dealt.stderr).toBe('');
+    expect(JSON.parse(dealt.stdout)).toMatchObject({ policy: 'mpcache-paper', units: short.length });
+    const other = await deal(at, 1, GOLDEN, '--policy', 'aggressive');
+    expect(other.stderr).toMatch(
+      /store of another cache policy; expected --policy mpcache-paper, field name: "mpcache-paper"; got aggressive: "aggressive"; try: another --out/,
+    );
+    const trio = await evaluators(at, fresh('ledger'));
+    try {
+      await expect(answer(trio, short[0])).rejects.toThrow(
+        /p[01]: store dealt for the cache policy mpcache-paper, not full, field name; expected "mpcache-paper"; got "full"; try: --policy mpcache-paper/,
+      );
+      const renamed: Policy = { ...policy, static: { ...policy.static!, keep: 0.5 } };
+      await expect(answer(trio, short[0], undefined, renamed)).rejects.toThrow(
+        /store dealt for the cache policy mpcache-paper, not mpcache-paper, field static/,
+      );
+      for (const c of short) {
+        let opened: PrivateSession | undefined;
+        expect(await answer(trio, c, (s) => (opened = s), policy)).toEqual(c.continuationIds);
+        opened!.reports.forEach(({ rounds, onlineBytes, dealtBytes }, i) => expect(cost.steps[i]).toMatchObject({ rounds, onlineBytes, dealtBytes }));
+      }
+      for (const role of ['p0', 'p1']) expect(unitsUsed(trio, role)).toEqual(short.map((_, i) => i));
+    } finally {
+      await trio.stop();
     }
   });
 
@@ -218,8 +256,8 @@ describe('a store that is not to be used', () => {
       text = readFileSync(manifest, 'utf8');
     writeFileSync(manifest, text.replace('"maxTokens": 2', '"maxTokens": 3'));
     await refused(at, fresh('ledger'), /store\.json: damaged store; expected a record of the hash in it/, 'p1');
-    writeFileSync(manifest, text.replace('"version": 1', '"version": 2'));
-    await refused(at, fresh('ledger'), /store of another version; expected version 1; got 2/, 'p1');
+    writeFileSync(manifest, text.replace('"version": 2', '"version": 3'));
+    await refused(at, fresh('ledger'), /store of another version; expected version 2; got 3/, 'p1');
     await refused(fresh('none'), fresh('ledger'), /cannot read store; expected .*store\.json; got ENOENT; try: cachet deal/);
   });
 
@@ -230,9 +268,9 @@ describe('a store that is not to be used', () => {
       harms: readonly (readonly [(unit: string) => Buffer, RegExp])[] = [
         [(unit) => readFileSync(unit).subarray(0, 100_000), /truncated unit; expected \d+ bytes; got 100000 bytes; try: cachet store verify/],
         [(unit) => flipped(unit, 50), /damaged unit; expected a header of the hash at its end/],
-        [(unit) => flipped(unit, 260), /unit not authentic; expected the key of this party/],
+        [(unit) => flipped(unit, 300), /unit not authentic; expected the key of this party/],
         [(unit) => flipped(unit, 1_000_000), /unit not authentic; expected what the dealer wrote; got another chunk \d+/],
-        [() => Buffer.alloc(1000, 'x'), /not a unit of a store; expected a file of cachet deal, version 1/],
+        [() => Buffer.alloc(1000, 'x'), /not a unit of a store; expected a file of cachet deal, version 2/],
         [() => readFileSync(unitFiles(foreign, 'p1')[0]!), /unit of another store; expected [0-9a-f]{16}; got [0-9a-f]{16}/],
         [(unit) => readFileSync(unit.replace('p1/unit', 'p0/unit')), /unit of another party; expected p1; got p0/],
         [() => readFileSync(units[8]!), /unit under another name; expected unit 7; got unit 8/],
@@ -265,10 +303,10 @@ describe('cachet store and deal', () => {
     rmSync(unit);
     writeFileSync(unit, bytes);
     writeFileSync(join(at, 'p1', 'unit-00000009.cachet.part'), 'left by a killed dealer');
-    const rows = JSON.parse((await cachet('store', 'ls', at, '--json')).stdout) as { role: string; units: number; first: number }[];
-    expect(rows.map(({ role, units, first }) => ({ role, units, first }))).toEqual([
-      { role: 'p0', units: 3, first: 0 },
-      { role: 'p1', units: 3, first: 0 },
+    const rows = JSON.parse((await cachet('store', 'ls', at, '--json')).stdout) as { role: string; units: number; first: number; policy: string }[];
+    expect(rows.map(({ role, units, first, policy }) => ({ role, units, first, policy }))).toEqual([
+      { role: 'p0', units: 3, first: 0, policy: 'full' },
+      { role: 'p1', units: 3, first: 0, policy: 'full' },
     ]);
     const pruned = JSON.parse((await cachet('store', 'prune', at, '--json')).stdout) as { removed: string[] };
     expect(pruned.removed.map((path) => path.slice(at.length + 1))).toEqual(['p0/unit-00000001.cachet', 'p1/unit-00000009.cachet.part']);
@@ -286,6 +324,41 @@ describe('cachet store and deal', () => {
     expect(text).not.toContain(readFileSync(keys[1], 'utf8').trim());
     expect((await deal(at, 1, SMALL, '--p0-key', publicKeys[1]!)).stderr).toMatch(/store of other keys; expected p0's of the first time/);
   });
+
+  const shell = (script: string): Promise<{ status: number; stdout: string; stderr: string }> =>
+    new Promise((resolve) =>
+      execFile('unshare', ['-Urm', 'sh', '-c', script], (error, stdout, stderr) => resolve({ status: error ? Number(error.code) : 0, stdout, stderr })),
+    );
+  it.skipIf(spawnSync('unshare', ['-Urm', 'true']).status !== 0)(
+    'a disk that is full in the middle of a unit: one line, whole units stay, parts go, and it goes on later',
+    async () => {
+      const at = fresh('full'),
+        unit = ['p0', 'p1'].reduce((n, role) => n + statSync(unitFiles(join(folder, 'original'), role)[0]!).size, 0),
+        dealing = (count: number): string =>
+          `node dist/party/cli.js deal --prefill ${SMALL.promptTokens} --tokens ${SMALL.maxTokens} --count ${count} --out ${at}/store --json`,
+        look = `ls -A ${at}/store/p0 ${at}/store/p1; node dist/party/cli.js store verify ${at}/store`;
+      mkdirSync(at);
+      // Room for two and a half.
+      const { status, stdout, stderr } = await shell(
+        `mount -t tmpfs -o size=${Math.round(2.5 * unit)} none ${at} && { ${dealing(4)}; echo status $?; ${look}; } && mount -o remount,size=${8 * unit} ${at} && ${dealing(1)} && ${look}`,
+      );
+      const { error } = JSON.parse(stderr) as { error: Record<string, string> };
+      expect(error).toMatchObject({
+        code: 'config',
+        what: 'cannot write file',
+        got: 'ENOSPC',
+        hint: 'free some space; what is whole stays, nothing half-written does',
+      });
+      expect(error['expected']).toMatch(/unit-00000002\.cachet$/);
+      expect(status).toBe(0);
+      expect(stdout).toContain('status 1');
+      expect(stdout).toContain('4 of 4 units are whole');
+      // The index of the unit that was given up is not used again.
+      expect(stdout).toContain('"dealt":[3]');
+      expect(stdout).toContain('6 of 6 units are whole');
+      expect(stdout).not.toContain('.part');
+    },
+  );
 
   it('refuse another model, other lengths, a second dealer, lengths beyond the model', async () => {
     const at = store(1);

@@ -1,8 +1,9 @@
 /**
  * Random kills around a store: a dealer writes it while two evaluators use it; at a random moment one of the three is killed and started again. No unit may
- * be used in two sessions, and none may be lost but those that a session had taken. Needs `npm run build`.
+ * be used in two sessions, and none may be lost but those that a session had taken. The store has a cache policy that evicts and chooses, and prompts are padded,
+ * unless another one is named. Needs `npm run build`.
  *
- *   node test/storeKills.mjs [--count 50] [--seed N] [--json]
+ *   node test/storeKills.mjs [--count 50] [--policy mpcache-paper] [--seed N] [--json]
  */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -11,7 +12,12 @@ import { parseArgs } from 'node:util';
 import { freePort, pause, run, seeded, startParty, within } from './support/killing.mjs';
 
 const { values: o } = parseArgs({
-    options: { count: { type: 'string', default: '50' }, seed: { type: 'string' }, json: { type: 'boolean', default: false } },
+    options: {
+      count: { type: 'string', default: '50' },
+      policy: { type: 'string', default: 'mpcache-paper' },
+      seed: { type: 'string' },
+      json: { type: 'boolean', default: false },
+    },
   }),
   count = Number(o.count),
   seed = Number(o.seed ?? Math.floor(Math.random() * 2 ** 31)),
@@ -50,8 +56,8 @@ async function start(role) {
   );
 }
 
-const deal = (units) => run(['deal', '--prefill', '28', '--tokens', '6', '--count', String(units), '--out', store], process.env);
-const ask = () => run(['ask', ...addresses, '--helper', 'store', '--max-tokens', '6', PROMPT], process.env);
+const deal = (units) => run(['deal', '--prefill', '28', '--tokens', '6', '--policy', o.policy, '--count', String(units), '--out', store], process.env);
+const ask = () => run(['ask', ...addresses, '--helper', 'store', '--policy', o.policy, '--max-tokens', '6', PROMPT], process.env);
 async function succeeds(command, what) {
   const end = await within(command.ended, LIMIT_MS);
   if (end?.code !== 0) violate(`${what}: status ${end?.code}: ${command.err.slice(-300)}`);
@@ -123,7 +129,7 @@ for (const role of ROLES) for (const name of readdirSync(join(store, role))) if 
 const verified = JSON.parse(await succeeds(run(['store', 'verify', store, '--json'], process.env), 'verify'));
 rmSync(temporary, { recursive: true });
 const seconds = Math.round((Date.now() - began) / 1000),
-  result = { count, seed, seconds, violations, tally, asked, taken: taken.size, whole: whole.size, verified: verified.checked };
+  result = { count, policy: o.policy, seed, seconds, violations, tally, asked, taken: taken.size, whole: whole.size, verified: verified.checked };
 if (o.json) console.log(JSON.stringify(result));
 else
   console.log(

@@ -174,8 +174,16 @@ describe('a log', () => {
   const good: PartyEvent[] = [
     { event: 'listening', url: 'ws://127.0.0.1:7700' },
     { event: 'session', session: ID, promptTokens: 3, maxTokens: 2, policy: 'full' },
-    { event: 'end', session: ID, seconds: 1.5, traffic: [{ peer: 'client', sent: 10, received: 20 }], memory: 1 },
-    { event: 'end', session: ID, seconds: 1.5, traffic: [], memory: 1, error: new CachetError({ code: 'timeout', what: 'no token', got: 'nothing' }) },
+    { event: 'end', session: ID, seconds: 1.5, traffic: [{ peer: 'client', sent: 10, received: 20 }], memory: 1, cpuMs: 20 },
+    {
+      event: 'end',
+      session: ID,
+      seconds: 1.5,
+      traffic: [],
+      memory: 1,
+      cpuMs: 20,
+      error: new CachetError({ code: 'timeout', what: 'no token', got: 'nothing' }),
+    },
     { event: 'refused', error: new CachetError({ code: 'limit', what: 'too many sessions' }) },
   ];
 

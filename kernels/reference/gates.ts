@@ -44,16 +44,15 @@ export function gateKernels(memory: WebAssembly.Memory): GateKernels {
   const round = (v: bigint, shift: bigint): bigint => (v + (1n << (shift - 1n))) >> shift;
   const bit = (pointer: number, i: number): bigint => BigInt((u8(pointer + (i >> 3), 1)[0]! >> (i & 7)) & 1);
   return {
-    expDeal(lo, hi, r, domainBits, cellsLog2, tables, n) {
+    expDeal(dst, r, domainBits, cellsLog2, tables, n) {
       const cells = 2 ** cellsLog2,
         t = u64(tables, 512);
+      u64(dst, n * cells).fill(0n);
       for (let i = 0; i < n; i++) {
         const R = u64(r, n)[i]! & maskOf(domainBits),
           rho = R & maskOf(domainBits - cellsLog2),
           at = i * cells + Number(R >> BigInt(domainBits - cellsLog2));
-        const v = ((u64(hi, n * cells)[at]! << 64n) | u64(lo, n * cells)[at]!) + round(t[256 + Number(rho >> 8n)]! * t[Number(rho & 255n)]!, 29n);
-        u64(lo, n * cells)[at] = BigInt.asUintN(64, v);
-        u64(hi, n * cells)[at] = BigInt.asUintN(88, v) >> 64n;
+        u64(dst, n * cells)[at] = round(t[256 + Number(rho >> 8n)]! * t[Number(rho & 255n)]!, 29n);
       }
     },
     expEvaluate(dst, m, lo, hi, party, domainBits, cellsLog2, tables, shiftIndex, shift, n) {

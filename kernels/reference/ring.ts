@@ -17,6 +17,9 @@ export class View {
 
 const put = (dst: BigUint64Array, i: number, v: bigint, mode: number): void => void (dst[i] = mode === ADD ? dst[i]! + v : mode === SUB ? dst[i]! - v : v);
 
+const little = (bytes: Uint8Array): bigint => bytes.reduceRight((v, b) => (v << 8n) | BigInt(b), 0n);
+const putLittle = (bytes: Uint8Array, v: bigint): void => bytes.forEach((_, b) => (bytes[b] = Number((v >> BigInt(8 * b)) & 255n)));
+
 type RingKernels = Pick<
   Kernels,
   | 'copy'
@@ -43,14 +46,15 @@ type RingKernels = Pick<
   | 'rope'
   | 'pack'
   | 'unpack'
+  | 'subPack'
   | 'subWide'
-  | 'packWide'
+  | 'subPackWide'
   | 'unpackWide'
   | 'signWords'
 >;
 
 export function ringKernels(memory: WebAssembly.Memory): RingKernels {
-  const { u64, u32, u8, buffer } = new View(memory);
+  const { u64, i64, u32, u8, buffer } = new View(memory);
   const map = (dst: number, n: number, f: (i: number) => bigint): void => {
     const values = Array.from({ length: n }, (_, i) => BigInt.asUintN(64, f(i)));
     u64(dst, n).set(values);
@@ -225,6 +229,10 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
         out[i] = v;
       }
     },
+    subPack(dst, a, b, bits, n) {
+      const width = Math.ceil(bits / 8);
+      for (let i = 0; i < n; i++) putLittle(u8(dst + width * i, width), BigInt.asUintN(bits, u64(a, n)[i]! - u64(b, n)[i]!));
+    },
     subWide(lo, hi, lo0, hi0, hiBits, n) {
       for (let i = 0; i < n; i++) {
         const v = ((u64(hi, n)[i]! << 64n) | u64(lo, n)[i]!) - ((u64(hi0, n)[i]! << 64n) | u64(lo0, n)[i]!);
@@ -232,18 +240,12 @@ export function ringKernels(memory: WebAssembly.Memory): RingKernels {
         u64(hi, n)[i] = BigInt.asUintN(64 + hiBits, v) >> 64n;
       }
     },
-    packWide(dst, lo, hi, hiBits, n) {
-      const width = 8 + hiBits / 8;
-      let bad = 0;
+    subPackWide(dst, a, lo0, hi0, hiBits, n) {
+      const width = hiBits / 8;
       for (let i = 0; i < n; i++) {
-        let v = (u64(hi, n)[i]! << 64n) | u64(lo, n)[i]!;
-        if (v > maskOf(64 + hiBits)) {
-          bad++;
-          v = 0n;
-        }
-        for (let b = 0; b < width; b++) u8(dst, width * n)[width * i + b] = Number((v >> BigInt(8 * b)) & 255n);
+        const v = i64(a, n)[i]! - ((little(u8(hi0 + width * i, width)) << 64n) | u64(lo0, n)[i]!);
+        putLittle(u8(dst + (8 + width) * i, 8 + width), BigInt.asUintN(64 + hiBits, v));
       }
-      return bad;
     },
     unpackWide(lo, hi, src, hiBits, n) {
       const width = 8 + hiBits / 8;

@@ -21,6 +21,8 @@ const USAGE = { mapRead: 0x1, copySource: 0x4, copyTarget: 0x8, storage: 0x80 } 
 /** Rows from which the tiled product is the better one. */
 const TILE_ROWS = 8,
   TILE = 16;
+/** Elements of a row up to which a thread adds it up alone. */
+const SHORT_ROW = 256;
 /** Bytes between two jobs' parameters: a binding's offset is a multiple of it on every device. */
 const SLOT = 256;
 /** Groups of 64 threads in a line (shaders.ts, lane), and in any dimension at most. */
@@ -187,7 +189,7 @@ function dispatchOf(j: BulkJob, to: number, offsetOf: (pointer: number) => numbe
       const [shader, groups]: [Shader, Dispatch['groups']] =
         rows >= TILE_ROWS
           ? ['tile', [Math.ceil(cols / TILE), Math.ceil(rows / TILE), batch]]
-          : j.transposed
+          : j.transposed || inner <= SHORT_ROW
             ? ['column', [Math.ceil(cols / 64), batch * rows, 1]]
             : ['row', [cols, batch * rows, 1]];
       if (Math.max(...groups) > MAX_GROUPS) throw new KernelError(`job too large: expected at most ${MAX_GROUPS} columns or rows, got ${Math.max(...groups)}`);

@@ -57,7 +57,7 @@ var<workgroup> part: array<vec2u, 64>;
 }`;
 
 const COLUMN = /* wgsl */ `
-/** Few rows, y [inner, cols]: a thread an output, neighbours read neighbours. */
+/** Few rows, y [inner, cols], or short ones: a thread an output; in the former case neighbours read neighbours. */
 @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) {
   if (id.x >= p[6]) { return; }
   let b = id.y / p[4]; let r = id.y % p[4];

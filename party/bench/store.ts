@@ -4,15 +4,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PrivateSession } from '../../client/session.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
-import type { UnitLengths } from '../../protocols/session.ts';
+import type { UnitTerms } from '../../protocols/session.ts';
 import { Trio } from '../launch.ts';
 import { reach } from '../reach.ts';
 import { DealerStore, type DealtUnit } from '../store/dealing.ts';
 import { median } from '../terminal.ts';
 import { recordsOf } from '../trace/records.ts';
 
-export interface StoreRow extends UnitLengths {
+export interface StoreRow extends Omit<UnitTerms, 'policy'> {
   readonly task: 'store';
+  /** Its name. */
+  readonly policy: string;
   readonly model: string;
   readonly kernels: string;
   /** Of the dealer's engine, and of each evaluator's. */
@@ -32,21 +34,21 @@ export interface StoreRow extends UnitLengths {
 export async function benchStore(o: {
   model: string;
   artefact: Artefact;
-  lengths: UnitLengths;
+  terms: UnitTerms;
   kernels: 'wasm' | 'reference';
   threads: number;
   reps: number;
   signal: AbortSignal;
   onProgress: (text: string) => void;
 }): Promise<StoreRow> {
-  const { artefact, lengths, kernels, threads, signal } = o,
+  const { artefact, terms, kernels, threads, signal } = o,
     folder = mkdtempSync(join(tmpdir(), 'cachet-bench-')),
     dir = join(folder, 'store'),
     dealMsOf: Record<string, number> = {},
     units: DealtUnit[] = [],
     online: { prefill: number; tokens: number[] }[] = [];
   try {
-    const store = new DealerStore({ dir, artefact, lengths, kernels, threads, keys: [undefined, undefined] });
+    const store = new DealerStore({ dir, artefact, terms, kernels, threads, keys: [undefined, undefined] });
     try {
       for (let i = 0; i <= o.reps; i++) {
         o.onProgress(`dealing unit ${i + 1} of ${o.reps + 1}`);
@@ -69,10 +71,10 @@ export async function benchStore(o: {
     try {
       for (let i = 0; i <= o.reps; i++) {
         o.onProgress(`session ${i + 1} of ${o.reps + 1}`);
-        const session = await PrivateSession.open({ ...reach(trio.config, artefact, 'store', signal), artefact, ...lengths }),
+        const session = await PrivateSession.open({ ...reach(trio.config, artefact, 'store', signal), artefact, ...terms }),
           times: number[] = [];
-        for (let step = 0; step < lengths.maxTokens; step++) {
-          const ids = Array.from({ length: step === 0 ? lengths.promptTokens : 1 }, (_, t) => 5 + ((t * 37) % (artefact.shape.vocab - 5))),
+        for (let step = 0; step < terms.maxTokens; step++) {
+          const ids = Array.from({ length: step === 0 ? terms.promptTokens : 1 }, (_, t) => 5 + ((t * 37) % (artefact.shape.vocab - 5))),
             start = performance.now();
           await session.step(ids);
           times.push(performance.now() - start);
@@ -92,11 +94,13 @@ export async function benchStore(o: {
   return {
     task: 'store',
     model: artefact.name,
-    ...lengths,
+    promptTokens: terms.promptTokens,
+    maxTokens: terms.maxTokens,
+    policy: terms.policy.name,
     kernels,
     threads,
     bytesPerUnit,
-    bytesPerToken: bytesPerUnit / (lengths.promptTokens + lengths.maxTokens - 1),
+    bytesPerToken: bytesPerUnit / (terms.promptTokens + terms.maxTokens - 1),
     dealMs: {
       unit: median(units.map((u) => u.ms)),
       prefill: median(units.map((u) => u.stepMs[0]!)),

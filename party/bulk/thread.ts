@@ -24,7 +24,8 @@ export class BulkThread {
   /** As it is named, and on what. */
   readonly name: string;
   readonly device: string;
-  private readonly kinds: readonly BulkKind[];
+  /** What it computes; the rest is left to the engines. */
+  readonly kinds: readonly BulkKind[];
 
   private constructor(worker: Worker, opened: Extract<FromBulk, { type: 'opened' }>) {
     this.worker = worker;

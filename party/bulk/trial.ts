@@ -64,8 +64,7 @@ export function trials(small = false): { readonly memory: WebAssembly.Memory; re
   const prg: BulkJob = { kind: 'prg', dst: space(elements), key, gate: 1, sub: 0, first: 5, bits: 52, n: elements },
     exp: BulkJob = {
       kind: 'exp',
-      lo: space(8 * logits),
-      hi: space(8 * logits),
+      dst: space(8 * logits),
       r: random(logits),
       domainBits: 19,
       cellsLog2: 3,
@@ -95,28 +94,15 @@ export async function inexactKinds(backend: BulkBackend): Promise<readonly BulkK
   for (const { kind, jobs } of mine) {
     runInPlace(createKernels('wasm', memory), jobs);
     const wanted = digest(bytes, jobs);
-    for (const j of jobs) for (const [at, n] of resultPlaces(j)) bytes.fill(0xa5, at - WORKING_BYTES, at - WORKING_BYTES + n);
+    for (const j of jobs) bytes.fill(0xa5, j.dst - WORKING_BYTES, j.dst - WORKING_BYTES + 8 * resultsOf(j));
     await backend.run(memory, jobs);
     if (digest(bytes, jobs) !== wanted) wrong.add(kind);
   }
   return [...wrong];
 }
 
-const resultPlaces = (j: BulkJob): readonly (readonly [at: number, bytes: number])[] => {
-  const n = 8 * resultsOf(j);
-  return j.kind === 'exp'
-    ? [
-        [j.lo, n],
-        [j.hi, n],
-      ]
-    : [[j.dst, n]];
-};
-
 const digest = (bytes: Uint8Array, jobs: readonly BulkJob[]): string =>
-  jobs
-    .flatMap(resultPlaces)
-    .map(([at, n]) => Buffer.from(bytes.subarray(at - WORKING_BYTES, at - WORKING_BYTES + n)).toString('base64'))
-    .join();
+  jobs.map((j) => Buffer.from(bytes.subarray(j.dst - WORKING_BYTES, j.dst - WORKING_BYTES + 8 * resultsOf(j))).toString('base64')).join();
 
 /** What the runs of one time may take together, ms, after the first two. */
 const RUNS_MS = 200;

@@ -6,7 +6,17 @@ import { benchSession, type SessionRow } from '../bench/session.ts';
 import { parseNet } from '../shaper.ts';
 import { artefactOf } from '../preparing.ts';
 import { bytes, describeMachine, onInterrupt } from '../terminal.ts';
-import { backendsCommand, decodeCommand, evictCommand, operatorsCommand, opsCommand, policiesCommand, prefillCommand, storeRowCommand } from './benchSteps.ts';
+import {
+  backendsCommand,
+  dealingCommand,
+  decodeCommand,
+  evictCommand,
+  operatorsCommand,
+  opsCommand,
+  policiesCommand,
+  prefillCommand,
+  storeRowCommand,
+} from './benchSteps.ts';
 import { integer } from './options.ts';
 
 const nets = (text: string): string[] =>
@@ -53,6 +63,7 @@ export const benchCommand = new Command('bench')
   .addCommand(operatorsCommand)
   .addCommand(storeRowCommand)
   .addCommand(backendsCommand)
+  .addCommand(dealingCommand)
   .addCommand(sessionCommand)
   .addOption(model())
   .addOption(new Option('--only <part>', 'one part alone').choices(['kernels', 'session']))

@@ -2,6 +2,7 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { EMBEDDED_MODEL, readPolicy } from '../../client/node.ts';
 import { benchBackends, MEASURED } from '../bench/backends.ts';
+import { benchDealing, CORRELATIONS, type DealingRow } from '../bench/dealing.ts';
 import { benchGates, machineLimits, type GateRow } from '../bench/gates.ts';
 import { benchKernels } from '../bench/kernels.ts';
 import { benchOperators, PAPER_SHAPE } from '../bench/operators.ts';
@@ -142,24 +143,38 @@ export const prefillCommand = command('prefill', 'A prompt of private tokens, in
   .addOption(new Option('--tokens <list>', 'private tokens, with spaces between').argParser(integers(1)).default([32], '32'))
   .action((o: Options) => rows('prefill', o));
 
+interface StoreOptions {
+  readonly model: string;
+  readonly prefill: number;
+  readonly tokens: number;
+  readonly policy: string;
+  readonly kernels: 'wasm' | 'reference';
+  readonly threads: number;
+  readonly reps: number;
+  readonly json?: boolean;
+}
+
 export const storeRowCommand = new Command('store')
   .description('Material dealt ahead: bytes of a unit, time to deal it, by kind of correlation; a session over it, with no dealer beside.')
   .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
   .addOption(new Option('--prefill <n>', "private tokens of a unit's prompt").argParser(integer(1)).default(64))
   .addOption(new Option('--tokens <n>', "tokens of a unit's answer").argParser(integer(1)).default(8))
+  .addOption(policyOption())
   .addOption(new Option('--kernels <name>', "the dealer's kernel backend").choices(['wasm', 'reference']).default('wasm'))
   .addOption(new Option('--threads <n>', "threads of the dealer's engine, and of each evaluator's").argParser(integer(1)).default(1))
   .addOption(new Option('--reps <n>', 'units and sessions').argParser(integer(1)).default(3))
   .option('--json', 'the row as JSON on stdout')
-  .action(async (o: { model: string; prefill: number; tokens: number; kernels: 'wasm' | 'reference'; threads: number; reps: number; json?: boolean }) => {
+  .action(async (o: StoreOptions) => {
     const abort = new AbortController(),
       progress = new Progress({ silent: o.json ?? false }),
-      machine = describeMachine();
+      machine = describeMachine(),
+      artefact = await artefactOf(o.model),
+      lengths = { promptTokens: o.prefill, maxTokens: o.tokens };
     onInterrupt(() => abort.abort());
     const row = await benchStore({
       ...o,
-      artefact: await artefactOf(o.model),
-      lengths: { promptTokens: o.prefill, maxTokens: o.tokens },
+      artefact,
+      terms: { ...lengths, policy: await readPolicy(o.policy, o.model, artefact, lengths) },
       signal: abort.signal,
       onProgress: (text) => progress.update(text),
     });
@@ -170,7 +185,7 @@ export const storeRowCommand = new Command('store')
     console.log(
       [
         machine,
-        `\n${row.model}, units of ${o.prefill} + ${o.tokens} tokens, ${o.kernels}`,
+        `\n${row.model}, units of ${o.prefill} + ${o.tokens} tokens, ${row.policy} cache, ${o.kernels}`,
         `  stored      ${bytes(row.bytesPerUnit)} a unit, ${bytes(row.bytesPerToken)} a token, both evaluators together`,
         `  dealing     ${both(inMs, row.dealMs)}; ${inMs(row.dealMs.unit)} a unit on the disk`,
         `  a session   ${both(inMs, row.onlineMs)}, by the clock at the client\n`,
@@ -266,6 +281,52 @@ export const backendsCommand = new Command('backends')
     );
     for (const line of new Set(all.map((r) => ('name' in r ? `${r.backend}: ${r.device}` : `${r.backend}: not measured: ${r.reason}`)))) console.log(line);
   });
+
+export const dealingCommand = new Command('dealing')
+  .description(
+    "What dealing a token costs beside an evaluator's computing: engines alone, by kind of correlation and backend, and real processes' processor time.",
+  )
+  .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
+  .addOption(new Option('--context <n>', 'cached tokens').argParser(integer(1)).default(512))
+  .addOption(new Option('--backend <list>', 'backends, with spaces between').argParser(backendList).default(['wasm', 'onnxruntime'], 'wasm onnxruntime'))
+  .addOption(new Option('--reps <n>', 'pairs of sessions of real processes, 0: engines alone').argParser(integer(0)).default(3))
+  .option('--json', 'the row as JSON on stdout')
+  .action(async (o: { model: string; context: number; backend: string[]; reps: number; json?: boolean }) => {
+    const abort = new AbortController(),
+      progress = new Progress({ silent: o.json ?? false }),
+      machine = describeMachine();
+    onInterrupt(() => abort.abort());
+    const row = await benchDealing({
+      ...o,
+      artefact: await artefactOf(o.model),
+      backends: o.backend,
+      signal: abort.signal,
+      onProgress: (text) => progress.update(text),
+    });
+    progress.update('');
+    if (o.json) return void console.log(JSON.stringify({ machine, rows: [row] }));
+    console.log(`${machine}\n\n${describeDealing(row)}`);
+  });
+
+function describeDealing(r: DealingRow): string {
+  const inMs = (v: number): string => v.toFixed(1),
+    measured = r.backends.flatMap((b) => ('kind' in b ? [b] : []));
+  return [
+    `${r.model}, a token at ${r.context} cached tokens, full cache, open weights; ms a token`,
+    `  engines alone   dealer ${inMs(r.dealMs)}, P0 ${inMs(r.evaluateMs.p0)}, P1 ${inMs(r.evaluateMs.p1)}: dealing is ${r.ratio.toFixed(2)} of an evaluator (goal at most 0.5)`,
+    ...(r.cpuMs
+      ? [
+          `  processes       helper ${inMs(r.cpuMs.helper)}, P0 ${inMs(r.cpuMs.p0)}, P1 ${inMs(r.cpuMs.p1)} of processor time: dealing is ${r.cpuRatio!.toFixed(2)} of an evaluator`,
+        ]
+      : []),
+    `  dealt           ${bytes(r.dealtBytes)} a token, ${bytes((1e3 * r.dealtBytes) / r.dealMs)}/s, ${(1e3 / r.dealMs).toFixed(1)} tokens/s`,
+    `  at least        ${inMs(r.streams.ms)} to draw ${bytes(r.streams.bytes)} of pseudorandom streams\n`,
+    table([['dealt', 'ms'], ...CORRELATIONS.map((c) => [c, inMs(r.dealMsOf[c])])]),
+    '',
+    table([['backend', 'bulk work', 'jobs', 'lists', 'ms'], ...measured.map((b) => [b.backend, b.kind, String(b.jobs), String(b.lists), inMs(b.ms)])]),
+    ...r.backends.flatMap((b) => ('reason' in b ? [`${b.backend}: not measured: ${b.reason}`] : [])),
+  ].join('\n');
+}
 
 function backendList(text: string): string[] {
   const names = text.trim().split(/\s+/),

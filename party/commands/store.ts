@@ -6,7 +6,7 @@ import { CachetError } from '../../protocols/errors.ts';
 import { Ledger } from '../ledger.ts';
 import { dealing } from '../store/dealing.ts';
 import { ensureKey, EVALUATORS, ledgerId, partsIn, partyOf, readManifest, unitName, unitsIn, type EvaluatorRole, type Manifest } from '../store/folder.ts';
-import { UnitReader } from '../store/unitFile.ts';
+import { policyDigest, UnitReader } from '../store/unitFile.ts';
 import { bytes, Progress, table } from '../terminal.ts';
 
 /** A party's part of a store. */
@@ -43,6 +43,14 @@ async function check({ role, folder, manifest }: Part, index: number, whole: boo
         ['unit of another store', manifest.store.slice(0, 16), store.slice(0, 16), store !== manifest.store],
         ['unit of another party', role, `p${h.party}`, h.party !== partyOf(role)],
         ['unit under another name', String(index), String(h.index), h.index !== index],
+        ['unit of another model', manifest.artefact.slice(0, 16), h.artefact.slice(0, 16), h.artefact !== manifest.artefact],
+        [
+          'unit of other lengths',
+          `${manifest.promptTokens} and ${manifest.maxTokens}`,
+          `${h.promptTokens} and ${h.maxTokens}`,
+          h.promptTokens !== manifest.promptTokens || h.maxTokens !== manifest.maxTokens,
+        ],
+        ['unit of another cache policy', `that of the store, ${manifest.policy.name}`, 'another', h.policy !== policyDigest(manifest.policy)],
       ] as const,
       wrong = differs.find((d) => d[3]);
     if (wrong) throw new CachetError({ code: 'store', step: path, what: wrong[0], expected: wrong[1], got: wrong[2], hint: 'cachet store prune removes it' });
@@ -66,6 +74,7 @@ const list = new Command('ls')
           store: manifest.store,
           promptTokens: manifest.promptTokens,
           maxTokens: manifest.maxTokens,
+          policy: manifest.policy.name,
           units: units.filter((i) => i > mark).length,
           first: units.find((i) => i > mark) ?? null,
           passedOver: units.filter((i) => i <= mark).length,
@@ -76,12 +85,13 @@ const list = new Command('ls')
     if (o.json) return void console.log(JSON.stringify(rows));
     console.log(
       table([
-        ['party', 'store', 'prompt', 'answer', 'units', 'first', 'passed over', 'bytes'],
+        ['party', 'store', 'prompt', 'answer', 'policy', 'units', 'first', 'passed over', 'bytes'],
         ...rows.map((r) => [
           r.role,
           r.store.slice(0, 16),
           String(r.promptTokens),
           String(r.maxTokens),
+          r.policy,
           String(r.units),
           r.first === null ? '-' : String(r.first),
           String(r.passedOver),

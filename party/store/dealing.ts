@@ -10,8 +10,9 @@ import type { Artefact } from '../../protocols/artefact.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import type { FrameKind } from '../../protocols/frames.ts';
 import { dealUnitKeys, type Control } from '../../protocols/handshake.ts';
-import { FULL } from '../../protocols/policy.ts';
-import { checkSpec, PROTOCOL_VERSION, specOfUnit, type SessionSpec, type UnitLengths } from '../../protocols/session.ts';
+import { policyDifference } from '../../protocols/policy.ts';
+import { checkSpec, PROTOCOL_VERSION, specOfUnit, weightsOf, type SessionSpec, type UnitTerms } from '../../protocols/session.ts';
+import type { BulkThread } from '../bulk/thread.ts';
 import { engineSpace } from '../engine.ts';
 import { HelperSession, type DealtTo } from '../helperSession.ts';
 import {
@@ -30,7 +31,7 @@ import {
   type DealerManifest,
 } from './folder.ts';
 import type { TraceRows } from '../trace/recorder.ts';
-import { UnitWriter } from './unitFile.ts';
+import { policyDigest, UnitWriter } from './unitFile.ts';
 
 /** What the dealer's engine may have made and not yet written, MiB. */
 const AHEAD_MIB = 16;
@@ -96,19 +97,18 @@ export interface DealtUnit {
 export interface DealAheadOptions {
   readonly dir: string;
   readonly artefact: Artefact;
-  readonly lengths: UnitLengths;
+  readonly terms: UnitTerms;
   readonly kernels: string;
   readonly threads: number;
+  /** What computes bulk work. @default the kernels */
+  readonly bulk?: BulkThread | undefined;
   /** The evaluators' public keys, hex. @default keys that are made in the store */
   readonly keys: readonly [string | undefined, string | undefined];
 }
 
-/** Lengths and model of a session that a unit is for. */
-const specFor = (artefact: Artefact, lengths: UnitLengths): SessionSpec =>
-  specOfUnit(
-    { version: PROTOCOL_VERSION, artefact: artefact.digest, weights: 'open', dealer: 'store', policy: FULL, context: 1, filled: 0, ...lengths },
-    lengths,
-  );
+/** The session that a unit is for. */
+const specFor = (artefact: Artefact, terms: UnitTerms): SessionSpec =>
+  specOfUnit({ version: PROTOCOL_VERSION, artefact: artefact.digest, weights: weightsOf(artefact), dealer: 'store', context: 1, filled: 0, ...terms }, terms);
 
 /** The dealer's end of a store: begins one, or goes on with it. */
 export class DealerStore {
@@ -116,12 +116,12 @@ export class DealerStore {
   private manifest: DealerManifest;
 
   /**
-   * @throws CachetError 'usage' for a store of another model or other lengths, or one that another process deals into; 'limit' for lengths that the model has
+   * @throws CachetError 'usage' for a store of another model, another policy or other lengths, or one that another process deals into; 'limit' for lengths that the model has
    * no room for.
    */
   constructor(o: DealAheadOptions) {
-    const { dir, artefact, lengths, keys } = o;
-    checkSpec(artefact, specFor(artefact, lengths));
+    const { dir, artefact, terms, keys } = o;
+    checkSpec(artefact, specFor(artefact, terms));
     this.o = o;
     try {
       for (const role of EVALUATORS) mkdirSync(join(dir, role), { recursive: true });
@@ -133,7 +133,7 @@ export class DealerStore {
       if (existsSync(join(dir, FILES.dealer))) this.manifest = readDealer(dir);
       else {
         const own = EVALUATORS.map((role, i) => keys[i] ?? ensureKey(join(dir, `${role}.key`))) as [string, string],
-          common = newManifest(artefact.digest, lengths);
+          common = newManifest(artefact.digest, terms);
         for (const role of EVALUATORS) writeRecord(join(dir, role, FILES.manifest), { ...common, role });
         this.manifest = { ...common, next: 0, keys: own };
         writeRecord(join(dir, FILES.dealer), this.manifest);
@@ -153,12 +153,12 @@ export class DealerStore {
     readonly onTrace?: ((rows: TraceRows) => void) | undefined;
   }): Promise<DealtUnit> {
     const { onBytes, signal, onTrace } = o,
-      { dir, artefact, lengths, kernels, threads } = this.o,
+      { dir, artefact, terms, kernels, threads, bulk } = this.o,
       started = performance.now(),
       { next: index, store, keys } = this.manifest,
       id = new Uint8Array(randomBytes(32)),
       made = dealUnitKeys(id, (n) => new Uint8Array(randomBytes(n))),
-      spec = specFor(artefact, lengths),
+      spec = specFor(artefact, terms),
       paths = EVALUATORS.map((role) => join(dir, role, unitName(index)));
     this.manifest = { ...this.manifest, next: index + 1 };
     writeRecord(join(dir, FILES.dealer), this.manifest);
@@ -168,7 +168,16 @@ export class DealerStore {
         writers.push(
           await UnitWriter.create(
             `${paths[i]}${FILES.part}`,
-            { party: partyOf(role), index, store: new Uint8Array(Buffer.from(store, 'hex')), id, artefact: artefact.digest, ...lengths },
+            {
+              party: partyOf(role),
+              index,
+              store: new Uint8Array(Buffer.from(store, 'hex')),
+              id,
+              artefact: artefact.digest,
+              promptTokens: terms.promptTokens,
+              maxTokens: terms.maxTokens,
+              policy: policyDigest(terms.policy),
+            },
             new Uint8Array(Buffer.from(keys[i]!, 'hex')),
             made.halves[i]!,
           ).catch((cause: unknown) => {
@@ -181,7 +190,8 @@ export class DealerStore {
           artefact,
           spec,
           kernels,
-          space: engineSpace('helper', artefact, spec, AHEAD_MIB, { threads }),
+          bulk,
+          space: engineSpace('helper', artefact, spec, AHEAD_MIB, { threads, bulk: bulk !== undefined }),
           keys: made.dealer,
           links,
           onTrace,
@@ -216,14 +226,16 @@ export class DealerStore {
   }
 
   private requireSame(): void {
-    const { artefact, lengths, keys } = this.o,
+    const { artefact, terms, keys } = this.o,
       m = this.manifest,
       differ = (what: string, expected: string, got: string): never => {
         throw new CachetError({ code: 'usage', step: this.o.dir, what: `store of ${what}`, expected, got, hint: 'another --out' });
       };
     if (m.artefact !== artefact.digest) differ('another model', `artefact ${m.artefact.slice(0, 16)}`, artefact.digest.slice(0, 16));
-    if (m.promptTokens !== lengths.promptTokens || m.maxTokens !== lengths.maxTokens)
-      differ('other lengths', `--prefill ${m.promptTokens} --tokens ${m.maxTokens}`, `${lengths.promptTokens} and ${lengths.maxTokens}`);
+    if (m.promptTokens !== terms.promptTokens || m.maxTokens !== terms.maxTokens)
+      differ('other lengths', `--prefill ${m.promptTokens} --tokens ${m.maxTokens}`, `${terms.promptTokens} and ${terms.maxTokens}`);
+    const other = policyDifference(m.policy, terms.policy);
+    if (other) differ('another cache policy', `--policy ${m.policy.name}, field ${other.field}: ${other.expected}`, `${terms.policy.name}: ${other.got}`);
     keys.forEach((key, i) => {
       if (key !== undefined && key !== m.keys[i]) differ('other keys', `${EVALUATORS[i]}'s of the first time`, 'another');
     });

@@ -8,9 +8,10 @@ import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { CachetError } from '../../protocols/errors.ts';
 import { KeyExchange } from '../../protocols/handshake.ts';
-import type { UnitLengths } from '../../protocols/session.ts';
+import { policySchema } from '../../protocols/policy.ts';
+import type { UnitTerms } from '../../protocols/session.ts';
 
-const FORMAT = 1;
+const FORMAT = 2;
 export const EVALUATORS = ['p0', 'p1'] as const;
 export type EvaluatorRole = (typeof EVALUATORS)[number];
 export const partyOf = (role: EvaluatorRole): 0 | 1 => (role === 'p0' ? 0 : 1);
@@ -24,6 +25,8 @@ const hex = (bytes: number) => z.string().regex(new RegExp(`^[0-9a-f]{${2 * byte
     artefact: hex(32),
     promptTokens: z.number().int().min(1),
     maxTokens: z.number().int().min(1),
+    /** The whole of it, as in a session's spec. */
+    policy: policySchema,
   };
 const manifestSchema = z.strictObject({ ...common, role: z.enum(EVALUATORS) }),
   dealerSchema = z.strictObject({
@@ -44,12 +47,13 @@ const UNIT = /^unit-(\d{8})\.cachet$/;
 
 export const unitName = (index: number): string => `unit-${String(index).padStart(8, '0')}.cachet`;
 
-export const newManifest = (artefact: string, lengths: UnitLengths): Omit<Manifest, 'role'> => ({
+export const newManifest = (artefact: string, terms: UnitTerms): Omit<Manifest, 'role'> => ({
   version: FORMAT,
   store: randomBytes(16).toString('hex'),
   artefact,
-  promptTokens: lengths.promptTokens,
-  maxTokens: lengths.maxTokens,
+  promptTokens: terms.promptTokens,
+  maxTokens: terms.maxTokens,
+  policy: terms.policy,
 });
 
 /** Indexes of the whole units in a folder, in order. */

@@ -8,10 +8,10 @@ import { existsSync, readFileSync, rmSync, unlinkSync } from 'node:fs';
 import { join, resolve, sep } from 'node:path';
 import { CachetError } from '../../protocols/errors.ts';
 import type { KeyExchange, UnitKeys } from '../../protocols/handshake.ts';
-import type { UnitLengths } from '../../protocols/session.ts';
+import type { UnitTerms } from '../../protocols/session.ts';
 import type { Ledger } from '../ledger.ts';
 import { FILES, ledgerId, partyOf, readKey, readManifest, unitName, unitsIn, writeDurably, type EvaluatorRole, type Manifest } from './folder.ts';
-import { UnitReader } from './unitFile.ts';
+import { policyDigest, UnitReader } from './unitFile.ts';
 
 /** A unit that is this session's. */
 export interface ClaimedUnit {
@@ -23,7 +23,7 @@ export interface ClaimedUnit {
 
 export class PartyStore {
   readonly id: Uint8Array;
-  readonly lengths: UnitLengths;
+  readonly terms: UnitTerms;
   private readonly folder: string;
   private readonly manifest: Manifest;
   private readonly ledger: Ledger;
@@ -52,7 +52,7 @@ export class PartyStore {
     this.manifest = manifest;
     this.ledger = o.ledger;
     this.id = new Uint8Array(Buffer.from(manifest.store, 'hex'));
-    this.lengths = { promptTokens: manifest.promptTokens, maxTokens: manifest.maxTokens };
+    this.terms = { promptTokens: manifest.promptTokens, maxTokens: manifest.maxTokens, policy: manifest.policy };
     if (manifest.role !== o.role) throw this.foreign('store of another party', o.role, manifest.role);
     if (manifest.artefact !== o.artefact)
       throw this.foreign('store of another model', `artefact ${o.artefact.slice(0, 16)}`, `artefact ${manifest.artefact.slice(0, 16)}`);
@@ -99,6 +99,8 @@ export class PartyStore {
       if (h.index !== index) throw this.foreign('unit under another name', `unit ${index}`, `unit ${h.index}`);
       if (h.artefact !== manifest.artefact || h.promptTokens !== manifest.promptTokens || h.maxTokens !== manifest.maxTokens)
         throw this.foreign('unit of other lengths or another model', 'those of the store', 'others');
+      if (h.policy !== policyDigest(manifest.policy))
+        throw this.foreign('unit of another cache policy', `that of the store, ${manifest.policy.name}`, 'another');
       return { index, id: h.id, keys: await reader.unseal(this.key), reader };
     } catch (error) {
       await reader.close();

@@ -2,10 +2,11 @@
  * One party's half of a stored unit: the dealt material of one session, as a file. A header of HEADER bytes, then sealed chunks: length, tag, ciphertext.
  *
  *   0  magic and version    16  party, index    24  store id (16)    40  unit id (32)    72  artefact's digest (32)    104  prompt tokens, tokens
- *   112  sender's X25519 key (32)    144  body's bytes (u64)    152  body's SHA-256 (32)    184  SHA-256 of all before (32)
+ *   112  protocol version, 0    120  SHA-256 of the cache policy (32)    152  sender's X25519 key (32)    184  body's bytes (u64)    192  body's SHA-256 (32)
+ *   224  SHA-256 of all before (32)
  *
  * Chunks are AES-256-GCM under a key of this file alone: HKDF of X25519 between a fresh key and the party's, salted with the unit's id. The nonce is the
- * chunk's number, the associated data the header up to offset 144. The first chunk holds the unit's keys, each further one a frame of the dealt stream (flags,
+ * chunk's number, the associated data the header up to offset 184. The first chunk holds the unit's keys, each further one a frame of the dealt stream (flags,
  * running hash, payload), the last one nothing but the flag that it is the last. Hashes tell damage without a key; what is used is authenticated.
  */
 import { createCipheriv, createDecipheriv, createHash } from 'node:crypto';
@@ -14,12 +15,17 @@ import type { DesyncHash } from '../../protocols/engines/effects.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { MAX_FRAME_PAYLOAD } from '../../protocols/frames.ts';
 import { KeyExchange, type UnitKeys } from '../../protocols/handshake.ts';
-import type { UnitLengths } from '../../protocols/session.ts';
+import { canonicalPolicy, type Policy } from '../../protocols/policy.ts';
+import { PROTOCOL_VERSION } from '../../protocols/session.ts';
 
-const MAGIC = 'cachet unit 1\n\0\0';
-const HEADER = 216;
-const SEALED = 144,
-  HASHED = 184;
+const MAGIC = 'cachet unit 2\n\0\0';
+const HEADER = 256;
+/** Offsets of the policy's hash, the sender's key, the body's bytes and hash, the header's hash. */
+const POLICY = 120,
+  SENDER = 152,
+  SEALED = 184,
+  BODY_HASH = 192,
+  HASHED = 224;
 /** Before a chunk's ciphertext: its length, its tag. */
 const PREFIX = 20;
 /** Before a chunk's payload: flags, hash. */
@@ -27,7 +33,11 @@ const FRAMING = 9;
 const FLAG = { step: 1, final: 2 } as const;
 
 /** Public facts of a unit's file. */
-export interface UnitHeader extends UnitLengths {
+export interface UnitHeader {
+  readonly promptTokens: number;
+  readonly maxTokens: number;
+  /** Of the cache policy, hex: `policyDigest`. */
+  readonly policy: string;
   readonly party: 0 | 1;
   readonly index: number;
   readonly store: Uint8Array;
@@ -50,6 +60,9 @@ export interface StoredFrame {
   readonly hash: DesyncHash;
   readonly last: boolean;
 }
+
+/** SHA-256 of a policy's canonical text, hex. */
+export const policyDigest = (policy: Policy): string => createHash('sha256').update(canonicalPolicy(policy)).digest('hex');
 
 const sealingKey = (exchange: KeyExchange, other: Uint8Array, id: Uint8Array): Uint8Array => exchange.derive(other, id)('store/unit');
 
@@ -96,7 +109,9 @@ export class UnitWriter {
     bytes.set(Buffer.from(h.artefact, 'hex'), 72);
     view.setUint32(104, h.promptTokens, true);
     view.setUint32(108, h.maxTokens, true);
-    bytes.set(exchange.publicKey, 112);
+    view.setUint32(112, PROTOCOL_VERSION, true);
+    bytes.set(Buffer.from(h.policy, 'hex'), POLICY);
+    bytes.set(exchange.publicKey, SENDER);
     this.file = file;
     this.header = bytes;
     this.key = sealingKey(exchange, recipient, h.id);
@@ -114,8 +129,8 @@ export class UnitWriter {
     await this.writing;
     const { header } = this,
       view = new DataView(header.buffer);
-    view.setBigUint64(144, BigInt(this.bodyBytes), true);
-    header.set(this.hash.digest(), 152);
+    view.setBigUint64(SEALED, BigInt(this.bodyBytes), true);
+    header.set(this.hash.digest(), BODY_HASH);
     header.set(createHash('sha256').update(header.subarray(0, HASHED)).digest(), HASHED);
     await this.file.write(header, 0, HEADER, 0);
     await this.file.sync();
@@ -283,13 +298,15 @@ function parseHeader(path: string, bytes: Uint8Array, size: number): ReadHeader 
     throw damaged(
       magic.startsWith('cachet unit') ? 'unit of another version' : 'not a unit of a store',
       path,
-      'a file of cachet deal, version 1',
+      'a file of cachet deal, version 2',
       'another header',
     );
   if (!createHash('sha256').update(bytes.subarray(0, HASHED)).digest().equals(bytes.subarray(HASHED, HEADER)))
     throw damaged('damaged unit', path, 'a header of the hash at its end', 'another hash');
   const view = new DataView(bytes.buffer),
-    bodyBytes = Number(view.getBigUint64(144, true));
+    bodyBytes = Number(view.getBigUint64(SEALED, true)),
+    version = view.getUint32(112, true);
+  if (version !== PROTOCOL_VERSION) throw damaged('unit of another protocol version', path, `version ${PROTOCOL_VERSION}`, `version ${version}`);
   if (size !== HEADER + bodyBytes)
     throw damaged(size < HEADER + bodyBytes ? 'truncated unit' : 'unit with more behind it', path, `${HEADER + bodyBytes} bytes`, `${size} bytes`);
   return {
@@ -300,9 +317,10 @@ function parseHeader(path: string, bytes: Uint8Array, size: number): ReadHeader 
     artefact: Buffer.from(bytes.subarray(72, 104)).toString('hex'),
     promptTokens: view.getUint32(104, true),
     maxTokens: view.getUint32(108, true),
-    senderKey: bytes.slice(112, 144),
+    policy: Buffer.from(bytes.subarray(POLICY, SENDER)).toString('hex'),
+    senderKey: bytes.slice(SENDER, SEALED),
     bodyBytes,
-    bodyHash: bytes.slice(152, HASHED),
+    bodyHash: bytes.slice(BODY_HASH, HASHED),
     sealed: bytes.slice(0, SEALED),
   };
 }

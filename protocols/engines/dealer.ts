@@ -2,10 +2,11 @@
  * Dealer: the helper H. Runs the program on masks alone and emits, in program order, what the evaluators need: the explicit halves of dealt values to
  * P1 (P0's are its stream) and correction words to both. It knows shapes and its own streams; nothing that it does depends on an online value.
  *
- * With a bulk backend, gates' bulk jobs are parked: a list of them, of a layer or of PARKED_BYTES of results, is computed at once, before any memory that it
- * reads is released or overwritten. What is dealt meanwhile waits behind them, so that all bytes leave in program order, the same as without.
+ * With a bulk backend, gates' bulk jobs are parked: a list of them, of all layers of a step as far as PARKED_BYTES of results and HELD_BYTES of operands go, is
+ * computed at once, before any memory that it reads is given back or overwritten. What is dealt meanwhile waits behind them, so that all bytes leave in program
+ * order, the same as without.
  */
-import { runInPlace, type BulkJob } from '../../kernels/bulk.ts';
+import { inputsOf, runInPlace, type BulkJob } from '../../kernels/bulk.ts';
 import { Arena } from '../../kernels/memory.ts';
 import type { Kernels } from '../../kernels/kernels.ts';
 import type { DealContext, Gate } from '../gates/gate.ts';
@@ -14,7 +15,7 @@ import type { Tensor, WeightWire } from '../tensor.ts';
 import type { BulkRunner, DealtSink, Program } from './effects.ts';
 import type { SecretSource } from './engine.ts';
 import { LocalEngine } from './local.ts';
-import { Stream } from './streams.ts';
+import { highWords, Stream } from './streams.ts';
 
 /** 32-byte keys that the helper shares with P0 and with P1, one a purpose; `tweak` is public, 16 bytes. */
 export interface DealerKeys {
@@ -27,7 +28,11 @@ export interface DealerKeys {
 }
 
 /** Memory for the results of parked jobs and for what waits behind them. */
-export const PARKED_BYTES = 16 << 20;
+const PARKED_BYTES = 16 << 20;
+/** Memory that a program has released and parked jobs may still read. */
+const HELD_BYTES = 48 << 20;
+/** What a bulk backend takes of the arena. */
+export const BULK_BYTES = PARKED_BYTES + HELD_BYTES;
 /** Elements of an opening from which its masks are drawn in bulk. */
 const BULK_MASKS = 1 << 15;
 
@@ -43,12 +48,15 @@ export class Dealer extends LocalEngine implements DealContext {
   private readonly sink: DealtSink;
   private readonly masks: readonly [Stream, Stream];
   private readonly halves: Stream;
-  /** The same stream for gates that deal by `later`: it is drawn when their results are there, maybe between another gate's draws. */
-  private readonly laterHalves: Stream;
+  /** The same stream for gates that deal by `later`, each with its own place in it: it is drawn when results are there, maybe between other gates' draws. */
+  private readonly laterHalves = new Map<number, Stream>();
+  private readonly dealtKey: number;
   private readonly rootStreams: readonly [Stream, Stream];
 
   private readonly bulk: { readonly runner: BulkRunner; readonly region: Arena; readonly start: number } | undefined;
   private parked: Parked[] = [];
+  /** Runs of the arena that the program has released, each from its mark on. */
+  private held: { readonly mark: number; readonly bytes: number }[] = [];
   /** Number of the gate whose results are being dealt by `later`. */
   private dealing: number | undefined;
   private inGate = false;
@@ -57,9 +65,8 @@ export class Dealer extends LocalEngine implements DealContext {
     super(o.kernels, o.arena, o.keys.tweak);
     this.sink = o.sink;
     this.masks = [new Stream(o.kernels, this.place(o.keys.mask0)), new Stream(o.kernels, this.place(o.keys.mask1))];
-    const dealt0 = this.place(o.keys.dealt0);
-    this.halves = new Stream(o.kernels, dealt0);
-    this.laterHalves = new Stream(o.kernels, dealt0);
+    this.dealtKey = this.place(o.keys.dealt0);
+    this.halves = new Stream(o.kernels, this.dealtKey);
     this.rootStreams = [new Stream(o.kernels, this.place(o.keys.root0)), new Stream(o.kernels, this.place(o.keys.root1))];
     if (o.bulk) {
       const region = new Arena(o.kernels.memory, o.arena.alloc(PARKED_BYTES), PARKED_BYTES);
@@ -68,12 +75,27 @@ export class Dealer extends LocalEngine implements DealContext {
   }
 
   override readonly release = (mark: number): void => {
-    if (!this.inGate) this.settle();
+    if (!this.inGate && this.parked.length > 0) {
+      if (this.hold(mark)) return;
+      this.settle();
+    }
+    this.held = this.held.filter((h) => h.mark < mark);
     this.arena.release(mark);
   };
 
+  /** Keeps what is above the mark until a release from below it, if there is room for that. */
+  private hold(mark: number): boolean {
+    const held = [...this.held.filter((h) => h.mark < mark), { mark, bytes: this.arena.mark() - mark }];
+    if (held.reduce((n, h) => n + h.bytes, 0) > HELD_BYTES) return false;
+    this.held = held;
+    return true;
+  }
+
   override store(...a: Parameters<LocalEngine['store']>): void {
-    this.settle();
+    const [dst, from, stride, , , , rows, cols] = a,
+      first = dst.mask + 8 * from,
+      end = first + 8 * ((rows - 1) * stride + cols);
+    if (dst.mask && this.parked.some(({ jobs }) => jobs.some((j) => inputsOf(j).some((r) => r.pointer < end && first < r.pointer + r.bytes)))) this.settle();
     super.store(...a);
   }
 
@@ -190,8 +212,10 @@ export class Dealer extends LocalEngine implements DealContext {
     then: (at: number) => void,
     inPlace: (at: number) => void = (at) => runInPlace(this.kernels, jobs(at)),
   ): void => {
-    const gate = this.gateNumber,
-      at = this.bulk ? this.reserve(8 * elements) : undefined,
+    const gate = this.gateNumber;
+    if (this.parked.length === 0) for (const done of this.laterHalves.keys()) if (done !== gate) this.laterHalves.delete(done);
+    if (!this.laterHalves.has(gate)) this.laterHalves.set(gate, new Stream(this.kernels, this.dealtKey));
+    const at = this.bulk ? this.reserve(8 * elements) : undefined,
       list = at === undefined ? [] : jobs(at);
     const deal = (results: number): void => {
       const top = this.mark();
@@ -215,31 +239,30 @@ export class Dealer extends LocalEngine implements DealContext {
   /** P0's half of what is being dealt. */
   private drawHalf(dst: number, bits: number, n: number): void {
     if (this.dealing === undefined) this.halves.draw(dst, this.gateNumber, bits, n);
-    else this.laterHalves.draw(dst, this.dealing, bits, n);
+    else this.laterHalves.get(this.dealing)!.draw(dst, this.dealing, bits, n);
   }
 
   readonly deal = (src: number, bits: number, n: number): void => {
     const top = this.mark(),
       half = this.scratch(n),
-      k = this.kernels;
+      bytes = n * Math.ceil(bits / 8),
+      packed = this.arena.alloc(bytes);
     this.drawHalf(half, bits, n);
-    k.sub(half, src, half, n);
-    k.reduce(half, half, bits, n);
-    this.send(half, bits === 1 ? 8 : bits, n);
+    this.kernels.subPack(packed, src, half, bits, n);
+    this.emit(packed, bytes, false);
     this.arena.release(top);
   };
 
-  readonly dealWide = (lo: number, hi: number, bits: number, n: number): void => {
+  readonly dealWide = (src: number, bits: number, n: number): void => {
     const top = this.mark(),
-      lo0 = this.scratch(n),
-      hi0 = this.scratch(n),
-      bytes = Math.ceil(bits / 8) * n,
-      k = this.kernels;
-    this.drawHalf(lo0, 64, n);
-    this.drawHalf(hi0, bits - 64, n);
-    k.subWide(lo, hi, lo0, hi0, bits - 64, n);
-    const packed = this.arena.alloc(bytes);
-    k.packWide(packed, lo, hi, bits - 64, n);
+      words = highWords(bits, n),
+      low = this.scratch(n),
+      high = this.scratch(words),
+      bytes = (bits / 8) * n,
+      packed = this.arena.alloc(bytes);
+    this.drawHalf(low, 64, n);
+    this.drawHalf(high, 64, words);
+    this.kernels.subPackWide(packed, src, low, high, bits - 64, n);
     this.emit(packed, bytes, false);
     this.arena.release(top);
   };
@@ -249,18 +272,11 @@ export class Dealer extends LocalEngine implements DealContext {
       half = this.scratch(n);
     this.drawHalf(half, 64, n);
     this.kernels.xor(half, src, half, n);
-    this.send(half, 64, n);
+    this.emit(half, 8 * n, false);
     this.arena.release(top);
   };
 
   readonly dealBoth = (pointer: number, bytes: number): void => this.emit(pointer, bytes, true);
 
   readonly roots = (dst: number, party: 0 | 1, n: number): void => this.rootStreams[party].draw(dst, this.gateNumber, 64, 2 * n);
-
-  private send(src: number, bits: number, n: number): void {
-    const bytes = n * Math.ceil(bits / 8),
-      packed = this.arena.alloc(bytes);
-    this.kernels.pack(packed, src, bits, n);
-    this.emit(packed, bytes, false);
-  }
 }

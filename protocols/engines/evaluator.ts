@@ -10,7 +10,7 @@ import type { Tensor, WeightWire } from '../tensor.ts';
 import { MAX_TAKE_BYTES, type DealtSource, type InputEffect, type Program } from './effects.ts';
 import type { SecretSource } from './engine.ts';
 import { LocalEngine } from './local.ts';
-import { Stream } from './streams.ts';
+import { highWords, Stream } from './streams.ts';
 
 /** 32-byte keys of one evaluator, one a purpose; `tweak` is public, 16 bytes. `dealt` is used by P0 alone. */
 export interface EvaluatorKeys {
@@ -202,8 +202,9 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
 
   readonly receiveWide = (lo: number, hi: number, bits: number, n: number): void => {
     if (this.party === 0) {
-      this.halves.draw(lo, this.gateNumber, 64, n);
-      this.halves.draw(hi, this.gateNumber, bits - 64, n);
+      const top = this.mark();
+      this.halves.drawWide(lo, hi, this.scratch(highWords(bits, n)), this.gateNumber, bits, n);
+      this.release(top);
     } else this.kernels.unpackWide(lo, hi, this.source.take(Math.ceil(bits / 8) * n), bits - 64, n);
   };
 

@@ -12,7 +12,7 @@ import type { DealerKeys } from './dealer.ts';
 import type { Program } from './effects.ts';
 import type { SecretSource } from './engine.ts';
 import { LocalEngine } from './local.ts';
-import { Stream } from './streams.ts';
+import { highWords, Stream } from './streams.ts';
 
 /** The dealer's keys that determine masks and halves, and the evaluators' public coins. */
 export type FixedKeys = Pick<DealerKeys, 'mask0' | 'mask1' | 'dealt0' | 'tweak'> & { readonly coins: Uint8Array };
@@ -126,6 +126,12 @@ export class Fixed extends LocalEngine implements FixedContext {
 
   // ---- see FixedContext -----------------------------------------------------------------------------------------------------------------
   readonly half = (dst: number, bits: number, n: number): void => this.halves.draw(dst, this.gateNumber, bits, n);
+
+  readonly halfWide = (lo: number, hi: number, bits: number, n: number): void => {
+    const top = this.mark();
+    this.halves.drawWide(lo, hi, this.scratch(highWords(bits, n)), this.gateNumber, bits, n);
+    this.release(top);
+  };
 
   readonly masked = (dst: number, x: Tensor): void => {
     this.kernels.add(dst, x.lane, x.mask, x.size);

@@ -23,6 +23,16 @@ export class Stream {
     this.kernels.prg(dst, this.key, gate, 0, first, bits, n);
   }
 
+  /**
+   * The next n elements of 64 + hiBits bits (whole bytes): n elements of the stream for lo u64[n], then as many as hold the upper bytes one after another, for
+   * hi u64[n]. `words`: space for u64[highWords].
+   */
+  drawWide(lo: number, hi: number, words: number, gate: number, bits: number, n: number): void {
+    this.draw(lo, gate, 64, n);
+    this.draw(words, gate, 64, highWords(bits, n));
+    this.kernels.unpack(hi, words, bits - 64, n);
+  }
+
   /** The same draw as a job for a bulk backend: they count as drawn. */
   job(dst: number, gate: number, bits: number, n: number): PrgJob {
     if (gate !== this.gate) {
@@ -39,3 +49,6 @@ export class Stream {
     this.kernels.prg(dst, this.key, gate, 0, 0, bits, n);
   }
 }
+
+/** Elements of a stream that hold the bytes above 64 bits of n elements. */
+export const highWords = (bits: number, n: number): number => Math.ceil(((bits - 64) * n) / 64);

@@ -29,7 +29,8 @@ export interface ExpParams extends ExpPlan {
 
 const MASK_SCALE = 34,
   PUBLIC_SCALE = 18,
-  ELEMENT_BYTES = 11;
+  WIDE_BITS = 88,
+  ELEMENT_BYTES = WIDE_BITS / 8;
 
 export const expTable: Gate<ExpParams> = {
   name: 'expTable',
@@ -50,7 +51,7 @@ export const expTable: Gate<ExpParams> = {
     ys.forEach((y, s) => x!.forEach((v, i) => (y[i] = Math.exp(v - p.shifts[s]!))));
   },
   fixed(context, p, [x], ys) {
-    const { kernels: k, scratch, masked, half, mark, release } = context,
+    const { kernels: k, scratch, masked, halfWide, mark, release } = context,
       cells = 2 ** p.cellsLog2;
     const m = scratch(x!.size);
     masked(m, x!);
@@ -63,12 +64,10 @@ export const expTable: Gate<ExpParams> = {
         lo1 = scratch(n * cells),
         hi1 = scratch(n * cells),
         part = scratch(n);
-      half(lo0, 64, n * cells);
-      half(hi0, 24, n * cells);
-      k.fill(lo1, 0, n * cells);
+      halfWide(lo0, hi0, WIDE_BITS, n * cells);
       k.fill(hi1, 0, n * cells);
-      k.expDeal(lo1, hi1, x!.mask + at, p.domainBits, p.cellsLog2, p.tables.pointer, n);
-      k.subWide(lo1, hi1, lo0, hi0, 24, n * cells);
+      k.expDeal(lo1, x!.mask + at, p.domainBits, p.cellsLog2, p.tables.pointer, n);
+      k.subWide(lo1, hi1, lo0, hi0, WIDE_BITS - 64, n * cells);
       ys.forEach((y, s) => {
         k.expEvaluate(y.lane + at, m + at, lo0, hi0, 0, p.domainBits, p.cellsLog2, p.tables.pointer, s, shiftOf(p), n);
         k.expEvaluate(part, m + at, lo1, hi1, 1, p.domainBits, p.cellsLog2, p.tables.pointer, s, shiftOf(p), n);
@@ -82,12 +81,11 @@ export const expTable: Gate<ExpParams> = {
       tables = p.tables.pointer,
       cells = 2 ** cellsLog2;
     for (const [from, n] of chunks(x!.size, ELEMENT_BYTES * cells)) {
-      const r = x!.mask + 8 * from,
-        hi = 8 * n * cells;
+      const r = x!.mask + 8 * from;
       later(
-        2 * n * cells,
-        (lo) => [{ kind: 'exp', lo, hi: lo + hi, r, domainBits, cellsLog2, tables, n }],
-        (lo) => dealWide(lo, lo + hi, 88, n * cells),
+        n * cells,
+        (dst) => [{ kind: 'exp', dst, r, domainBits, cellsLog2, tables, n }],
+        (factors) => dealWide(factors, WIDE_BITS, n * cells),
       );
     }
   },
@@ -98,7 +96,7 @@ export const expTable: Gate<ExpParams> = {
         m = scratch(n),
         lo = scratch(n * cells),
         hi = scratch(n * cells);
-      receiveWide(lo, hi, 88, n * cells);
+      receiveWide(lo, hi, WIDE_BITS, n * cells);
       k.addScalar(m, x!.lane + 8 * from, -p.low, n);
       ys.forEach((y, s) => k.expEvaluate(y.lane + 8 * from, m, lo, hi, party, p.domainBits, p.cellsLog2, p.tables.pointer, s, shiftOf(p), n));
       release(top);

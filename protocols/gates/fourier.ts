@@ -63,7 +63,7 @@ export const fourier: Gate<FourierParams> = {
     x!.forEach((v, i) => (y![i] = f(v)));
   },
   fixed(context, p, [x, linear], [y]) {
-    const { kernels: k, scratch, masked, half, mark, release } = context,
+    const { kernels: k, scratch, masked, halfWide, mark, release } = context,
       m = scratch(x!.size);
     masked(m, x!);
     k.mulScalar(y!.lane, linear!.lane, slopeOf(p), x!.size, 0);
@@ -80,8 +80,7 @@ export const fourier: Gate<FourierParams> = {
           low0 = scratch(count),
           high0 = scratch(count);
         k.signWords(high, factors, WIDE_BITS - 64, count);
-        half(low0, 64, count);
-        half(high0, WIDE_BITS - 64, count);
+        halfWide(low0, high0, WIDE_BITS, count);
         k.subWide(factors, high, low0, high0, WIDE_BITS - 64, count);
         k.fourierEvaluateWide(y!.lane + at, m + at, low0, high0, 0, p.periodBits, p.terms, p.tables.pointer, p.drop, n);
         k.fourierEvaluateWide(y!.lane + at, m + at, factors, high, 1, p.periodBits, p.terms, p.tables.pointer, p.drop, n);
@@ -89,21 +88,16 @@ export const fourier: Gate<FourierParams> = {
       release(top);
     }
   },
-  deal({ kernels: k, deal, dealWide, later }, p, [x]) {
+  deal({ deal, dealWide, later }, p, [x]) {
     const { periodBits, terms } = p,
       tables = p.tables.pointer;
     for (const [from, n] of chunks(x!.size, 16 * terms)) {
       const count = 2 * terms * n,
         r = x!.mask + 8 * from;
       later(
-        p.drop === 0 ? count : 2 * count,
+        count,
         (dst) => [{ kind: 'fourier', dst, r, periodBits, terms, tables, n }],
-        (factors) => {
-          if (p.drop === 0) return deal(factors, p.bits, count);
-          const high = factors + 8 * count;
-          k.signWords(high, factors, WIDE_BITS - 64, count);
-          dealWide(factors, high, WIDE_BITS, count);
-        },
+        (factors) => (p.drop === 0 ? deal(factors, p.bits, count) : dealWide(factors, WIDE_BITS, count)),
       );
     }
   },

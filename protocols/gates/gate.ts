@@ -44,10 +44,10 @@ export interface GateContext {
 }
 
 export interface DealContext extends GateContext {
-  /** Shares u64[n] over Z_2^bits: P0's half is the next n elements of its stream, P1's half is sent. Clobbers src. */
+  /** Shares u64[n] over Z_2^bits: P0's half is the next n elements of its stream, P1's half is sent. */
   deal(src: number, bits: number, n: number): void;
-  /** The same over Z_2^bits, 64 < bits <= 96, as (lo, hi); clobbers both. */
-  dealWide(lo: number, hi: number, bits: number, n: number): void;
+  /** The same over Z_2^bits, 64 < bits <= 96 (whole bytes), of i64[n]. */
+  dealWide(src: number, bits: number, n: number): void;
   /** XOR-shares n 64-bit words. Clobbers src. */
   dealWords(src: number, n: number): void;
   /**
@@ -76,6 +76,7 @@ export interface EvaluateContext extends GateContext {
 export interface FixedContext extends GateContext {
   /** P0's stream halves, in the order in which `deal` draws them: what the split of a dealt value depends on. */
   half(dst: number, bits: number, n: number): void;
+  halfWide(lo: number, hi: number, bits: number, n: number): void;
   /** dst = m of a wire whose lane is its value. */
   masked(dst: number, wire: Tensor): void;
 }

@@ -160,12 +160,18 @@ export interface RopeTables {
   readonly fraction: number;
 }
 
-/** Rotary embedding (half rotation) of the `heads` heads that start at column `from` of rows with `stride` columns. */
+/** Rotary embedding (half rotation) of the `heads` heads that start at column `from` of rows with `stride` columns. Rows before position 0 are at position 0. */
 export const rope = (t: RopeTables, rows: number, stride: number, from: number, heads: number, dim: number, position: number): Linear => ({
   name: 'rope',
   size: rows * heads * dim,
   scale: t.fraction,
-  integer: (k, dst, src) => k.rope(dst, src + 8 * from, stride, t.cos.pointer, t.sin.pointer, position, rows, heads, dim),
+  integer(k, dst, src) {
+    const before = Math.min(rows, Math.max(0, -position)),
+      turn = (first: number, count: number, at: number): void =>
+        k.rope(dst + 8 * first * heads * dim, src + 8 * (first * stride + from), stride, t.cos.pointer, t.sin.pointer, at, count, heads, dim);
+    for (let r = 0; r < before; r++) turn(r, 1, 0);
+    if (before < rows) turn(before, rows - before, position + before);
+  },
   real(dst, src) {
     const half = dim / 2,
       unit = 2 ** -t.fraction;
@@ -174,8 +180,9 @@ export const rope = (t: RopeTables, rows: number, stride: number, from: number, 
         for (let j = 0; j < half; j++) {
           const a = src[r * stride + from + h * dim + j]!,
             b = src[r * stride + from + h * dim + j + half]!;
-          const c = t.cos.array[(position + r) * half + j]! * unit,
-            s = t.sin.array[(position + r) * half + j]! * unit,
+          const at = Math.max(0, position + r) * half + j,
+            c = t.cos.array[at]! * unit,
+            s = t.sin.array[at]! * unit,
             o = (r * heads + h) * dim + j;
           dst[o] = a * c - b * s;
           dst[o + half] = b * c + a * s;
@@ -317,17 +324,17 @@ export const anyOf = (groups: number, rows: number, cols: number): Linear => ({
 /** Ranges of slots of a cache, from .. to - 1, that no token fills. */
 export type Slots = readonly (readonly [from: number, to: number])[];
 
-/** Packed rows of the given lengths; a slot that no token fills takes its row's first element: neither the row's maximum nor its range changes. */
+/** Packed rows of the given lengths; a slot that no token fills takes its row's first element of one that is filled: neither the row's maximum nor its range changes. */
 export const repeatFirst = (lengths: Constant<Uint32Array>, size: number, unused: Slots): Linear => ({
   name: 'repeatFirst',
   size,
   integer(k, dst, src) {
     k.copy(dst, src, size);
-    eachUnused(lengths, unused, (row, from, n) => k.copyRows(dst + 8 * from, 1, src + 8 * row, 0, n, 1));
+    eachUnused(lengths, unused, (first, from, n) => k.copyRows(dst + 8 * from, 1, src + 8 * first, 0, n, 1));
   },
   real(dst, src) {
     dst.set(src);
-    eachUnused(lengths, unused, (row, from, n) => dst.fill(src[row]!, from, from + n));
+    eachUnused(lengths, unused, (first, from, n) => dst.fill(src[first]!, from, from + n));
   },
 });
 
@@ -345,12 +352,20 @@ export const clearUnused = (lengths: Constant<Uint32Array>, size: number, unused
   },
 });
 
-function eachUnused(lengths: Constant<Uint32Array>, unused: Slots, visit: (row: number, from: number, n: number) => void): void {
+/** `first`: the row's first slot that is filled; where none is, its first. */
+function eachUnused(lengths: Constant<Uint32Array>, unused: Slots, visit: (first: number, from: number, n: number) => void): void {
+  const start = firstFilled(unused);
   let row = 0;
   for (const length of lengths.array) {
-    for (const [from, to] of unused) if (from < length) visit(row, row + from, Math.min(to, length) - from);
+    for (const [from, to] of unused) if (from < Math.min(to, length)) visit(row + (start < length ? start : 0), row + from, Math.min(to, length) - from);
     row += length;
   }
+}
+
+function firstFilled(unused: Slots): number {
+  let slot = 0;
+  for (const [from, to] of unused.toSorted((a, b) => a[0] - b[0])) if (from <= slot) slot = Math.max(slot, to);
+  return slot;
 }
 
 /** The same values, 2^bits finer. */

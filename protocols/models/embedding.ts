@@ -11,7 +11,7 @@ export function embedTokens(w: Pick<ModelWeights, 'shape' | 'embed' | 'positions
   ids.forEach((id, i) => {
     const row = out.subarray(i * width, (i + 1) * width);
     row.set(w.embed.subarray(id * width, (id + 1) * width));
-    if (w.positions) for (let c = 0; c < width; c++) row[c]! += w.positions[(position + i) * width + c]!;
+    if (w.positions) for (let c = 0; c < width; c++) row[c]! += w.positions[Math.max(0, position + i) * width + c]!;
     if (norm === 'layer') centre(row);
   });
   return out;

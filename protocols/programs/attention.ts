@@ -53,7 +53,9 @@ export interface Past {
   readonly position: number;
   /** Not known to the dealer, on whom nothing depends; undefined in a session's first turn, unless its prompt may be padded. */
   readonly unused: Slots | undefined;
-  /** New rows at the end that only pad a prompt. Not known to the dealer either. @default 0 */
+  /** Slots of the first turn that only pad its prompt, before it; of them a layer's eviction drops as many as it may. Not known to the dealer either. */
+  readonly padded?: readonly [from: number, to: number] | undefined;
+  /** The first ones of the new rows that are among them. @default 0 */
   readonly padding?: number;
 }
 
@@ -118,7 +120,7 @@ export function tileHeads(shape: { readonly heads: number; readonly kvHeads: num
 }
 
 /**
- * x: residual stream, wire [rows, width] 2^R. `queries` of the new tokens, the last ones that are no padding, attend (all, or fewer where only the last
+ * x: residual stream, wire [rows, width] 2^R. `queries` of the new tokens, the last ones, attend (all, or fewer where only the last
  * positions' output is wanted). Slots that no token fills: their logits are replaced by their row's first one (so they change no reference and leave no
  * domain), their probabilities by 0, both on shares, where the dealer has nothing to do. A layer that has dropped slots has the later ones so much further
  * down. Returns the attention's output, share [queries, width] 2^R in Z_2^64.
@@ -142,8 +144,9 @@ export function* attention(
     normed = yield* norm(e, layer.norm1, x, rows, width, 'squares');
   e.part = 'projections';
   const h = yield* operand(e, layer.q, normed),
-    padding = queries === rows ? 0 : (past.padding ?? 0),
-    hq = queries === rows ? h : e.linear(columns(1, rows * width, (rows - queries - padding) * width, queries * width), h),
+    hq = queries === rows ? h : e.linear(columns(1, rows * width, (rows - queries) * width, queries * width), h),
+    // Of the first new row: behind padding the prompt begins where it would without.
+    position = past.position - (past.padding ?? 0),
     [yq, yk, yv] = yield* e.open([yield* project(e, layer.q, hq, queries), yield* project(e, layer.k, h, rows), yield* project(e, layer.v, h, rows)]);
   const [q, k] = [yq!, yk!].map((y) => e.widen(y, y.scale - SCALE.activation)),
     v = e.widen(yv!, yv!.scale - SCALE.value);
@@ -155,8 +158,8 @@ export function* attention(
     turned = (y: Tensor, count: number, n: number, position: number, extra: number): { x: Tensor; bits: number } =>
       plan.rope ? { x: e.linear(rope(plan.rope, count, n * headDim, 0, n, headDim, position), y), bits: 44 + extra } : { x: y, bits: RING.logits + extra },
     [qw, kw, vw] = yield* e.open([
-      turned(q!, queries, heads, past.position + rows - queries - padding, choice && !choice.taken ? more : 0),
-      turned(k!, rows, kvHeads, past.position, more + SCALE.activation - cache.keys.scale),
+      turned(q!, queries, heads, position + rows - queries, choice && !choice.taken ? more : 0),
+      turned(k!, rows, kvHeads, position, more + SCALE.activation - cache.keys.scale),
       { x: v, bits },
     ]);
   const key = e.withHalves(e.narrow(kw!, kw!.scale - cache.keys.scale)),
@@ -214,7 +217,11 @@ export function* attention(
 export const pastOf = ({ dropped }: LayerCache, past: Past): Past => ({
   ...past,
   slots: past.slots - dropped,
-  unused: past.unused?.map(([from, to]) => [from - dropped, to - dropped]),
+  unused: past.unused && [
+    ...(past.padded ? [[past.padded[0], Math.max(past.padded[0], past.padded[1] - dropped)] as const] : []),
+    ...past.unused.map(([from, to]) => [from - dropped, to - dropped] as const),
+  ],
+  padded: undefined,
 });
 
 /** What the clusters of a layer that chooses by `minmax` represent after a step of `rows` tokens; `past`: the layer's own, before it. */
@@ -248,10 +255,13 @@ function* softmax(e: Engine, plan: ModelPlan, layer: LayerPlan, cache: LayerCach
     [p] = yield* e.open([{ x: past.unused ? e.linear(clearUnused(rows, size, past.unused), exp!) : exp!, bits }]);
   const sums = e.linear(segmentSum(rows), p!);
   e.note('sums', sums);
-  const [o, r] = yield* e.open([
-    e.mul(mix(shape), p!, cache.values),
-    { x: e.linear(transpose(heads, queries), e.windows(reciprocal, sums)), bits: bits + more },
-  ]);
+  let inverse = e.linear(transpose(heads, queries), e.windows(reciprocal, sums));
+  // Rows that pad the prompt have no vote.
+  if (cache.votes && past.unused) {
+    const padding = Math.max(0, (past.padding ?? 0) - (shape.past - past.slots));
+    inverse = e.linear(clearUnused(e.constant('tables', Uint32Array.of(inverse.size)), inverse.size, [[0, padding * heads]]), inverse);
+  }
+  const [o, r] = yield* e.open([e.mul(mix(shape), p!, cache.values), { x: inverse, bits: bits + more }]);
   if (cache.votes) vote(e, cache.votes, shape, p!, r!, more);
   const [on] = yield* e.open([e.mul(scaleRows(queries * heads, dim), o!, e.narrow(r!, more))]);
   e.note('attention', on!);

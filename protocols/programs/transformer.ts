@@ -20,8 +20,8 @@ import { keptRows, type Choice } from './mpcache/selection.ts';
 import { RING, type ModelPlan } from './plan.ts';
 
 /**
- * x: share [rows, width] 2^R, tokens at positions past.position .. past.position + rows - 1. Returns the residual stream of the last position that is no
- * padding before the final norm; with `allPositions` (calibration) that of all positions.
+ * x: share [rows, width] 2^R, tokens at positions past.position .. (behind those that pad a prompt). Returns the residual stream of the last position before
+ * the final norm; with `allPositions` (calibration) that of all positions.
  */
 export function* forward(
   e: Engine,
@@ -47,7 +47,7 @@ export function* forward(
     e.layer = l;
     e.note('input', current);
     const [xw] = yield* e.open([{ x: current, bits: layer.norm1.openBits }]);
-    const kept = queries === rows ? current : e.linear(row(rows - 1 - (past.padding ?? 0), width), current);
+    const kept = queries === rows ? current : e.linear(row(rows - 1, width), current);
     const attended = yield* attention(e, plan, layer, caches[l]!, xw!, rows, past, attending, choice),
       middle = e.add(kept, attending === queries ? attended : e.linear(row(attending - 1, width), attended));
     e.note('stream', middle);
@@ -99,8 +99,8 @@ export const TURN_ROWS = 64;
  * the slots of all turns together: tokens + answer - 1 each. `filled` slots before them get random keys and values, in a step of their own (benchmarks).
  * Scores by `minmax` need representatives of the prompt's clusters: made at the end of its last step (part 'representatives'). Where the policy evicts, the
  * last step of the first turn's prompt ends with it, after its output (part 'eviction'); filled slots compete like tokens of the prompt with `evictFilled`, and
- * stay otherwise. `padding`: so many of the first turn's rows, the last ones, only pad its prompt, and nothing attends to them; 0 at the dealer, which does
- * not know; undefined where no prompt is padded. A padded prompt needs the full cache.
+ * stay otherwise. `padding`: so many of the first turn's rows, the first ones, only pad its prompt: nothing attends to them, they have no vote, and in eviction
+ * they go before any token does; 0 at the dealer, which does not know; undefined where no prompt is padded. What survives is counted with them.
  */
 export function* session(
   e: Engine,
@@ -125,14 +125,16 @@ export function* session(
     most = first.tokens;
   if (voting) for (const { leader, votes } of voting.groups) caches[leader]!.votes = votes;
   if (padding !== undefined) past = unused;
+  const padded: Past['padded'] = padding ? [before, before + padding] : undefined;
   // Made in steps that are always run: of a prompt, after its output. What an answer's steps add is made again with the next prompt.
   function* settle(rows: number): Program<void> {
-    const missing = caches.flatMap((c) => representedBy(c, pastOf(c, { slots, position, unused: past }), rows) ?? []);
+    const missing = caches.flatMap((c) => representedBy(c, pastOf(c, { slots, position, unused: past, padded }), rows) ?? []);
     yield* represent(e, plan, missing);
     for (const { of } of missing) of.settled = of.made;
   }
-  function* through(x: Tensor, rows: number, padded: number): Program<Tensor> {
-    const hidden = yield* forward(e, plan, caches, yield* enter(e, plan, x, rows, position), rows, { slots, position, unused: past, padding: padded });
+  function* through(x: Tensor, rows: number, pads: number): Program<Tensor> {
+    const now: Past = { slots, position, unused: past, padded, padding: pads },
+      hidden = yield* forward(e, plan, caches, yield* enter(e, plan, x, rows, position), rows, now);
     return yield* leave(e, plan, hidden);
   }
   // Where keys move, each slot of the last answer has to be a wire.
@@ -145,12 +147,11 @@ export function* session(
       });
     if (moving.length > 0 && count > 0) yield* fillUnused(e, plan.shape.kvHeads, plan.shape.headDim, count, moving);
   }
-  function* run(x: Tensor, rows: number, settling: boolean, padded = 0): Program<void> {
+  function* run(x: Tensor, rows: number, settling: boolean, pads = 0): Program<void> {
     yield* fillAnswer(answered);
     answered = 0;
-    if (padded > 0) unused.push([slots + rows - padded, slots + rows]);
-    yield* e.output(yield* through(x, rows, padded));
-    if (voting) yield* evict(e, plan, voting, caches);
+    yield* e.output(yield* through(x, rows, pads));
+    if (voting) yield* evict(e, plan, voting, caches, undefined, padding);
     voting = undefined;
     if (settling) yield* settle(rows);
     e.endStep();
@@ -162,7 +163,7 @@ export function* session(
     e.endStep();
   }
   for (let turn: Turn | undefined = first; turn; turn = yield* e.turn()) {
-    let padded = turn === first ? (padding ?? 0) : 0;
+    let pads = turn === first ? (padding ?? 0) : 0;
     // What was chosen in a step that was passed over is not there.
     for (const { reused, representatives } of caches) {
       if (reused) reused.left = 0;
@@ -172,11 +173,11 @@ export function* session(
       const mark = e.mark(),
         rows = Math.min(left, most);
       left -= rows;
-      yield* run(yield* e.input(rows * cols, scale, bits), rows, left === 0, padded);
+      yield* run(yield* e.input(rows * cols, scale, bits), rows, left === 0, pads);
       e.release(mark);
       slots += rows;
-      position += rows - padded;
-      padded = 0;
+      position += rows - pads;
+      pads = 0;
     }
     most = TURN_ROWS;
     const end = slots + turn.answer - 1;

@@ -6,16 +6,13 @@ import { working } from './working';
 
 // ---- expTable -----------------------------------------------------------------------------------------------------------------
 
-export function expDeal(lo: usize, hi: usize, r: usize, domainBits: i32, cellsLog2: i32, tables: usize, n: i32): void {
-  const cells = 1 << cellsLog2, cellBits = <u64>(domainBits - cellsLog2), mask = maskOf(domainBits), low = maskOf(domainBits - cellsLog2);
-  for (let i = 0; i < n; i++) {
-    const R = load<u64>(r + (<usize>i << 3)) & mask, cell = <i32>(R >> cellBits), rho = R & low;
+export function expDeal(dst: usize, r: usize, domainBits: i32, cellsLog2: i32, tables: usize, n: i32): void {
+  const row = <usize>8 << cellsLog2, cellBits = <u64>(domainBits - cellsLog2), mask = maskOf(domainBits), low = maskOf(domainBits - cellsLog2);
+  for (let i = 0; i < n; i++, dst += row) {
+    const R = load<u64>(r + (<usize>i << 3)) & mask, rho = R & low;
     const e = (load<u64>(tables + 2048 + (<usize>(rho >> 8) << 3)) * load<u64>(tables + (<usize>(rho & 255) << 3)) + (<u64>1 << 28)) >> 29;
-    for (let c = 0; c < cells; c++, lo += 8, hi += 8) {
-      const add = e & -<u64>(c == cell), a = load<u64>(lo) + add;
-      store<u64>(lo, a);
-      store<u64>(hi, (load<u64>(hi) + u64(a < add)) & 0xffffff);
-    }
+    for (let at: usize = 0; at < row; at += 8) store<u64>(dst + at, 0);
+    store<u64>(dst + (<usize>(R >> cellBits) << 3), e);
   }
 }
 

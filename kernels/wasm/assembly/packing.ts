@@ -49,6 +49,16 @@ export function unpack(dst: usize, src: usize, bits: i32, n: i32): void {
   }
 }
 
+export function subPack(dst: usize, a: usize, b: usize, bits: i32, n: i32): void {
+  const width = <usize>((bits + 7) >> 3), mask = maskOf(bits), safe = n - 8;
+  let i = 0;
+  for (; i < safe; i++, a += 8, b += 8, dst += width) store<u64>(dst, (load<u64>(a) - load<u64>(b)) & mask);
+  for (; i < n; i++, a += 8, b += 8, dst += width) {
+    let rest = (load<u64>(a) - load<u64>(b)) & mask;
+    for (let j: usize = 0; j < width; j++, rest >>= 8) store<u8>(dst + j, <u8>rest);
+  }
+}
+
 export function subWide(lo: usize, hi: usize, lo0: usize, hi0: usize, hiBits: i32, n: i32): void {
   const mask = maskOf(hiBits);
   for (let i = 0; i < n; i++, lo += 8, hi += 8, lo0 += 8, hi0 += 8) {
@@ -58,17 +68,22 @@ export function subWide(lo: usize, hi: usize, lo0: usize, hi0: usize, hiBits: i3
   }
 }
 
-export function packWide(dst: usize, lo: usize, hi: usize, hiBits: i32, n: i32): i32 {
-  const mask = maskOf(hiBits), width = <usize>(hiBits >> 3);
-  let bad: i32 = 0;
-  for (let i = 0; i < n; i++, lo += 8, hi += 8, dst += 8 + width) {
-    const h = load<u64>(hi), high = i32(h > mask), keep = <u64>high - 1;
-    bad += high;
-    store<u64>(dst, load<u64>(lo) & keep);
-    let rest = h & keep;
-    for (let b: usize = 0; b < width; b++, rest >>= 8) store<u8>(dst + b, <u8>rest, 8);
+export function subPackWide(dst: usize, a: usize, lo0: usize, hi0: usize, hiBits: i32, n: i32): void {
+  const width = <usize>(hiBits >> 3), safe = n - 4;
+  let i = 0;
+  for (; i < safe; i++, a += 8, lo0 += 8, hi0 += width, dst += 8 + width) {
+    const v = load<u64>(a), low = load<u64>(lo0);
+    store<u64>(dst, v - low);
+    store<u32>(dst, <u32>((<u64>(<i64>v >> 63)) - <u64>load<u32>(hi0) - u64(v < low)), 8);
   }
-  return bad;
+  for (; i < n; i++, a += 8, lo0 += 8, hi0 += width, dst += 8 + width) {
+    const v = load<u64>(a), low = load<u64>(lo0);
+    let high: u64 = 0;
+    for (let b = width; b > 0; b--) high = (high << 8) | <u64>load<u8>(hi0 + b - 1);
+    high = (<u64>(<i64>v >> 63)) - high - u64(v < low);
+    store<u64>(dst, v - low);
+    for (let b: usize = 0; b < width; b++, high >>= 8) store<u8>(dst + b, <u8>high, 8);
+  }
 }
 
 export function unpackWide(lo: usize, hi: usize, src: usize, hiBits: i32, n: i32): void {

@@ -6,12 +6,15 @@
  * become a selector matrix S by point functions, opened masked, and S K and S V are opened as the cache's new keys and values. A token that is the t-th can only
  * land in slots t - (tokens - kept) .. t, so S is a band, and only that is made, in blocks of tokens. Layers of a sharing group take the S of their first.
  *
+ * A prompt that is padded to a public length keeps what that length says: padding stands before the tokens, votes for nothing and has a level below all of theirs, so
+ * that it goes first, and what is left of it, where there are fewer tokens than survivors, are the first of the survivors' slots.
+ *
  * Source: MPCache (arXiv 2501.06807, section 3.1); on masked wires Cachet DESIGN 2, `compact`. Reveals nothing. Rounds: 1 + 1 + (slots) + 2 for each layer that
  * chooses and each tile of S. Online: 2 ceil(a / 8) bytes an element of S (a: the values' ring), and 8 + 2 ceil(a / 8) for a key's and a value's element that is kept.
  */
 import type { Program } from '../../engines/effects.ts';
 import type { Engine } from '../../engines/engine.ts';
-import { columns, pairsOf, transpose } from '../../gates/linear.ts';
+import { clearUnused, columns, pairsOf, transpose } from '../../gates/linear.ts';
 import { selectRows, type Block } from '../../gates/mul.ts';
 import { onehot } from '../../gates/onehot.ts';
 import type { ModelShape } from '../../models/config.ts';
@@ -19,6 +22,7 @@ import { chooserOf, keptTokens, votingQueries, type Policy, type StaticPolicy } 
 import { share, wire, type Tensor } from '../../tensor.ts';
 import { tileHeads, type LayerCache, type Votes } from '../attention.ts';
 import { RING, type ModelPlan } from '../plan.ts';
+import { equalRuns } from './clusters.ts';
 import { ceilLog2, largest, LEVEL_BITS, LEVEL_OPEN_BITS, levelsOf, OPEN_SCALE, wholeLevels } from './importance.ts';
 import { rankBits } from './ranking.ts';
 import { MOST_BY_PAIRS, slotsByHistogram, slotsByPairs } from './slots.ts';
@@ -89,12 +93,15 @@ export function evictionBytes(shape: ModelShape, rule: StaticPolicy, tokens: num
   return 8 * (16 * importances + 40 * shape.layers * tokens + 16 * pairs + 10 * Math.min(TILE, tokens * (tokens + BLOCK)) + 8 * moved) + (8 << 20);
 }
 
-/** Drops what the votes say; the caches' slots move down. `tile`: elements of a selector at once; bounds the memory. */
-export function* evict(e: Engine, plan: ModelPlan, eviction: Eviction, caches: readonly LayerCache[], tile = TILE): Program<void> {
+/**
+ * Drops what the votes say; the caches' slots move down. `tile`: elements of a selector at once; bounds the memory. `padding`: of the slots that compete the first
+ * ones that no token fills, 0 at the dealer; undefined where no prompt is padded.
+ */
+export function* evict(e: Engine, plan: ModelPlan, eviction: Eviction, caches: readonly LayerCache[], tile = TILE, padding?: number): Program<void> {
   const top = e.mark();
   e.part = 'eviction';
   for (const { leader } of eviction.groups) caches[leader]!.votes = undefined;
-  const levels = yield* levelsOfAll(e, plan, eviction);
+  const levels = yield* levelsOfAll(e, plan, eviction, padding);
   for (const kept of new Set(eviction.groups.map((g) => g.kept))) {
     const groups = eviction.groups.filter((g) => g.kept === kept),
       mark = e.mark(),
@@ -108,7 +115,7 @@ export function* evict(e: Engine, plan: ModelPlan, eviction: Eviction, caches: r
 }
 
 /** Levels of importance of all layers that choose, wires of LEVEL_BITS bits, by layer. */
-function* levelsOfAll(e: Engine, plan: ModelPlan, { groups, tokens }: Eviction): Program<Map<number, Tensor>> {
+function* levelsOfAll(e: Engine, plan: ModelPlan, { groups, tokens }: Eviction, padding: number | undefined): Program<Map<number, Tensor>> {
   const { heads } = plan.shape,
     importances = yield* e.open(groups.map((g) => (g.votes.perHead ? g.votes.into : sumOf(e, g.votes.into, tokens)))),
     rows = groups[0]!.votes.queries * (groups[0]!.votes.perHead ? 1 : heads);
@@ -117,7 +124,8 @@ function* levelsOfAll(e: Engine, plan: ModelPlan, { groups, tokens }: Eviction):
     e.note('importance', x);
     const kept = e.zeros(share(x.size, 64, OPEN_SCALE)),
       mark = e.mark();
-    e.store(kept, 0, x.size, levelsOf(e, x, rows, tokens), 0, x.size, 1, x.size);
+    const own = levelsOf(e, x, rows, tokens);
+    e.store(kept, 0, x.size, padding === undefined ? own : belowAll(e, own, tokens, padding), 0, x.size, 1, x.size);
     e.release(mark);
     return { x: kept, bits: LEVEL_OPEN_BITS };
   });
@@ -125,6 +133,10 @@ function* levelsOfAll(e: Engine, plan: ModelPlan, { groups, tokens }: Eviction):
     chosen = groups[0]!.votes.perHead ? yield* largest(e, levels, heads, tokens) : levels;
   return new Map(groups.map((g, i) => [g.leader, chosen[i]!]));
 }
+
+/** Levels, share [.., tokens]: 0 for the first `padding` tokens, and for the others, whose least is 1, one more: however they are rounded they stay above it. */
+const belowAll = (e: Engine, levels: Tensor, tokens: number, padding: number): Tensor =>
+  e.linear(clearUnused(e.constant('tables', equalRuns(levels.size / tokens, tokens)), levels.size, [[0, padding]]), e.addConstant(levels, 1));
 
 /** Sum of the tiles' votes. */
 function sumOf(e: Engine, x: Tensor, tokens: number): Tensor {
