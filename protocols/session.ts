@@ -9,7 +9,7 @@ import type { BulkRunner, DealtSink, DealtSource, Program, Turn } from './engine
 import type { Trace } from './engines/engine.ts';
 import { Evaluator, type EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
-import { checkPolicy, policySchema } from './policy.ts';
+import { checkPolicy, policyDifference, policySchema } from './policy.ts';
 import { evictionBytes } from './programs/mpcache/eviction.ts';
 import { REPRESENTATIVES_BYTES } from './programs/mpcache/representatives.ts';
 import { session, TURN_ROWS } from './programs/transformer.ts';
