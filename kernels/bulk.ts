@@ -9,7 +9,7 @@ import { SET, type Kernels } from './kernels.ts';
 
 /**
  * dst[b, r, c] = sum_i x[b, r, i] y[b, c, i] mod 2^bits; the upper bits are arbitrary. Batches and rows have strides; elements of a row of dst and of x are
- * adjacent. y of a batch is [cols, inner], or with `transposed` [inner, cols].
+ * adjacent. y of a batch is [cols, inner], or with `transposed` [inner, cols]; its elements have `yBits`: 64, or packed 32 for a result of no more and not `transposed`.
  */
 export interface GemmJob {
   readonly kind: 'gemm';
@@ -21,6 +21,7 @@ export interface GemmJob {
   readonly xRow: number;
   readonly y: number;
   readonly yBatch: number;
+  readonly yBits: 32 | 64;
   readonly transposed: boolean;
   readonly batch: number;
   readonly rows: number;
@@ -124,8 +125,9 @@ function gemmInPlace(k: Kernels, j: GemmJob): void {
     for (let r = 0; r < j.rows; r++) {
       const dst = j.dst + 8 * (b * j.dstBatch + r * j.dstRow),
         x = j.x + 8 * (b * j.xBatch + r * j.xRow),
-        y = j.y + 8 * b * j.yBatch;
-      if (j.transposed) k.mix(dst, x, y, 1, 1, 1, j.cols, j.inner - 1, j.inner, SET);
+        y = j.y + (j.yBits / 8) * b * j.yBatch;
+      if (j.yBits === 32) k.gemmRing(dst, x, y, 1, j.inner, j.cols, 32, SET);
+      else if (j.transposed) k.mix(dst, x, y, 1, 1, 1, j.cols, j.inner - 1, j.inner, SET);
       else k.scores(dst, x, y, 1, 1, 1, j.inner, j.cols - 1, j.cols, j.bits, SET);
     }
 }
@@ -143,7 +145,7 @@ export function inputsOf(j: BulkJob): readonly Region[] {
       const last = j.batch - 1;
       return [
         { pointer: j.x, bytes: 8 * (last * j.xBatch + (j.rows - 1) * j.xRow + j.inner) },
-        { pointer: j.y, bytes: 8 * (last * j.yBatch + j.cols * j.inner) },
+        { pointer: j.y, bytes: (j.yBits / 8) * (last * j.yBatch + j.cols * j.inner) },
       ];
     }
     case 'prg':

@@ -120,14 +120,6 @@ export function checkSpec(artefact: Artefact, spec: SessionSpec): void {
       got: spec.weights,
       hint: 'give all parties and the client their part of the same model',
     });
-  if (spec.weights === 'private' && spec.dealer === 'store')
-    throw new CachetError({
-      code: 'policy',
-      what: 'private weights with a store',
-      expected: 'open weights, or a helper: units are dealt for open weights',
-      got: 'private weights',
-      hint: '--helper server',
-    });
   checkPolicy(spec.policy, artefact.shape);
   if (spec.dealer === 'store' && (spec.filled > 0 || spec.context !== turnSlots(firstTurn(spec))))
     throw new CachetError({

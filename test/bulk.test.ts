@@ -45,6 +45,7 @@ const gemm = (dst: number, batch: number, rows: number, inner: number, cols: num
   xRow: inner,
   y: B,
   yBatch: cols * inner,
+  yBits: 64,
   transposed: false,
   batch,
   rows,
@@ -61,6 +62,11 @@ const lists: Readonly<Record<string, readonly BulkJob[]>> = {
     gemm(D, 1, 1, 64, 70, { transposed: true }),
     gemm(D + 65536, 3, 2, 37, 5, { transposed: true }),
     gemm(D + 131072, 2, 19, 50, 21, { transposed: true }),
+  ],
+  'gemm: y of 32 bits': [
+    gemm(D, 2, 3, 48, 17, { yBits: 32, bits: 32 }),
+    gemm(D + 65536, 1, 1, 200, 70, { yBits: 32, bits: 32 }),
+    gemm(D + 131072, 1, 19, 40, 21, { yBits: 32, bits: 30 }),
   ],
   'gemm: strides, gaps in the result, shared operands': [
     gemm(D, 3, 2, 16, 9, { dstBatch: 100, dstRow: 20, xBatch: 64, xRow: 16, yBatch: 1000 }),

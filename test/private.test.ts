@@ -221,7 +221,6 @@ describe('a session with private weights', () => {
     } as const;
     expect(() => checkSpec(parts.client, spec)).not.toThrow();
     expect(() => checkSpec(parts.client, { ...spec, dealer: 'client' })).toThrow(/a dealer knows the weights' masks; .*--helper server/);
-    expect(() => checkSpec(parts.client, { ...spec, dealer: 'store' })).toThrow(/private weights with a store; expected open weights, or a helper/);
     expect(() => checkSpec(parts.client, { ...spec, weights: 'open' })).toThrow(/session with open weights over a model of private ones/);
   });
 });

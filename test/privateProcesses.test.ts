@@ -10,6 +10,7 @@ import { generate } from '../client/generate.ts';
 import { PrivateSession, type SessionOptions } from '../client/session.ts';
 import type { StepsRow } from '../party/bench/steps.ts';
 import { Trio } from '../party/launch.ts';
+import { reach } from '../party/reach.ts';
 import { connect } from '../party/sockets.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { meterSession } from '../protocols/cost.ts';
@@ -74,6 +75,26 @@ describe('three processes with private weights', () => {
     expect(count).toBeGreaterThan(1);
     expect(figures(session!.reports)).toEqual(figures(meterSession(artefact, lengths).steps));
     expect((await trio.ended(session!.id)).map((e) => e.error)).toEqual([undefined, undefined, undefined]);
+  });
+
+  it('answer from a store, which the helper of the model has dealt', async () => {
+    const c = cases[0]!,
+      store = join(folder, 'store'),
+      unit = ['--prefill', '56', '--tokens', String(c.continuationIds.length), '--count', '1', '--out', store],
+      of = { p0: part('p0'), p1: part('p1') };
+    await expect(run(process.execPath, [cli, 'deal', '--model', part('p0'), ...unit])).rejects.toThrow(
+      /another role's part of a private model; expected the part of helper/,
+    );
+    await run(process.execPath, [cli, 'deal', '--model', part('helper'), ...unit, '--json']);
+    const two = await Trio.start(part('client'), { roles: ['p0', 'p1'], models: of, store, ledger: join(folder, 'ledger') });
+    try {
+      const ids: number[] = [],
+        reached = reach(two.config, artefact, 'store', new AbortController().signal);
+      for await (const id of generate({ ...reached, artefact, maxTokens: c.continuationIds.length, promptIds: c.promptIds })) ids.push(id);
+      expect(ids).toEqual(c.continuationIds);
+    } finally {
+      await two.stop();
+    }
   });
 
   it('have turns whose allowance is passed over', async () => {

@@ -83,11 +83,12 @@ function digitsOfX(memory: WebAssembly.Memory, job: GemmJob, b: number, digits: 
 /** [cols, inner]: one digit. */
 function digitOfY(memory: WebAssembly.Memory, job: GemmJob, b: number, digit: number): Uint8Array {
   const { inner, cols } = job,
-    from = job.y + 8 * b * job.yBatch + digit,
-    bytes = new Uint8Array(memory.buffer, from, 8 * inner * cols - digit),
+    size = job.yBits / 8,
+    from = job.y + size * b * job.yBatch + digit,
+    bytes = new Uint8Array(memory.buffer, from, size * inner * cols - digit),
     out = new Uint8Array(inner * cols);
-  if (job.transposed) for (let i = 0, at = 0; i < inner; i++) for (let c = 0; c < cols; c++, at += 8) out[c * inner + i] = bytes[at]!;
-  else for (let e = 0; e < out.length; e++) out[e] = bytes[8 * e]!;
+  if (job.transposed) for (let i = 0, at = 0; i < inner; i++) for (let c = 0; c < cols; c++, at += size) out[c * inner + i] = bytes[at]!;
+  else for (let e = 0; e < out.length; e++) out[e] = bytes[size * e]!;
   return out;
 }
 

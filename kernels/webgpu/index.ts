@@ -185,7 +185,7 @@ function dispatchOf(j: BulkJob, to: number, offsetOf: (pointer: number) => numbe
     case 'gemm': {
       const { batch, rows, inner, cols } = j,
         strides = j.transposed ? [1, cols] : [inner, 1],
-        parameters = [to, offsetOf(j.x), offsetOf(j.y), batch, rows, inner, cols, j.xBatch, j.xRow, j.yBatch, ...strides, j.bits <= 32 ? 1 : 0];
+        parameters = [to, offsetOf(j.x), offsetOf(j.y), batch, rows, inner, cols, j.xBatch, j.xRow, j.yBatch, ...strides, j.bits <= 32 ? 1 : 0, j.yBits / 32];
       const [shader, groups]: [Shader, Dispatch['groups']] =
         rows >= TILE_ROWS
           ? ['tile', [Math.ceil(cols / TILE), Math.ceil(rows / TILE), batch]]

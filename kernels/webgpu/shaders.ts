@@ -30,14 +30,18 @@ fn product(a: vec2u, b: vec2u) -> vec2u {
 fn lane(group: vec3u, local: u32) -> u32 { return (group.y * 32768u + group.x) * 64u + local; }
 `;
 
-/** p: result, x, y; batch, rows, inner, cols; strides of x: batch, row; of y: batch, column, inner; 1 if 32 bits are enough. */
+/** p: result, x, y; batch, rows, inner, cols; strides of x: batch, row; of y: batch, column, inner; 1 if 32 bits are enough; words of an element of y. */
 const GEMM = /* wgsl */ `
 fn multiplyAdd(sum: vec2u, a: vec2u, b: vec2u) -> vec2u {
   if (p[12] == 1u) { return vec2u(sum.x + a.x * b.x, 0u); }
   return add(sum, product(a, b));
 }
 fn xAt(b: u32, r: u32, i: u32) -> vec2u { return element(p[1] + 2u * (b * p[7] + r * p[8] + i)); }
-fn yAt(b: u32, c: u32, i: u32) -> vec2u { return element(p[2] + 2u * (b * p[9] + c * p[10] + i * p[11])); }
+fn yAt(b: u32, c: u32, i: u32) -> vec2u {
+  let at = p[2] + p[13] * (b * p[9] + c * p[10] + i * p[11]);
+  if (p[13] == 1u) { return vec2u(source[at], 0u); }
+  return element(at);
+}
 `;
 
 const ROW = /* wgsl */ `

@@ -39,6 +39,7 @@ export function trials(small = false): { readonly memory: WebAssembly.Memory; re
     xRow: inner,
     y: random(batch * inner * cols),
     yBatch: inner * cols,
+    yBits: 64,
     transposed: false,
     batch,
     rows,

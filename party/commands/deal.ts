@@ -4,6 +4,7 @@ import { EMBEDDED_MODEL, readPolicy } from '../../client/node.ts';
 import { meterSession } from '../../protocols/cost.ts';
 import { openBulk } from '../bulk/thread.ts';
 import { configSchema, type BackendName } from '../config.ts';
+import { requireRole } from '../../protocols/secret.ts';
 import { artefactOf } from '../preparing.ts';
 import { DealerStore, type DealtUnit } from '../store/dealing.ts';
 import { readPublicKey } from '../store/folder.ts';
@@ -49,12 +50,14 @@ Example:
   cachet ask --config client.json --helper store --question "..."
 Sessions have the policy that the store was dealt for (ask --policy).
 Give P0 the folder store/p0 and p0.key, P1 the folder store/p1 and p1.key, and
-neither the other's. Whoever deals knows all masks: the machine that does must
+neither the other's; of a private model it is the helper's part that deals
+(--model parts/helper). Whoever deals knows all masks: the machine that does must
 not be an evaluator's.`,
   )
   .action(async (o: Options) => {
-    const artefact = await artefactOf(o.model),
-      lengths = { promptTokens: o.prefill, maxTokens: o.tokens },
+    const artefact = await artefactOf(o.model);
+    requireRole(artefact.header, 'helper');
+    const lengths = { promptTokens: o.prefill, maxTokens: o.tokens },
       policy = await readPolicy(o.policy, o.model, artefact, lengths),
       terms = { ...lengths, policy },
       progress = new Progress({ silent: o.json === true }),

@@ -235,7 +235,7 @@ function attentionJobs(
     const keys = past + i + 1,
       logits = at.logits + 8 * (i * past + (i * (i + 1)) / 2),
       row = at.rows + 8 * i * heads * dim,
-      common = { kind: 'gemm', y: at.cache, yBatch: capacity * dim, batch: heads / group, rows: group, bits: at.bits } as const;
+      common = { kind: 'gemm', y: at.cache, yBatch: capacity * dim, yBits: 64, batch: heads / group, rows: group, bits: at.bits } as const;
     return product === 'scores'
       ? { ...common, dst: logits, dstBatch: group * head, dstRow: head, x: row, xBatch: group * dim, xRow: dim, transposed: false, inner: dim, cols: keys }
       : { ...common, dst: row, dstBatch: group * dim, dstRow: dim, x: logits, xBatch: group * head, xRow: head, transposed: true, inner: keys, cols: dim };

@@ -13,6 +13,9 @@ import { realProduct } from '../realProduct.ts';
 import { share, type WeightWire } from '../tensor.ts';
 import { bytesOf, type Gate } from './gate.ts';
 
+/** Rows up to which backends sum exactly; longer ones (an embedding table's) are computed in place. */
+const MOST_INNER = 1 << 15;
+
 export interface WeightProduct {
   readonly w: WeightWire;
   readonly rows: number;
@@ -39,10 +42,16 @@ export const mulWeights: Gate<WeightProduct> = {
   fixed({ kernels: k }, { w, rows }, [x], [z]) {
     k.gemmRing(z!.lane, x!.lane, w.lane, rows, w.inner, w.cols, w.bits, SET);
   },
-  deal({ kernels: k, scratch, deal }, { w, rows }, [x], [z]) {
+  deal({ kernels: k, scratch, deal, later }, { w, rows }, [x], [z]) {
+    const { cols, inner, bits, lane: y } = w,
+      { mask } = x!,
+      compute = (dst: number): void => k.gemmRing(dst, mask, y, rows, inner, cols, bits, SET),
+      dealIt = (product: number): void => deal(product, z!.bits, z!.size),
+      operands = { x: mask, xBatch: 0, xRow: inner, y, yBatch: 0, yBits: bits, transposed: false, batch: 1, rows, inner, cols, bits: z!.bits };
+    if (inner <= MOST_INNER) return later(z!.size, (dst) => [{ kind: 'gemm', dst, dstBatch: 0, dstRow: cols, ...operands }], dealIt, compute);
     const product = scratch(z!.size);
-    k.gemmRing(product, x!.mask, w.lane, rows, w.inner, w.cols, w.bits, SET);
-    deal(product, z!.bits, z!.size);
+    compute(product);
+    dealIt(product);
   },
   evaluate({ kernels: k, receive }, { w, rows }, [x], [z]) {
     receive(z!.lane, z!.bits, z!.size);
