@@ -9,12 +9,13 @@ import { openBackend } from '../party/bulk/backends.ts';
 import { openBulk } from '../party/bulk/thread.ts';
 import { Trio } from '../party/launch.ts';
 import { connect } from '../party/sockets.ts';
-import { bindPlan } from '../protocols/artefact.ts';
+import { bindPlan, readArtefact } from '../protocols/artefact.ts';
 import { Dealer } from '../protocols/engines/dealer.ts';
 import type { BulkRunner, DealtSink, Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { createCache } from '../protocols/programs/attention.ts';
-import { forward } from '../protocols/programs/transformer.ts';
+import { forward, session } from '../protocols/programs/transformer.ts';
+import { secretModel, splitModel } from '../protocols/splitWeights.ts';
 import { place, testKeys } from './support/local.ts';
 import { golden, tinyNotes } from './support/tinyNotes.ts';
 
@@ -37,6 +38,15 @@ function* program(e: Engine): Program<void> {
   }
 }
 
+/** The same of a private model, by its helper's part. */
+function privately(): (e: Engine) => Program<void> {
+  const { promptIds } = golden()[0]!,
+    owner = secretModel({ artefact, documents: [promptIds] }),
+    { bytes } = [...splitModel(owner)].find(({ role }) => role === 'helper')!,
+    helper = readArtefact(bytes);
+  return (e) => session(e, bindPlan(e, helper), { tokens: 20, answer: 2 }, 21);
+}
+
 interface Dealt {
   /** To P0, to P1, and where both are cut: lengths so far, and the hash at a step's end. */
   readonly streams: readonly [Buffer, Buffer];
@@ -45,7 +55,7 @@ interface Dealt {
 }
 
 /** `kinds` of jobs are computed by the runner, in reverse order; from list `failing` on it answers that it cannot. */
-function deal(kinds: readonly BulkKind[] | undefined, failing = Infinity): Dealt {
+function deal(kinds: readonly BulkKind[] | undefined, failing = Infinity, of = program): Dealt {
   const at = place('wasm', 512 << 20),
     parts: [Buffer[], Buffer[]] = [[], []],
     lengths = [0, 0],
@@ -75,15 +85,15 @@ function deal(kinds: readonly BulkKind[] | undefined, failing = Infinity): Dealt
     },
   };
   const dealer = new Dealer({ ...at, keys: testKeys(7).dealer, sink, bulk });
-  for (const effect of program(dealer)) if (effect.kind === 'job') void effect.run();
+  for (const effect of of(dealer)) if (effect.kind === 'job') void effect.run();
   return { streams: [Buffer.concat(parts[0]), Buffer.concat(parts[1])], cuts, lists };
 }
 
 describe('a dealer with a bulk backend deals the same bytes', () => {
   const plain = deal(undefined);
-  const same = (other: Dealt): void => {
-    for (const party of [0, 1] as const) expect(other.streams[party].equals(plain.streams[party]), `to P${party}`).toBe(true);
-    expect(other.cuts).toEqual(plain.cuts);
+  const same = (other: Dealt, expected = plain): void => {
+    for (const party of [0, 1] as const) expect(other.streams[party].equals(expected.streams[party]), `to P${party}`).toBe(true);
+    expect(other.cuts).toEqual(expected.cuts);
   };
   it('with all kinds of jobs, a token in a list', () => {
     const all = deal(BULK_KINDS),
@@ -94,6 +104,12 @@ describe('a dealer with a bulk backend deals the same bytes', () => {
     expect(all.lists.slice(-2).map((l) => l.filter((j) => j.kind === 'gemm').length)).toEqual([2 * artefact.shape.layers, 2 * artefact.shape.layers]);
   });
   it.each(BULK_KINDS)('with %s alone, the rest in place', (kind) => same(deal([kind])));
+  it('with private weights, matrices of 32 and of 64 bits', () => {
+    const of = privately(),
+      all = deal(BULK_KINDS, Infinity, of);
+    same(all, deal(undefined, Infinity, of));
+    expect(new Set(all.lists.flat().flatMap((j) => (j.kind === 'gemm' && j.batch === 1 ? [j.yBits] : [])))).toEqual(new Set([32, 64]));
+  });
   it('where the backend fails on the way', () => same(deal(BULK_KINDS, 5)));
 });
 
