@@ -19,6 +19,14 @@ function* ranked(e: Engine): Program<void> {
   e.endStep();
 }
 
+/** One-hot rows that both evaluators have together, and what they cost. */
+function protocol(scores: readonly number[]): { rows: number[]; cost: readonly number[] } {
+  const shares = split(Float64Array.from(scores), 0, 1),
+    run = runLocal(ranked, [[shares[0]], [shares[1]]]),
+    [a, b] = run.outputs.map((o) => new BigInt64Array(o[0]!.slice().buffer));
+  return { rows: Array.from(a!, (v, i) => Number(BigInt.asIntN(64, v + b![i]!))), cost: [run.rounds, run.onlineBytes, run.dealtBytes] };
+}
+
 const places = (rows: ArrayLike<number>): number[] =>
   Array.from({ length: ROWS * COUNT }, (_, i) => {
     const row = Array.from(rows).slice(i * COUNT, (i + 1) * COUNT);
@@ -37,15 +45,34 @@ describe('ranking by all pairs', () => {
     fc.assert(
       fc.property(fc.array(fc.integer({ min: -15, max: 15 }), { minLength: ROWS * COUNT, maxLength: ROWS * COUNT }), (scores) => {
         const values = Float64Array.from(scores),
-          shares = split(values, 0, 1),
-          run = runLocal(ranked, [[shares[0]], [shares[1]]]),
-          [a, b] = run.outputs.map((o) => new BigInt64Array(o[0]!.slice().buffer)),
-          sum = Array.from(a!, (v, i) => Number(BigInt.asIntN(64, v + b![i]!)));
+          sum = protocol(scores).rows;
         expect(places(sum)).toEqual(expected(scores));
         expect(runFixed(ranked, [values]).outputs[0]).toEqual(Float64Array.from(sum));
       }),
       { numRuns: 15 },
     ));
+  it('is one where scores are equal, where they span the whole window, and wherever they lie in their ring', () => {
+    const window = 2 ** (BITS - 1) - 2;
+    for (const offset of [0, 7, -32, 31 - window])
+      for (const row of [
+        () => 0,
+        (i: number) => (i % 2) * window,
+        (i: number) => ((COUNT - i) % 2) * window,
+        (i: number) => (i === 4 ? window : 0),
+        (i: number) => Math.round((i * window) / COUNT),
+      ]) {
+        const scores = Array.from({ length: ROWS * COUNT }, (_, i) => offset + row(i % COUNT));
+        expect(places(protocol(scores).rows)).toEqual(expected(scores));
+      }
+  });
+  it('goes on as always where scores leave the window: rounds, bytes and the size of the result stay, and nobody fails', () => {
+    const within = protocol(Array.from({ length: ROWS * COUNT }, () => 0)),
+      beyond = protocol(Array.from({ length: ROWS * COUNT }, (_, i) => 24 * (i % 3) - 24));
+    expect(beyond.cost).toEqual(within.cost);
+    expect(beyond.rows).toHaveLength(within.rows.length);
+    // Each compares lower than the next, in a circle: no permutation.
+    expect(new Set(places(beyond.rows).slice(0, COUNT)).size).toBeLessThan(COUNT);
+  });
   it('refuses scores further apart than their window', () => {
     const values = new Float64Array(ROWS * COUNT).fill(-16);
     values[3] = 16;

@@ -9,9 +9,11 @@ import { clearUnused, columns, repeatFirst, rope, segmentSpread, segmentSum, tra
 import { mix, packedSize, scaleRows, scores, weighRows, type AttentionShape } from '../gates/mul.ts';
 import type { Policy } from '../policy.ts';
 import { share, wire, type Tensor } from '../tensor.ts';
+import type { Choice } from './mpcache/attending.ts';
 import { equalRuns, selections, type LayerSelection } from './mpcache/clusters.ts';
 import { emptyRepresentatives, represent, type Represented, type Representatives } from './mpcache/representatives.ts';
-import { chosenAttention, keyForm, representativeScale, reusedChoice, type Choice, type Reused } from './mpcache/selection.ts';
+import { keyForm, representativeScale } from './mpcache/scores.ts';
+import { chosenAttention, reusedChoice, type Reused } from './mpcache/selection.ts';
 import { norm } from './norm.ts';
 import { RING, SCALE, type LayerPlan, type ModelPlan } from './plan.ts';
 import { operand, project } from './project.ts';

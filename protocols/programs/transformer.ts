@@ -12,11 +12,12 @@ import { attention, createCache, pastOf, representedBy, type LayerCache, type Pa
 import { enter, entry, leave } from './ends.ts';
 import { fill } from './filled.ts';
 import { mlp } from './mlp.ts';
+import type { Choice } from './mpcache/attending.ts';
 import { grown, layoutOf } from './mpcache/clusters.ts';
 import { evict, planEviction } from './mpcache/eviction.ts';
 import { fillUnused } from './mpcache/gather.ts';
 import { represent } from './mpcache/representatives.ts';
-import { keptRows, type Choice } from './mpcache/selection.ts';
+import { keptRows } from './mpcache/selection.ts';
 import { RING, type ModelPlan } from './plan.ts';
 
 /**
