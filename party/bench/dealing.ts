@@ -54,6 +54,9 @@ export interface DealingRow {
   readonly dealMs: number;
   readonly dealMsOf: Readonly<Record<Correlation, number>>;
   readonly evaluateMs: { readonly p0: number; readonly p1: number };
+  /** What the engine alone deals in a second: tokens' material, bytes. */
+  readonly tokensPerSecond: number;
+  readonly bytesPerSecond: number;
   /** Dealing over the mean of both evaluators. */
   readonly ratio: number;
   /** What the dealer needs at least, ms a token: bytes of the pseudorandom streams at their rate alone. */
@@ -104,6 +107,8 @@ export async function benchDealing(o: {
     dealMs,
     dealMsOf: Object.fromEntries(of) as Record<Correlation, number>,
     evaluateMs: { p0, p1 },
+    tokensPerSecond: 1e3 / dealMs,
+    bytesPerSecond: (1e3 * cost.dealtBytes) / dealMs,
     ratio: (2 * dealMs) / (p0 + p1),
     streams: drawn,
     cpuMs: cpu,
