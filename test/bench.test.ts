@@ -92,6 +92,7 @@ describe('cachet bench', () => {
       ['gemm', 2],
       ['exp', expect.any(Number)],
       ['fourier', expect.any(Number)],
+      ['keys', expect.any(Number)],
     ]);
   });
 
