@@ -9,6 +9,7 @@ import { init, use } from 'echarts/core';
 import { LineChart } from 'echarts/charts';
 import { GridComponent, LegendComponent, TitleComponent } from 'echarts/components';
 import { SVGRenderer } from 'echarts/renderers';
+import { backendCharts, backendSection } from './backendRows.mjs';
 import { compare, compareOperators, goals, operatorGoals } from '../test/spu/rows.mjs';
 
 use([LineChart, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
@@ -258,7 +259,7 @@ function runs(files) {
     .join('\n');
 }
 
-function text(files, rows, points, operators, policies) {
+function text(files, rows, points, operators, policies, dealing) {
   const decode = points.filter((p) => p.task === 'decode'),
     prefill = points.filter((p) => p.task === 'prefill');
   return [
@@ -298,6 +299,7 @@ function text(files, rows, points, operators, policies) {
         ]
       : []),
     ...(operators ? ['## Operators of cache selection', operatorTables(operators)] : []),
+    ...dealing,
     ...(rows.length > 0 ? ['## Our engine on other models and networks', ownTable(rows)] : []),
     '## Again',
     'The environment of SPU (CPython 3.11, x86-64 Linux) is made on the first run; about 8 GB of memory must be free.',
@@ -317,9 +319,11 @@ export function render(contents) {
       points,
       files.findLast((f) => f.operators)?.operators,
       policies,
+      backendSection(contents, table),
     )}\n`,
     charts: {
       ...(points.some((p) => p.task === 'decode' && p.weights === 'public') ? charts(points) : {}),
+      ...backendCharts(contents),
       ...(policies.length > 0 ? { 'policies.svg': policyChart(policies, points) } : {}),
     },
   };

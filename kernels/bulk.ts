@@ -5,7 +5,7 @@
  *
  * Every backend passes test/bulk.test.ts against `reference`, byte for byte.
  */
-import { SET, type Kernels } from './kernels.ts';
+import { dpfKeyBytes, SET, type Kernels } from './kernels.ts';
 
 /**
  * dst[b, r, c] = sum_i x[b, r, i] y[b, c, i] mod 2^bits; the upper bits are arbitrary. Batches and rows have strides; elements of a row of dst and of x are
@@ -75,11 +75,27 @@ export interface TableJob {
   readonly n: number;
 }
 
-export type BulkJob = GemmJob | PrgJob | ExpJob | FourierJob | TableJob;
+/** `dpfGenerate` of kernels.ts, sub 0: dst holds n keys of dpfKeyBytes(bits, words) bytes. */
+export interface KeysJob {
+  readonly kind: 'keys';
+  readonly dst: number;
+  readonly roots0: number;
+  readonly roots1: number;
+  readonly points: number;
+  readonly payload: number;
+  readonly bits: number;
+  readonly words: number;
+  readonly tweak: number;
+  readonly index: number;
+  readonly gate: number;
+  readonly n: number;
+}
+
+export type BulkJob = GemmJob | PrgJob | ExpJob | FourierJob | TableJob | KeysJob;
 export type BulkKind = BulkJob['kind'];
 
 /** All kinds, in the order of reports. */
-export const BULK_KINDS: readonly BulkKind[] = ['gemm', 'prg', 'exp', 'fourier', 'table'];
+export const BULK_KINDS: readonly BulkKind[] = ['gemm', 'prg', 'exp', 'fourier', 'table', 'keys'];
 
 /** A backend for bulk jobs. */
 export interface BulkBackend {
@@ -115,6 +131,9 @@ export function runInPlace(k: Kernels, jobs: readonly BulkJob[]): void {
         break;
       case 'table':
         k.tableRotate(j.dst, j.table, j.r, j.bits, j.xor ? 1 : 0, j.n);
+        break;
+      case 'keys':
+        k.dpfGenerate(j.dst, j.roots0, j.roots1, j.points, j.payload, j.n, j.bits, j.words, j.tweak, j.index, j.gate, 0);
         break;
     }
 }
@@ -165,10 +184,18 @@ export function inputsOf(j: BulkJob): readonly Region[] {
         { pointer: j.r, bytes: 8 * j.n },
         { pointer: j.table, bytes: 2 ** j.bits / 8 },
       ];
+    case 'keys':
+      return [
+        { pointer: j.roots0, bytes: 16 * j.n },
+        { pointer: j.roots1, bytes: 16 * j.n },
+        { pointer: j.points, bytes: 8 * j.n },
+        { pointer: j.payload, bytes: 8 * j.words * j.n },
+        { pointer: j.tweak, bytes: 16 },
+      ];
   }
 }
 
-/** Elements (u64) that a backend computes for a job, without gaps. */
+/** Elements (u64) that a backend computes for a job, without gaps; each key takes whole ones. */
 export function resultsOf(j: BulkJob): number {
   switch (j.kind) {
     case 'gemm':
@@ -181,8 +208,13 @@ export function resultsOf(j: BulkJob): number {
       return 2 * j.terms * j.n;
     case 'table':
       return (j.n * 2 ** j.bits) / 64;
+    case 'keys':
+      return j.n * keyElements(j);
   }
 }
+
+/** Elements that hold one key. */
+export const keyElements = (j: KeysJob): number => Math.ceil(dpfKeyBytes(j.bits, j.words) / 8);
 
 /** Puts a job's results, in order and without gaps, to where they belong in the memory. */
 export function placeResults(memory: WebAssembly.Memory, j: BulkJob, results: Uint8Array): void {
@@ -191,5 +223,8 @@ export function placeResults(memory: WebAssembly.Memory, j: BulkJob, results: Ui
     const row = 8 * j.cols;
     for (let b = 0, at = 0; b < j.batch; b++)
       for (let r = 0; r < j.rows; r++, at += row) bytes.set(results.subarray(at, at + row), j.dst + 8 * (b * j.dstBatch + r * j.dstRow));
+  } else if (j.kind === 'keys') {
+    const [key, slot] = [dpfKeyBytes(j.bits, j.words), 8 * keyElements(j)];
+    for (let i = 0; i < j.n; i++) bytes.set(results.subarray(i * slot, i * slot + key), j.dst + i * key);
   } else bytes.set(results, j.dst);
 }

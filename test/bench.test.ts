@@ -57,9 +57,19 @@ describe('cachet bench', () => {
     const { stdout } = await bench('store', '--prefill', '4', '--tokens', '2', '--reps', '1', '--json'),
       [row] = (JSON.parse(stdout) as { rows: StoreRow[] }).rows,
       { dealtBytes } = meterSession(artefact, { promptTokens: 4, maxTokens: 2, dealer: 'store' });
-    expect(row).toMatchObject({ task: 'store', model: 'tiny-notes', promptTokens: 4, maxTokens: 2, kernels: 'wasm', threads: 1 });
+    expect(row).toMatchObject({
+      task: 'store',
+      model: 'tiny-notes',
+      promptTokens: 4,
+      maxTokens: 2,
+      policy: 'full',
+      kernels: 'wasm',
+      backend: 'wasm',
+      threads: 1,
+    });
     expect(row!.bytesPerUnit / dealtBytes).toBeCloseTo(1, 2);
     expect(row!.bytesPerToken).toBe(row!.bytesPerUnit / 5);
+    expect(row!.bytesPerSecond / row!.tokensPerSecond).toBeCloseTo(row!.bytesPerToken, 3);
     for (const ms of [row!.dealMs.unit, row!.dealMs.prefill, row!.dealMs.token!, row!.onlineMs.prefill, row!.onlineMs.token!]) expect(ms).toBeGreaterThan(1);
     expect(Object.keys(row!.dealMsOf)).toEqual(expect.arrayContaining(['expTable', 'fourier', 'spline', 'mul', 'widen', 'lookup', 'bucket']));
   });
@@ -82,6 +92,7 @@ describe('cachet bench', () => {
       ['gemm', 2],
       ['exp', expect.any(Number)],
       ['fourier', expect.any(Number)],
+      ['keys', expect.any(Number)],
     ]);
   });
 

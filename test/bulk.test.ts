@@ -14,6 +14,7 @@ const SIZE = 1 << 22,
   LOW = 1 << 16;
 /** Regions: two sources, tables, then results. */
 const A = LOW,
+  POINTS = A + (1 << 15),
   B = A + (1 << 19),
   EXP = B + (1 << 19),
   COS = EXP + (1 << 16),
@@ -30,6 +31,8 @@ function place(seed: number): WebAssembly.Memory {
       u8(memory, at, table.byteLength).set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
   u8(memory, A, 32).fill(seed);
   k.prg(A + 32, A, 1, 2, 0, 64, (SIZE - A - 32) / 8);
+  // Points of keys are below 2^32.
+  k.reduce(POINTS, POINTS, 32, 130);
   tables(EXP, expTables(expPlan));
   tables(COS, series.tables);
   return memory;
@@ -87,6 +90,28 @@ const lists: Readonly<Record<string, readonly BulkJob[]>> = {
     { kind: 'table', dst: D + 262144 * i, table: B, r: A, bits, xor: false, n: 37 },
     { kind: 'table', dst: D + 262144 * i + 131072, table: B, r: A, bits, xor: true, n: 37 },
   ]),
+  'keys: of points, of any depth and payload': (
+    [
+      [1, 1, 1],
+      [5, 1, 40],
+      [7, 3, 130],
+      [9, 4, 3],
+      [12, 9, 2],
+    ] as const
+  ).map(([bits, words, n], i) => ({
+    kind: 'keys',
+    dst: D + 65536 * i,
+    roots0: A + 8,
+    roots1: A + 16384,
+    points: POINTS,
+    payload: B,
+    bits,
+    words,
+    tweak: B + 65536,
+    index: 3,
+    gate: 11 + i,
+    n,
+  })),
   'jobs of nothing': [{ kind: 'prg', dst: D, key: A, gate: 7, sub: 3, first: 0, bits: 64, n: 0 }],
 };
 

@@ -99,7 +99,7 @@ describe('a dealer with a bulk backend deals the same bytes', () => {
     const all = deal(BULK_KINDS),
       kinds = new Set(all.lists.flat().map((j) => j.kind));
     same(all);
-    expect([...kinds].sort()).toEqual(['exp', 'fourier', 'gemm', 'prg']);
+    expect([...kinds].sort()).toEqual(['exp', 'fourier', 'gemm', 'keys', 'prg']);
     // A token's jobs come together, those of all layers.
     expect(all.lists.slice(-2).map((l) => l.filter((j) => j.kind === 'gemm').length)).toEqual([2 * artefact.shape.layers, 2 * artefact.shape.layers]);
   });

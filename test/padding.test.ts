@@ -47,6 +47,9 @@ const choosing: Policy = {
   dynamic: { ...PRESETS['mpcache-paper'].dynamic!, sizes: [4, 2], ratio: [0.8, 0.7], spread: 24, keySpread: 15 },
 };
 
+/** Keys and values of the chosen clusters move. */
+const moving: Policy = { ...choosing, name: 'moving', dynamic: { ...choosing.dynamic!, gather: 'values', score: 'mean' } };
+
 describe('a padded prompt answers as the prompt alone does', () => {
   const same = (n: number, padding: number, policy: Policy, wanted: Policy = policy): void => {
     const plain = runFloat(alone(n, wanted), valuesOf(n, 0)),
@@ -74,6 +77,8 @@ describe('runs as the Fixed engine does, bit for bit, with what a dealer made th
     // Votes and scores are coarse: of two that are nearly equal the other one may be taken.
     [16, 7, evicting(9, { heads: 'max', ranking: 'pairs' }), 0.2],
     [18, 9, choosing, 0.3],
+    [18, 9, moving, 0.3],
+    [5, 22, { ...moving, static: null }, 0.3],
   ] as const)('%i tokens behind %i', (n, padding, policy, most) => {
     const values = valuesOf(n, padding),
       program = unit(n, padding, policy),

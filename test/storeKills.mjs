@@ -24,7 +24,7 @@ const { values: o } = parseArgs({
   random = seeded(seed),
   pick = (list) => list[Math.floor(random() * list.length)];
 const ROLES = ['p0', 'p1'],
-  LIMIT_MS = 30_000,
+  LIMIT_MS = 120_000,
   PROMPT = " Nina's pin is 4711. Vera is in room 214.<|user|> What is Nina's pin?<|assistant|>",
   temporary = mkdtempSync(join(tmpdir(), 'cachet-kills-')),
   store = join(temporary, 'store'),

@@ -2,7 +2,7 @@
  * The WebGPU backend: a list of jobs is one upload of what they read (each region once), one dispatch a job, one download of their results. Exact on every
  * adapter: WGSL's 32-bit integers wrap, and no float is used.
  */
-import { BULK_KINDS, inputsOf, placeResults, resultsOf, type BulkBackend, type BulkJob } from '../bulk.ts';
+import { BULK_KINDS, inputsOf, keyElements, placeResults, resultsOf, type BulkBackend, type BulkJob } from '../bulk.ts';
 import { KernelError } from '../memory.ts';
 import { SHADERS } from './shaders.ts';
 
@@ -226,6 +226,23 @@ function dispatchOf(j: BulkJob, to: number, offsetOf: (pointer: number) => numbe
     }
     case 'fourier':
       return { shader: 'fourier', parameters: [to, offsetOf(j.r), offsetOf(j.tables), j.periodBits, j.terms, j.n * j.terms], groups: lines(j.n * j.terms) };
+    case 'keys':
+      if (j.bits > 32) throw new KernelError(`key too deep: expected at most 32 bits, got ${j.bits}`);
+      return {
+        shader: 'keys',
+        parameters: [
+          to,
+          ...[j.roots0, j.roots1, j.points, j.payload].map(offsetOf),
+          j.bits,
+          j.words,
+          offsetOf(j.tweak),
+          j.index,
+          j.gate,
+          j.n,
+          2 * keyElements(j),
+        ],
+        groups: lines(j.n),
+      };
     case 'table': {
       const words = (j.n * 2 ** j.bits) / 32;
       return { shader: 'table', parameters: [to, offsetOf(j.r), offsetOf(j.table), j.bits, j.xor ? 1 : 0, words], groups: lines(words) };

@@ -91,8 +91,7 @@ var<workgroup> ys: array<array<vec2u, 16>, 16>;
   if (r < p[4] && c < p[6]) { put(p[0] + 2u * ((b * p[4] + r) * p[6] + c), sum); }
 }`;
 
-/** p: result, key, gate, sub; first block, low and high; elements of it before the first; mask, low and high; elements; blocks. */
-const PRG = /* wgsl */ `
+const CHACHA = /* wgsl */ `
 fn turn(v: u32, bits: u32) -> u32 { return (v << bits) | (v >> (32u - bits)); }
 fn quarter(s: ptr<function, array<u32, 16>>, a: u32, b: u32, c: u32, d: u32) {
   (*s)[a] += (*s)[b]; (*s)[d] = turn((*s)[d] ^ (*s)[a], 16u);
@@ -100,6 +99,16 @@ fn quarter(s: ptr<function, array<u32, 16>>, a: u32, b: u32, c: u32, d: u32) {
   (*s)[a] += (*s)[b]; (*s)[d] = turn((*s)[d] ^ (*s)[a], 8u);
   (*s)[c] += (*s)[d]; (*s)[b] = turn((*s)[b] ^ (*s)[c], 7u);
 }
+fn permute(s: ptr<function, array<u32, 16>>) {
+  for (var round = 0u; round < 4u; round++) {
+    quarter(s, 0u, 4u, 8u, 12u); quarter(s, 1u, 5u, 9u, 13u); quarter(s, 2u, 6u, 10u, 14u); quarter(s, 3u, 7u, 11u, 15u);
+    quarter(s, 0u, 5u, 10u, 15u); quarter(s, 1u, 6u, 11u, 12u); quarter(s, 2u, 7u, 8u, 13u); quarter(s, 3u, 4u, 9u, 14u);
+  }
+}
+`;
+
+/** p: result, key, gate, sub; first block, low and high; elements of it before the first; mask, low and high; elements; blocks. */
+const PRG = /* wgsl */ `
 /** A thread a block of ChaCha8. */
 @compute @workgroup_size(64) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
   let block = lane(group, local);
@@ -108,10 +117,7 @@ fn quarter(s: ptr<function, array<u32, 16>>, a: u32, b: u32, c: u32, d: u32) {
   var start = array<u32, 16>(0x61707865u, 0x3320646eu, 0x79622d32u, 0x6b206574u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, 0u, counter.x, counter.y, p[2], p[3]);
   for (var i = 0u; i < 8u; i++) { start[4u + i] = source[p[1] + i]; }
   var s = start;
-  for (var round = 0u; round < 4u; round++) {
-    quarter(&s, 0u, 4u, 8u, 12u); quarter(&s, 1u, 5u, 9u, 13u); quarter(&s, 2u, 6u, 10u, 14u); quarter(&s, 3u, 7u, 11u, 15u);
-    quarter(&s, 0u, 5u, 10u, 15u); quarter(&s, 1u, 6u, 11u, 12u); quarter(&s, 2u, 7u, 8u, 13u); quarter(&s, 3u, 4u, 9u, 14u);
-  }
+  permute(&s);
   for (var e = 0u; e < 8u; e++) {
     let at = block * 8u + e;
     if (at < p[6] || at - p[6] >= p[9]) { continue; }
@@ -179,13 +185,70 @@ fn exchange(v: u32, by: u32, mask: u32) -> u32 { return ((v >> by) & mask) | ((v
   result[p[0] + at] = v;
 }`;
 
+/** p: result, roots of P0, of P1, points, payload; bits, words; tweak, index of the first key, gate; keys; 32-bit words of a key's place. */
+const KEYS = /* wgsl */ `
+fn expand(seed: vec4u, level: u32, index: u32) -> array<u32, 16> {
+  var start = array<u32, 16>(0x61707865u, 0x3120646eu, 0x79622d36u, 0x6b206574u, seed.x, seed.y, seed.z, seed.w, 0u, 0u, 0u, 0u, level, index, p[9], 0u);
+  for (var i = 0u; i < 4u; i++) { start[8u + i] = source[p[7] + i]; }
+  var s = start;
+  permute(&s);
+  for (var i = 0u; i < 16u; i++) { s[i] += start[i]; }
+  return s;
+}
+fn seedAt(at: u32) -> vec4u { return vec4u(source[at], source[at + 1u], source[at + 2u], source[at + 3u]); }
+fn child(block: array<u32, 16>, side: u32) -> vec4u {
+  if (side == 0u) { return vec4u(block[0], block[1], block[2], block[3]); }
+  return vec4u(block[4], block[5], block[6], block[7]);
+}
+/** Bytes of a key's place, which is 0 before: a word at a byte, its upper bytes 0 beyond the key. */
+fn putAt(first: u32, byte: u32, v: u32) {
+  let at = first + (byte >> 2u); let shift = (byte & 3u) * 8u;
+  result[at] |= v << shift;
+  if (shift > 0u && (v >> (32u - shift)) != 0u) { result[at + 1u] |= v >> (32u - shift); }
+}
+/** A thread a key: both parties' nodes on the way to the point. */
+@compute @workgroup_size(64) fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+  let i = lane(group, local);
+  if (i >= p[10]) { return; }
+  let first = p[0] + i * p[11]; let bits = p[5]; let words = p[6]; let index = p[8] + i;
+  let point = source[p[3] + 2u * i];
+  for (var w = 0u; w < p[11]; w++) { result[first + w] = 0u; }
+  var a = seedAt(p[1] + 4u * i); var b = seedAt(p[2] + 4u * i);
+  var ta = 0u; var tb = 1u;
+  for (var level = 0u; level + 1u < bits; level++) {
+    let keep = (point >> (bits - 1u - level)) & 1u;
+    let x = expand(a, level, index); let y = expand(b, level, index);
+    let correction = child(x, 1u - keep) ^ child(y, 1u - keep);
+    let left = (x[8] ^ y[8] ^ keep ^ 1u) & 1u; let right = (x[9] ^ y[9] ^ keep) & 1u;
+    let kept = select(left, right, keep == 1u);
+    for (var w = 0u; w < 4u; w++) { putAt(first, 17u * level + 4u * w, correction[w]); }
+    putAt(first, 17u * level + 16u, left | (right << 1u));
+    a = child(x, keep) ^ (correction * ta); b = child(y, keep) ^ (correction * tb);
+    ta = (select(x[8], x[9], keep == 1u) & 1u) ^ (ta & kept);
+    tb = (select(y[8], y[9], keep == 1u) & 1u) ^ (tb & kept);
+  }
+  for (var block = 0u; block * 8u < 2u * words; block++) {
+    var x = expand(a, (bits - 1u) | (block << 16u), index); var y = expand(b, (bits - 1u) | (block << 16u), index);
+    for (var e = 0u; e < 8u; e++) {
+      let at = block * 8u + e;
+      if (at >= 2u * words) { break; }
+      var v = add(negate(vec2u(x[2u * e], x[2u * e + 1u])), vec2u(y[2u * e], y[2u * e + 1u]));
+      if (at / words == (point & 1u)) { v = add(v, element(p[4] + 2u * (i * words + at % words))); }
+      if (tb == 1u) { v = negate(v); }
+      putAt(first, 17u * (bits - 1u) + 8u * at, v.x);
+      putAt(first, 17u * (bits - 1u) + 8u * at + 4u, v.y);
+    }
+  }
+}`;
+
 /** Programs by name; each has one entry point, `main`. */
 export const SHADERS = {
   row: COMMON + GEMM + ROW,
   column: COMMON + GEMM + COLUMN,
   tile: COMMON + GEMM + TILE,
-  prg: COMMON + PRG,
+  prg: COMMON + CHACHA + PRG,
   exp: COMMON + EXP,
   fourier: COMMON + FOURIER,
   table: COMMON + TABLE,
+  keys: COMMON + CHACHA + KEYS,
 } as const;

@@ -5,6 +5,8 @@ import { join } from 'node:path';
 import { PrivateSession } from '../../client/session.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
 import type { UnitTerms } from '../../protocols/session.ts';
+import { openBulk } from '../bulk/thread.ts';
+import type { BackendName } from '../config.ts';
 import { Trio } from '../launch.ts';
 import { reach } from '../reach.ts';
 import { DealerStore, type DealtUnit } from '../store/dealing.ts';
@@ -17,6 +19,8 @@ export interface StoreRow extends Omit<UnitTerms, 'policy'> {
   readonly policy: string;
   readonly model: string;
   readonly kernels: string;
+  /** What computed the dealer's bulk work. */
+  readonly backend: string;
   /** Of the dealer's engine, and of each evaluator's. */
   readonly threads: number;
   /** Both evaluators' halves on the disk; a token: of the prompt or decoded. */
@@ -24,7 +28,10 @@ export interface StoreRow extends Omit<UnitTerms, 'policy'> {
   readonly bytesPerToken: number;
   /** Writing included; the engine's time for the prompt and for a token; null: units without further tokens. */
   readonly dealMs: { readonly unit: number; readonly prefill: number; readonly token: number | null };
-  /** The engine's time for a unit, by kind of correlation. */
+  /** Tokens' material a second, of the prompt and of the answer, and bytes a second: onto the disk. */
+  readonly tokensPerSecond: number;
+  readonly bytesPerSecond: number;
+  /** The engine's time for a unit, by kind of correlation; with a backend a kind's bulk work counts where its list was computed. */
   readonly dealMsOf: Readonly<Record<string, number>>;
   /** By the clock at the client. */
   readonly onlineMs: { readonly prefill: number; readonly token: number | null };
@@ -36,6 +43,7 @@ export async function benchStore(o: {
   artefact: Artefact;
   terms: UnitTerms;
   kernels: 'wasm' | 'reference';
+  backend: BackendName;
   threads: number;
   reps: number;
   signal: AbortSignal;
@@ -46,9 +54,10 @@ export async function benchStore(o: {
     dir = join(folder, 'store'),
     dealMsOf: Record<string, number> = {},
     units: DealtUnit[] = [],
-    online: { prefill: number; tokens: number[] }[] = [];
+    online: { prefill: number; tokens: number[] }[] = [],
+    bulk = await openBulk(o.backend, () => undefined);
   try {
-    const store = new DealerStore({ dir, artefact, terms, kernels, threads, keys: [undefined, undefined] });
+    const store = new DealerStore({ dir, artefact, terms, kernels, threads, bulk, keys: [undefined, undefined] });
     try {
       for (let i = 0; i <= o.reps; i++) {
         o.onProgress(`dealing unit ${i + 1} of ${o.reps + 1}`);
@@ -87,10 +96,13 @@ export async function benchStore(o: {
       await trio.stop();
     }
   } finally {
+    await bulk?.close();
     rmSync(folder, { recursive: true });
   }
   const medianOrNull = (values: readonly number[]): number | null => (values.length > 0 ? median(values) : null),
-    bytesPerUnit = median(units.map((u) => u.bytes));
+    bytesPerUnit = median(units.map((u) => u.bytes)),
+    tokens = terms.promptTokens + terms.maxTokens - 1,
+    unitMs = median(units.map((u) => u.ms));
   return {
     task: 'store',
     model: artefact.name,
@@ -98,14 +110,17 @@ export async function benchStore(o: {
     maxTokens: terms.maxTokens,
     policy: terms.policy.name,
     kernels,
+    backend: bulk?.name ?? 'wasm',
     threads,
     bytesPerUnit,
-    bytesPerToken: bytesPerUnit / (terms.promptTokens + terms.maxTokens - 1),
+    bytesPerToken: bytesPerUnit / tokens,
     dealMs: {
-      unit: median(units.map((u) => u.ms)),
+      unit: unitMs,
       prefill: median(units.map((u) => u.stepMs[0]!)),
       token: medianOrNull(units.flatMap((u) => u.stepMs.slice(1))),
     },
+    tokensPerSecond: (1e3 * tokens) / unitMs,
+    bytesPerSecond: (1e3 * bytesPerUnit) / unitMs,
     dealMsOf,
     onlineMs: { prefill: median(online.map((s) => s.prefill)), token: medianOrNull(online.flatMap((s) => s.tokens)) },
   };

@@ -1,6 +1,7 @@
 /** What a backend is tried with when it is opened, and what `cachet bench backends` measures: a list of jobs of each kind, about a layer's. */
 import { BULK_KINDS, resultsOf, runInPlace, type BulkBackend, type BulkJob, type BulkKind } from '../../kernels/bulk.ts';
 import { Arena, reserveMemory, WORKING_BYTES } from '../../kernels/memory.ts';
+import { dpfKeyBytes } from '../../kernels/kernels.ts';
 import { createKernels } from '../../kernels/registry.ts';
 
 const MEMORY_BYTES = 64 << 20;
@@ -51,6 +52,7 @@ export function trials(small = false): { readonly memory: WebAssembly.Memory; re
   const elements = small ? 5000 : 1 << 18,
     logits = small ? 100 : 12 * 512,
     values = small ? 64 : 3072,
+    keyCount = small ? 100 : 2048,
     products = small
       ? ([
           [3, 1, 64, 40],
@@ -73,6 +75,20 @@ export function trials(small = false): { readonly memory: WebAssembly.Memory; re
       n: logits,
     },
     fourier: BulkJob = { kind: 'fourier', dst: space(32 * values), r: random(values), periodBits: 17, terms: 16, tables: random(1536, 30), n: values },
+    keys: BulkJob = {
+      kind: 'keys',
+      dst: space(keyCount * 20),
+      roots0: random(2 * keyCount),
+      roots1: random(2 * keyCount),
+      points: random(keyCount, 7),
+      payload: random(3 * keyCount),
+      bits: 7,
+      words: 3,
+      tweak: key,
+      index: 5,
+      gate: 9,
+      n: keyCount,
+    },
     table: BulkJob = { kind: 'table', dst: space(logits * 16), table: random(16), r: random(logits), bits: 10, xor: false, n: logits };
   return {
     memory,
@@ -82,6 +98,7 @@ export function trials(small = false): { readonly memory: WebAssembly.Memory; re
       of('exp 8 cells', 'Gelements/s', exp, resultsOf(exp)),
       of('fourier 16 terms', 'Gelements/s', fourier, resultsOf(fourier)),
       of('table 10 bits', 'GB/s', table, 8 * resultsOf(table)),
+      of('keys of 7 bits', 'GB/s', keys, keyCount * dpfKeyBytes(7, 3)),
     ],
   };
 }

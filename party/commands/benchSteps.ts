@@ -11,6 +11,7 @@ import { benchStore } from '../bench/store.ts';
 import { benchSteps, type Spread, type StepsRow } from '../bench/steps.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { POLICY_NAMES } from '../../protocols/policy.ts';
+import { configSchema, type BackendName } from '../config.ts';
 import { parseNet } from '../shaper.ts';
 import { artefactOf, localModel } from '../preparing.ts';
 import { bytes, count, describeMachine, onInterrupt, Progress, table } from '../terminal.ts';
@@ -149,6 +150,7 @@ interface StoreOptions {
   readonly tokens: number;
   readonly policy: string;
   readonly kernels: 'wasm' | 'reference';
+  readonly backend: BackendName;
   readonly threads: number;
   readonly reps: number;
   readonly json?: boolean;
@@ -161,6 +163,7 @@ export const storeRowCommand = new Command('store')
   .addOption(new Option('--tokens <n>', "tokens of a unit's answer").argParser(integer(1)).default(8))
   .addOption(policyOption())
   .addOption(new Option('--kernels <name>', "the dealer's kernel backend").choices(['wasm', 'reference']).default('wasm'))
+  .addOption(new Option('--backend <name>', "what computes the dealer's bulk work").choices(configSchema.shape.backend.unwrap().options).default('wasm'))
   .addOption(new Option('--threads <n>', "threads of the dealer's engine, and of each evaluator's").argParser(integer(1)).default(1))
   .addOption(new Option('--reps <n>', 'units and sessions').argParser(integer(1)).default(3))
   .option('--json', 'the row as JSON on stdout')
@@ -185,9 +188,9 @@ export const storeRowCommand = new Command('store')
     console.log(
       [
         machine,
-        `\n${row.model}, units of ${o.prefill} + ${o.tokens} tokens, ${row.policy} cache, ${o.kernels}`,
+        `\n${row.model}, units of ${o.prefill} + ${o.tokens} tokens, ${row.policy} cache, ${row.backend}`,
         `  stored      ${bytes(row.bytesPerUnit)} a unit, ${bytes(row.bytesPerToken)} a token, both evaluators together`,
-        `  dealing     ${both(inMs, row.dealMs)}; ${inMs(row.dealMs.unit)} a unit on the disk`,
+        `  dealing     ${both(inMs, row.dealMs)}; ${inMs(row.dealMs.unit)} a unit on the disk: ${row.tokensPerSecond.toFixed(1)} tokens/s, ${bytes(Math.round(row.bytesPerSecond))}/s`,
         `  a session   ${both(inMs, row.onlineMs)}, by the clock at the client\n`,
         table([
           ['dealt', 'ms a unit'],
@@ -319,7 +322,7 @@ function describeDealing(r: DealingRow): string {
           `  processes       helper ${inMs(r.cpuMs.helper)}, P0 ${inMs(r.cpuMs.p0)}, P1 ${inMs(r.cpuMs.p1)} of processor time: dealing is ${r.cpuRatio!.toFixed(2)} of an evaluator`,
         ]
       : []),
-    `  dealt           ${bytes(r.dealtBytes)} a token, ${bytes((1e3 * r.dealtBytes) / r.dealMs)}/s, ${(1e3 / r.dealMs).toFixed(1)} tokens/s`,
+    `  dealt           ${bytes(r.dealtBytes)} a token, ${bytes(Math.round(r.bytesPerSecond))}/s, ${r.tokensPerSecond.toFixed(1)} tokens/s`,
     `  at least        ${inMs(r.streams.ms)} to draw ${bytes(r.streams.bytes)} of pseudorandom streams\n`,
     table([['dealt', 'ms'], ...CORRELATIONS.map((c) => [c, inMs(r.dealMsOf[c])])]),
     '',

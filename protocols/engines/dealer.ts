@@ -6,7 +6,7 @@
  * computed at once, before any memory that it reads is given back or overwritten. What is dealt meanwhile waits behind them, so that all bytes leave in program
  * order, the same as without.
  */
-import { inputsOf, runInPlace, type BulkJob } from '../../kernels/bulk.ts';
+import { inputsOf, runInPlace, type BulkJob, type BulkKind } from '../../kernels/bulk.ts';
 import { Arena } from '../../kernels/memory.ts';
 import type { Kernels } from '../../kernels/kernels.ts';
 import type { DealContext, Gate } from '../gates/gate.ts';
@@ -207,6 +207,7 @@ export class Dealer extends LocalEngine implements DealContext {
 
   // ---- what gates deal: see DealContext -----------------------------------------------------------------------------------------------
   readonly later = (
+    kind: BulkKind,
     elements: number,
     jobs: (at: number) => readonly BulkJob[],
     then: (at: number) => void,
@@ -215,8 +216,7 @@ export class Dealer extends LocalEngine implements DealContext {
     const gate = this.gateNumber;
     if (this.parked.length === 0) for (const done of this.laterHalves.keys()) if (done !== gate) this.laterHalves.delete(done);
     if (!this.laterHalves.has(gate)) this.laterHalves.set(gate, new Stream(this.kernels, this.dealtKey));
-    const at = this.bulk ? this.reserve(8 * elements) : undefined,
-      list = at === undefined ? [] : jobs(at);
+    const at = this.bulk?.runner.kinds.includes(kind) ? this.reserve(8 * elements) : undefined;
     const deal = (results: number): void => {
       const top = this.mark();
       this.dealing = gate;
@@ -224,11 +224,7 @@ export class Dealer extends LocalEngine implements DealContext {
       this.dealing = undefined;
       this.arena.release(top);
     };
-    if (at !== undefined && list.every(({ kind }) => this.bulk!.runner.kinds.includes(kind))) {
-      this.parked.push({ jobs: list, finish: () => deal(at) });
-      return;
-    }
-    if (at !== undefined) this.bulk!.region.release(at);
+    if (at !== undefined) return void this.parked.push({ jobs: jobs(at), finish: () => deal(at) });
     const top = this.mark(),
       here = this.scratch(elements);
     inPlace(here);

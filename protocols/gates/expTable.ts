@@ -83,6 +83,7 @@ export const expTable: Gate<ExpParams> = {
     for (const [from, n] of chunks(x!.size, ELEMENT_BYTES * cells)) {
       const r = x!.mask + 8 * from;
       later(
+        'exp',
         n * cells,
         (dst) => [{ kind: 'exp', dst, r, domainBits, cellsLog2, tables, n }],
         (factors) => dealWide(factors, WIDE_BITS, n * cells),

@@ -95,6 +95,7 @@ export const fourier: Gate<FourierParams> = {
       const count = 2 * terms * n,
         r = x!.mask + 8 * from;
       later(
+        'fourier',
         count,
         (dst) => [{ kind: 'fourier', dst, r, periodBits, terms, tables, n }],
         (factors) => (p.drop === 0 ? deal(factors, p.bits, count) : dealWide(factors, WIDE_BITS, count)),

@@ -2,7 +2,7 @@
  * What a gate is: a local function from secret tensors (and dealt material) to secret tensors. Every gate is one file with these members in this
  * order, and one line in registry.ts. Gates are synchronous and do no I/O: `deal` runs at the helper, `evaluate` at P0 and P1.
  */
-import type { BulkJob } from '../../kernels/bulk.ts';
+import type { BulkJob, BulkKind } from '../../kernels/bulk.ts';
 import type { Kernels } from '../../kernels/kernels.ts';
 import type { Tensor, TensorSpec } from '../tensor.ts';
 
@@ -51,11 +51,11 @@ export interface DealContext extends GateContext {
   /** XOR-shares n 64-bit words. Clobbers src. */
   dealWords(src: number, n: number): void;
   /**
-   * Bulk work of a gate: jobs of one kind, which read masks and constants alone, into `elements` fresh elements at `at`; then what is dealt of their results, by
-   * `deal`, `dealWide` or `dealWords`. A backend may answer later, together with other gates' jobs; what is dealt, and in which order, does not depend on it. A
+   * Bulk work of a gate: jobs of a kind, which read masks and constants alone, into `elements` fresh elements at `at`; then what is dealt of their results, by
+   * `deal`, `dealWide`, `dealWords` or `dealBoth`. A backend may answer later, together with other gates' jobs; what is dealt, and in which order, does not depend on it. A
    * gate deals either all by this or nothing. `inPlace`: a faster way to the same results on this thread.
    */
-  later(elements: number, jobs: (at: number) => readonly BulkJob[], then: (at: number) => void, inPlace?: (at: number) => void): void;
+  later(kind: BulkKind, elements: number, jobs: (at: number) => readonly BulkJob[], then: (at: number) => void, inPlace?: (at: number) => void): void;
   /** Sends the same bytes to both evaluators. */
   dealBoth(pointer: number, bytes: number): void;
   /** The next n key roots u64[n, 2] of a party, from its stream. */

@@ -47,6 +47,7 @@ export const less: Gate<Less> = {
     for (const [from, n] of chunks(x!.size, 2 ** bits / 8)) {
       const words = (n * 2 ** bits) / 64;
       later(
+        'table',
         n + words,
         (r) => {
           k.sub(r, x!.mask + 8 * from, y!.mask + 8 * from, n);

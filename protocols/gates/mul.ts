@@ -54,7 +54,7 @@ export const mul: Gate<Bilinear> = {
       compute = (product: number): void =>
         op.dealt ? op.dealt.integer(k, product, x!.mask, y!.mask, bits) : op.integer(k, product, x!.mask, y!.mask, bits, SET),
       dealIt = (product: number): void => deal(product, bits, op.dealtSize);
-    if (op.jobs) return later(op.dealtSize, (product) => op.jobs!(product, x!.mask, y!.mask, bits), dealIt, compute);
+    if (op.jobs) return later('gemm', op.dealtSize, (product) => op.jobs!(product, x!.mask, y!.mask, bits), dealIt, compute);
     const product = scratch(op.dealtSize);
     compute(product);
     dealIt(product);

@@ -52,22 +52,29 @@ export const onehot: Gate<OneHot> = {
       if (v < span) out[i * span + Number(v)] = 1n;
     });
   },
-  deal({ kernels: k, scratch, dealBoth, roots, gate, tweak, mark, release }, { bits }, [x]) {
+  deal({ kernels: k, scratch, dealBoth, later, roots, gate, tweak, mark, release }, { bits }, [x]) {
     const keyBytes = dpfKeyBytes(bits, 1);
     for (const [from, n] of chunks(x!.size, keyBytes)) {
       const top = mark(),
-        points = scratch(n),
-        ones = scratch(n),
-        roots0 = scratch(2 * n),
-        roots1 = scratch(2 * n),
-        keys = scratch(Math.ceil((n * keyBytes) / 8) + 1);
-      roots(roots0, 0, n);
-      roots(roots1, 1, n);
-      k.mulScalar(points, x!.mask + 8 * from, -1, n, SET);
-      k.reduce(points, points, bits, n);
-      k.fill(ones, 1, n);
-      k.dpfGenerate(keys, roots0, roots1, points, ones, n, bits, 1, tweak, from, gate, 0);
-      dealBoth(keys, n * keyBytes);
+        seeds = scratch(4 * n),
+        keyElements = Math.ceil((n * keyBytes) / 8);
+      roots(seeds, 0, n);
+      roots(seeds + 16 * n, 1, n);
+      later(
+        'keys',
+        keyElements + 6 * n,
+        (dst) => {
+          const roots0 = dst + 8 * keyElements,
+            points = roots0 + 32 * n,
+            payload = points + 8 * n;
+          k.copy(roots0, seeds, 4 * n);
+          k.mulScalar(points, x!.mask + 8 * from, -1, n, SET);
+          k.reduce(points, points, bits, n);
+          k.fill(payload, 1, n);
+          return [{ kind: 'keys', dst, roots0, roots1: roots0 + 16 * n, points, payload, bits, words: 1, tweak, index: from, gate, n }];
+        },
+        (keys) => dealBoth(keys, n * keyBytes),
+      );
       release(top);
     }
   },

@@ -82,21 +82,28 @@ export const spline: Gate<SplineParams> = {
       out[i] = BigInt.asUintN(64, sum);
     }
   },
-  deal({ kernels: k, scratch, dealBoth, roots, gate, tweak, mark, release }, p, [x]) {
+  deal({ kernels: k, scratch, dealBoth, later, roots, gate, tweak, mark, release }, p, [x]) {
     const words = p.degree + 1,
       keyBytes = dpfKeyBytes(p.keyBits, words);
     for (const [from, n] of chunks(x!.size, keyBytes)) {
       const top = mark(),
-        points = scratch(n),
-        payload = scratch(n * words),
-        roots0 = scratch(2 * n),
-        roots1 = scratch(2 * n),
-        keys = scratch(Math.ceil((n * keyBytes) / 8) + 1);
-      roots(roots0, 0, n);
-      roots(roots1, 1, n);
-      k.splinePayload(points, payload, x!.mask + 8 * from, p.domainBits, p.domainBits - p.keyBits, words, n);
-      k.dpfGenerate(keys, roots0, roots1, points, payload, n, p.keyBits, words, tweak, from, gate, 0);
-      dealBoth(keys, n * keyBytes);
+        seeds = scratch(4 * n),
+        keyElements = Math.ceil((n * keyBytes) / 8);
+      roots(seeds, 0, n);
+      roots(seeds + 16 * n, 1, n);
+      later(
+        'keys',
+        keyElements + (5 + words) * n,
+        (dst) => {
+          const roots0 = dst + 8 * keyElements,
+            points = roots0 + 32 * n,
+            payload = points + 8 * n;
+          k.copy(roots0, seeds, 4 * n);
+          k.splinePayload(points, payload, x!.mask + 8 * from, p.domainBits, p.domainBits - p.keyBits, words, n);
+          return [{ kind: 'keys', dst, roots0, roots1: roots0 + 16 * n, points, payload, bits: p.keyBits, words, tweak, index: from, gate, n }];
+        },
+        (keys) => dealBoth(keys, n * keyBytes),
+      );
       release(top);
     }
   },

@@ -47,6 +47,7 @@ export const truthTable: Gate<TruthTable> = {
     for (const [from, n] of chunks(x!.size, 2 ** bits / 8)) {
       const words = (n * 2 ** bits) / 64;
       later(
+        'table',
         words,
         (dst) => [{ kind: 'table', dst, table: table.pointer, r: mask + 8 * from, bits, xor, n }],
         (tables) => dealWords(tables, words),
