@@ -200,7 +200,7 @@ function text(files, rows, points, operators, found) {
     ...(rows.length > 0 ? ['## Our engine on other models and networks', ownTable(rows)] : []),
     '## Again',
     'The environment of SPU (CPython 3.11, x86-64 Linux) is made on the first run; about 8 GB of memory must be free.',
-    '```sh\nnpm run build\nnpm run bench:spu -- --reps 3 --out docs/benchmarks/gpt2.json\nnpm run docs\n```',
+    '```sh\nnpm run build\nnpm run bench:spu -- --reps 3 --out docs/benchmarks/gpt2.json\nnpm run bench:policies\nnpm run docs\n```',
   ].join('\n\n');
 }
 

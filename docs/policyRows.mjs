@@ -24,7 +24,20 @@ function figures(found, row) {
 
 function tokens(found) {
   return table([
-    ['T', "T'", 'policy', 'rounds', 'online, MB', 'dealt, MB', 'ready, ms', 'with dealing, ms', 'full / it: bytes', 'attention bytes', 'ready', 'with dealing'],
+    [
+      'T',
+      "T'",
+      'policy',
+      'rounds',
+      'online, MB',
+      'dealt, MB',
+      'ready, ms',
+      'with dealing, ms',
+      'full / it: bytes',
+      'full / it: attention',
+      'full / it: ready',
+      'full / it: with dealing',
+    ],
     ...found.policies.map((r) => {
       const { full, time, fullTime } = figures(found, r),
         over = (of) => (full ? times(of(full) / of(r)) : ''),
@@ -64,7 +77,7 @@ const evictions = (found) =>
 
 const ablations = (found) =>
   table([
-    ['T', "T'", 'of', 'with', 'rounds', 'MB a token', 'attention, MB', 'full / it: bytes', 'attention bytes'],
+    ['T', "T'", 'of', 'with', 'rounds', 'MB a token', 'attention, MB', 'full / it: bytes', 'full / it: attention'],
     ...(found.ablation ?? []).flatMap(({ of, rows }) =>
       SHOWN.flatMap((context) => rows.filter((r) => r.context === context)).map((r) => {
         const full = rows.find((o) => o.policy === 'full' && o.context === r.context);
@@ -100,10 +113,12 @@ function growth(rows) {
 
 /** Bytes of whole answers: a column a policy, the one that is taken in bold. */
 function choices(rows) {
-  const names = each(
-    rows.toSorted((a, b) => a.policy.localeCompare(b.policy)),
-    'policy',
-  );
+  const names = [
+    'full',
+    ...each(rows, 'policy')
+      .filter((name) => name !== 'full')
+      .toSorted(),
+  ];
   return table([
     ['T', 'answer', ...names],
     ...each(rows, 'context').flatMap((context) =>
@@ -187,21 +202,30 @@ export function policyCharts(found, points) {
   if (!found) return {};
   const contexts = each(found.policies, 'context'),
     names = each(found.policies, 'policy'),
-    lines = (of) =>
-      names.map((name, i) => ({ name, colour: POLICY_COLOURS[i % POLICY_COLOURS.length], below: i > 0, values: contexts.map((t) => of(name, t)) })),
     at = (rows, name, t) => rows.find((r) => r.policy === name && r.context === t),
-    million = (n) => (n === undefined ? undefined : n / 1e6),
-    thousand = (s) => (s === undefined ? undefined : 1000 * s);
+    million = (n) => n / 1e6,
+    overContexts = (title, unit, ofPeer, of) => {
+      const peer = contexts.map((t) => peerAt(points, t)),
+        lines = names.map((name, i) => ({ name, colour: POLICY_COLOURS[i % POLICY_COLOURS.length], values: contexts.map((t) => of(name, t)) }));
+      return chart(title, unit, contexts, [{ name: 'SPU ABY3, full', colour: COLOURS.peer, values: peer.map((p) => p && ofPeer(p)) }, ...lines], {
+        axis: 'cached tokens T, before eviction',
+        ends: true,
+      });
+    };
   return {
-    'policies.svg': chart('Bytes per token by cache policy, online + dealt', 'MB per token (log)', contexts, [
-      { name: 'SPU ABY3, full', colour: COLOURS.peer, values: contexts.map((t) => million(peerAt(points, t)?.bytes)) },
-      ...lines((name, t) => million(allBytes(at(found.policies, name, t)))),
-    ]),
+    'policies.svg': overContexts(
+      'Bytes per token by cache policy, online + dealt',
+      'MB per token (log)',
+      (peer) => million(peer.bytes),
+      (name, t) => million(allBytes(at(found.policies, name, t))),
+    ),
     ...(found.rows?.length > 0 && {
-      'policyTimes.svg': chart('Time per token by cache policy, dealing included', 'ms per token (log)', contexts, [
-        { name: 'SPU ABY3, full', colour: COLOURS.peer, values: contexts.map((t) => thousand(peerAt(points, t)?.s)) },
-        ...lines((name, t) => at(found.rows, name, t)?.endToEndMs.median),
-      ]),
+      'policyTimes.svg': overContexts(
+        'Time per token by cache policy, dealing included',
+        'ms per token (log)',
+        (peer) => 1000 * peer.s,
+        (name, t) => at(found.rows, name, t)?.endToEndMs.median,
+      ),
     }),
   };
 }
