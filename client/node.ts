@@ -197,7 +197,7 @@ export async function readModelArtefact(model: string): Promise<Artefact> {
 }
 
 /** The name of the choice by cost. */
-const AUTO = 'auto';
+export const AUTO = 'auto';
 
 /** The quality report beside a model's artefact, where it has one of this artefact. @throws CachetError 'policy' if it cannot be read. */
 async function readQualityReport(model: string, artefact: Artefact): Promise<QualityReport | undefined> {
@@ -221,8 +221,8 @@ export const qualityReportPath = (model: string): string => artefactPath(model).
 
 /**
  * A cache policy for a model: a preset's name, or a JSON file. `mpcache` is what the model's quality report recommends, where it has one, with the full cache where
- * that finds none good enough. `auto`, where the `use` is known, is what costs fewest bytes for it of the report's policies that are good enough and the full cache;
- * for random weights, whose answers mean nothing, of all presets. @throws CachetError 'policy' for neither, or for one that the model cannot follow.
+ * that finds none good enough. `auto`, where the `use` is known, is what costs fewest bytes for it of those that are good enough (goodPolicies), each also without its
+ * selection. @throws CachetError 'policy' for neither, or for one that the model cannot follow.
  */
 export async function readPolicy(
   text: string,
@@ -235,13 +235,11 @@ export async function readPolicy(
       throw new CachetError({
         code: 'policy',
         what: 'no length for the policy auto',
-        expected: 'one prompt and one answer, as in ask and cost',
+        expected: 'one prompt and one answer, as in ask, demo, cost and bench; in chat a note',
         got: 'none',
         hint: `--policy ${POLICY_NAMES.join(', ')}, or a JSON file`,
       });
-    const report = await readQualityReport(model, artefact),
-      good = isRandom(model) ? Object.values(PRESETS) : policiesWithin(report?.policies ?? []);
-    return cheapestPolicy(artefact, [FULL, ...good], use.promptTokens, use.maxTokens);
+    return cheapestPolicy(artefact, await goodPolicies(model, artefact), use.promptTokens, use.maxTokens);
   }
   const preset = text === 'mpcache' ? await mpcacheOf(model, artefact) : (PRESETS as Readonly<Record<string, Policy>>)[text];
   if (!preset && !existsSync(text))
@@ -256,6 +254,12 @@ export async function readPolicy(
   checkPolicy(policy, artefact.shape);
   return policy;
 }
+
+/** What `auto` chooses from: the full cache, and the policies of the model's quality report that are good enough; for random weights all presets. */
+export const goodPolicies = async (model: string, artefact: Artefact): Promise<Policy[]> => [
+  FULL,
+  ...(isRandom(model) ? Object.values(PRESETS) : policiesWithin((await readQualityReport(model, artefact))?.policies ?? [])),
+];
 
 async function mpcacheOf(model: string, artefact: Artefact): Promise<Policy> {
   const report = await readQualityReport(model, artefact);

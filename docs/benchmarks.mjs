@@ -5,21 +5,14 @@
  *   node docs/benchmarks.mjs [FILE ...]
  */
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
-import { init, use } from 'echarts/core';
-import { LineChart } from 'echarts/charts';
-import { GridComponent, LegendComponent, TitleComponent } from 'echarts/components';
-import { SVGRenderer } from 'echarts/renderers';
 import { backendCharts, backendSection } from './backendRows.mjs';
+import { chart, COLOURS } from './charts.mjs';
+import { policyCharts, policySection } from './policyRows.mjs';
+import { megabytes, ms, table, times } from './tables.mjs';
 import { compare, compareOperators, goals, operatorGoals } from '../test/spu/rows.mjs';
-
-use([LineChart, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
 
 const folder = new URL('benchmarks/', import.meta.url),
   PAGE = new URL('BENCHMARKS.md', import.meta.url);
-/** One grey that has a contrast of 4 and more on white and on a dark page; the lines' colours are as far from both. */
-const GREY = '#767676',
-  COLOURS = { peer: '#d55e00', all: '#2b83c6', ready: '#009e73' },
-  POLICY_COLOURS = ['#2b83c6', '#009e73', '#a05fb4', '#b8860b'];
 const WORDS = {
   ready: 'SPU time / ours, preprocessing ready',
   all: 'SPU time / ours, dealing included',
@@ -28,11 +21,6 @@ const WORDS = {
   roundsPerLayer: 'rounds a layer',
   oursBytes: 'bytes in all',
 };
-
-export const table = (rows) => [rows[0], rows[0].map(() => '---'), ...rows.slice(1)].map((r) => `| ${r.join(' | ')} |`).join('\n');
-const megabytes = (n) => (n === undefined ? '-' : `${(n / 1e6).toFixed(n < 1e8 ? 1 : 0)}`),
-  ms = (n) => (n === undefined ? '-' : n.toFixed(0)),
-  times = (n) => (n === undefined ? '-' : `${n.toFixed(1)}x`);
 
 /** Points by shape: where a shape was measured twice, the later run of both sides. */
 function latest(files) {
@@ -127,88 +115,6 @@ function ownTable(rows) {
   ]);
 }
 
-const allBytes = (r) => r.onlineBytes + r.dealtBytes;
-
-/** Policies at each context; ratios against our own full cache at the same context. */
-function policyTable(policies) {
-  return table([
-    ['T', "T'", 'policy', 'rounds', 'online, MB', 'dealt, MB', 'full / it, all', 'full / it, attention', 'eviction once, MB', 'rounds of it'],
-    ...policies.map((r) => {
-      const full = policies.find((o) => o.policy === 'full' && o.context === r.context && o.model === r.model);
-      return [
-        String(r.context),
-        String(r.kept),
-        r.policy,
-        String(r.rounds),
-        megabytes(r.onlineBytes),
-        megabytes(r.dealtBytes),
-        full && full !== r ? times(allBytes(full) / allBytes(r)) : '',
-        full && full !== r ? times(full.attentionBytes / r.attentionBytes) : '',
-        r.eviction ? megabytes(r.eviction.bytes) : '',
-        r.eviction ? String(r.eviction.rounds) : '',
-      ];
-    }),
-  ]);
-}
-
-/** Bytes a token over T, SPU's full cache where a run has it. */
-function policyChart(policies, points) {
-  const contexts = [...new Set(policies.map((r) => r.context))].toSorted((a, b) => a - b),
-    names = [...new Set(policies.map((r) => r.policy))],
-    peer = (t) => points.find((p) => p.task === 'decode' && p.weights === 'public' && p.context === t)?.figures.peer?.bytes,
-    million = (n) => (n === undefined ? undefined : n / 1e6);
-  return chart('Bytes per token by cache policy, online + dealt', 'MB per token (log)', contexts, [
-    { name: 'SPU ABY3, full', colour: COLOURS.peer, values: contexts.map((t) => million(peer(t))) },
-    ...names.map((name, i) => ({
-      name,
-      colour: POLICY_COLOURS[i % POLICY_COLOURS.length],
-      below: i > 0,
-      values: contexts.map((t) => policies.filter((r) => r.policy === name && r.context === t).map((r) => million(allBytes(r)))[0]),
-    })),
-  ]);
-}
-
-/** An SVG with one line per series over the contexts, on a logarithmic axis; series: `{ name, colour, values, below }`, absent values undefined, `below` puts the numbers under the line. */
-function chart(title, unit, contexts, series) {
-  const text = { color: GREY, fontFamily: 'sans-serif', fontSize: 13 },
-    axis = { nameLocation: 'middle', nameTextStyle: text, axisLabel: text, axisLine: { show: true, lineStyle: { color: GREY } } },
-    values = series.flatMap((s) => s.values).filter((v) => v !== undefined),
-    // Half a label's height is left free under the lowest point.
-    floor = 10 ** Math.floor(Math.log10(Math.min(...values) / 1.5)),
-    view = init(null, null, { renderer: 'svg', ssr: true, width: 720, height: 400 });
-  view.setOption({
-    animation: false,
-    backgroundColor: 'transparent',
-    title: { text: title, left: 'center', textStyle: { ...text, fontSize: 15 } },
-    legend: { bottom: 4, textStyle: text, itemGap: 44 },
-    grid: { left: 80, right: 40, top: 56, bottom: 92 },
-    xAxis: { ...axis, type: 'category', name: 'attended tokens T', nameGap: 32, data: contexts.map(String) },
-    yAxis: { ...axis, type: 'log', min: floor, name: unit, nameGap: 56, splitLine: { lineStyle: { color: GREY, opacity: 0.3 } } },
-    series: series
-      .filter(({ values }) => values.some((v) => v !== undefined))
-      .map(({ name, colour, values, below }) => ({
-        type: 'line',
-        name,
-        data: values.map((v) => v ?? '-'),
-        symbol: 'circle',
-        symbolSize: 8,
-        itemStyle: { color: colour },
-        lineStyle: { color: colour, width: 2.5 },
-        label: {
-          show: true,
-          position: below ? 'bottom' : 'top',
-          color: colour,
-          fontFamily: 'sans-serif',
-          fontSize: 12,
-          formatter: ({ value }) => String(Number(value.toPrecision(3))),
-        },
-      })),
-  });
-  const svg = view.renderToSVGString();
-  view.dispose();
-  return `${svg}\n`;
-}
-
 function charts(points) {
   const decode = points.filter((p) => p.task === 'decode' && p.weights === 'public'),
     contexts = decode.map((p) => p.context),
@@ -259,7 +165,7 @@ function runs(files) {
     .join('\n');
 }
 
-function text(files, rows, points, operators, policies, dealing) {
+function text(files, rows, points, operators, found, dealing) {
   const decode = points.filter((p) => p.task === 'decode'),
     prefill = points.filter((p) => p.task === 'prefill');
   return [
@@ -290,20 +196,13 @@ function text(files, rows, points, operators, policies, dealing) {
         ]
       : []),
     ...(prefill.length > 0 ? ['## Prefill', latencyTable(prefill), bytesTable(prefill)] : []),
-    ...(policies.length > 0
-      ? [
-          '## Cache policies',
-          `A token of ${policies[0].model} by the Meter, whose figures the parties' equal. T: tokens before static eviction, T' after it. The eviction's cost is paid once, at the end of the prompt.`,
-          policyTable(policies),
-          '![Bytes per token by cache policy over T](benchmarks/policies.svg)',
-        ]
-      : []),
+    ...policySection(found, points),
     ...(operators ? ['## Operators of cache selection', operatorTables(operators)] : []),
     ...dealing,
     ...(rows.length > 0 ? ['## Our engine on other models and networks', ownTable(rows)] : []),
     '## Again',
     'The environment of SPU (CPython 3.11, x86-64 Linux) is made on the first run; about 8 GB of memory must be free.',
-    '```sh\nnpm run build\nnpm run bench:spu -- --reps 3 --out docs/benchmarks/gpt2.json\nnpm run docs\n```',
+    '```sh\nnpm run build\nnpm run bench:spu -- --reps 3 --out docs/benchmarks/gpt2.json\nnpm run bench:policies\nnpm run docs\n```',
   ].join('\n\n');
 }
 
@@ -311,20 +210,20 @@ function text(files, rows, points, operators, policies, dealing) {
 export function render(contents) {
   const files = contents.filter((c) => Array.isArray(c.points)),
     points = latest(files),
-    policies = contents.flatMap((c) => c.policies ?? []);
+    found = contents.find((c) => c.policies?.some((r) => r.kept !== undefined));
   return {
     page: `${text(
       files,
-      contents.flatMap((c) => c.rows ?? []),
+      contents.filter((c) => c !== found).flatMap((c) => c.rows ?? []),
       points,
       files.findLast((f) => f.operators)?.operators,
-      policies,
+      found,
       backendSection(contents, table),
     )}\n`,
     charts: {
       ...(points.some((p) => p.task === 'decode' && p.weights === 'public') ? charts(points) : {}),
       ...backendCharts(contents),
-      ...(policies.length > 0 ? { 'policies.svg': policyChart(policies, points) } : {}),
+      ...policyCharts(found, points),
     },
   };
 }

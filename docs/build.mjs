@@ -4,7 +4,8 @@
  */
 import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { table, writeBenchmarks } from './benchmarks.mjs';
+import { writeBenchmarks } from './benchmarks.mjs';
+import { table } from './tables.mjs';
 
 const root = new URL('../', import.meta.url);
 const cachet = (...args) => JSON.parse(execFileSync(process.execPath, ['dist/party/cli.js', ...args, '--json'], { cwd: root, maxBuffer: 1 << 28 }).toString());

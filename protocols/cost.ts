@@ -3,7 +3,7 @@ import { bindPlan, type Artefact } from './artefact.ts';
 import type { Turn } from './engines/effects.ts';
 import type { StepCost } from './engines/engine.ts';
 import { Meter } from './engines/meter.ts';
-import { FULL, type Policy } from './policy.ts';
+import { canonicalPolicy, FULL, type Policy } from './policy.ts';
 import { session } from './programs/transformer.ts';
 import { turnSlots, type SessionSpec } from './session.ts';
 
@@ -41,30 +41,48 @@ export function policyCost(
   };
 }
 
-/**
- * Of policies that all do, the one with the fewest bytes for a prompt of `tokens` private tokens and an answer of `answer`. Each is tried without its selection as
- * well, which attends to more: a selection never makes an answer dearer.
- */
-export function cheapestPolicy(artefact: Artefact, policies: readonly Policy[], tokens: number, answer: number): Policy {
-  let best: { readonly policy: Policy; readonly bytes: number } | undefined;
-  const alone = policies
-    .filter((p) => p.dynamic)
-    .map((p): Policy => ({
-      ...p,
-      name: p.static ? `${p.name}-static` : FULL.name,
-      dynamic: null,
-      layers: Object.fromEntries(Object.entries(p.layers).flatMap(([l, own]) => (own.keep === undefined ? [] : [[l, { keep: own.keep }]]))),
-      streaming: {},
-      sharing: p.static ? p.sharing : 'none',
-      skipLayers: p.static ? p.skipLayers : [],
-    }));
-  for (const policy of [...policies, ...alone]) {
-    const { token, eviction } = policyCost(artefact, policy, tokens),
-      bytes = answer * (token.onlineBytes + token.dealtBytes) + (eviction?.bytes ?? 0);
-    if (!best || bytes < best.bytes) best = { policy, bytes };
-  }
-  return best!.policy;
+/** A policy, and what an answer under it costs. */
+export interface PolicyChoice {
+  readonly policy: Policy;
+  readonly token: StepCost;
+  readonly eviction: { readonly rounds: number; readonly bytes: number } | null;
+  /** Of the eviction and all tokens of the answer. */
+  readonly bytes: number;
 }
+
+/**
+ * Policies for a prompt of `tokens` private tokens and an answer of `answer`, each also without its selection, which attends to more: so that a selection never
+ * makes an answer dearer. One of each rule; the first is the cheapest.
+ */
+export function policyChoices(artefact: Artefact, policies: readonly Policy[], tokens: number, answer: number): PolicyChoice[] {
+  const rules = new Map<string, Policy>();
+  for (const p of [...policies, ...policies.filter((q) => q.dynamic).map(withoutSelection)]) {
+    const rule = canonicalPolicy({ ...p, name: '' });
+    if (!rules.has(rule)) rules.set(rule, p);
+  }
+  return [...rules.values()]
+    .map((policy): PolicyChoice => {
+      const { token, eviction } = policyCost(artefact, policy, tokens);
+      return { policy, token, eviction, bytes: answer * (token.onlineBytes + token.dealtBytes) + (eviction?.bytes ?? 0) };
+    })
+    .toSorted((x, y) => x.bytes - y.bytes);
+}
+
+/** The static eviction of a policy alone, or the full cache where it has none. */
+const withoutSelection = (p: Policy): Policy =>
+  p.static
+    ? {
+        ...p,
+        name: `${p.name}-static`,
+        dynamic: null,
+        layers: Object.fromEntries(Object.entries(p.layers).flatMap(([l, own]) => (own.keep === undefined ? [] : [[l, { keep: own.keep }]]))),
+        streaming: {},
+      }
+    : FULL;
+
+/** Of policies that all do, the one with the fewest bytes for a prompt of `tokens` private tokens and an answer of `answer`, its selection left out where that is cheaper. */
+export const cheapestPolicy = (artefact: Artefact, policies: readonly Policy[], tokens: number, answer: number): Policy =>
+  policyChoices(artefact, policies, tokens, answer)[0]!.policy;
 
 /** `turns`: those after the first. */
 export function meterSession(

@@ -51,6 +51,22 @@ describe('cachet', () => {
     expect(JSON.parse(stdout)).toMatchObject({ rounds: cost.rounds, onlineBytes: cost.onlineBytes, dealtBytes: cost.dealtBytes, model: 'tiny-notes' });
   });
 
+  it('bench policies has techniques, a fixed budget and what auto takes, as tables and as JSON', async () => {
+    const args = ['bench', 'policies', '--policy', 'full', 'aggressive', '--context', '300', '--ablation', '--growth', '--auto', '--answer', '16'],
+      [tables, json] = await Promise.all([cachet(...args), cachet(...args, '--json')]);
+    for (const text of ['aggressive, technique by technique', 'aggressive-fixed', 'the budget of T = 300 at every T']) expect(tables.stdout).toContain(text);
+    expect(tables.stdout).toMatch(/300 +16 .* auto$/m);
+    const found = JSON.parse(json.stdout) as Record<'policies' | 'growth', { policy: string }[]> & {
+      ablation: { of: string }[];
+      auto: { policy: string; taken: boolean }[];
+    };
+    expect(Object.values(found).map((rows) => typeof rows === 'string' || rows.length > 0)).toEqual([true, true, true, true, true]);
+    expect([found.policies, found.growth].map((rows) => rows.map((r) => r.policy))).toEqual([['full', 'aggressive'], ['aggressive-fixed']]);
+    expect(found.auto.map((r) => r.policy)).toContain('full');
+    expect(found.auto.filter((r) => r.taken)).toHaveLength(1);
+    expect(found.ablation.map((a) => a.of)).toEqual(['aggressive']);
+  });
+
   it.each<[string, string[], RegExp]>([
     ['an unknown command', ['dance'], /unknown command 'dance'/],
     ['an unknown option', ['cost', '--nope'], /unknown option '--nope'/],
@@ -70,6 +86,13 @@ describe('cachet', () => {
       ['cost', '--policy', file('s.json', '{"name":"x","static":null,"dynamic":null,"skipLayers":[6]}')],
       /policy x, skipLayers: cache policy that the model cannot follow; expected layers from 0 to 5/,
     ],
+    [
+      'the cheapest cache policy without a length',
+      ['policy', 'auto'],
+      /no length for the policy auto; expected one prompt and one answer, .*; try: --policy full/,
+    ],
+    ['the cheapest cache policy for a chat without a note', ['chat', '--policy', 'auto'], /no length for the policy auto; .*in chat a note/],
+    ['an eviction under a policy without one', ['bench', 'evict', '--policy', 'auto'], /nothing to evict; expected a policy with static eviction/],
     ['a bad role', ['party', '--role', 'p2', '--config', 'x'], /Allowed choices are p0, p1, helper/],
     ['a log level that is none', ['party', '--role', 'p0', '--config', 'x', '--log-level', 'loud'], /Allowed choices are info, warn, error, silent/],
     [

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { qualityReportPath, readPolicy } from '../client/node.ts';
-import { ablation, policyRows } from '../party/bench/policies.ts';
-import { cheapestPolicy, meterSession, policyCost } from '../protocols/cost.ts';
-import { FULL, PRESETS, type Policy } from '../protocols/policy.ts';
+import { ablation, choiceRows, fixedBudget, policyRows } from '../party/bench/policies.ts';
+import { cheapestPolicy, meterSession, policyChoices, policyCost } from '../protocols/cost.ts';
+import { canonicalPolicy, FULL, PRESETS, type Policy } from '../protocols/policy.ts';
 import type { PolicyQuality } from '../protocols/quality.ts';
 import { qualityReport } from '../protocols/qualityReport.ts';
 import { tinyNotes } from './support/tinyNotes.ts';
@@ -66,16 +66,52 @@ describe("a policy's cost over a context", () => {
   });
 });
 
+describe('a fixed budget', () => {
+  it('is that of a shorter prompt, whose tokens cost the same', () => {
+    const fixed = fixedBudget({ ...policy, layers: { 4: { keep: 0.5, ratio: [0.25] }, 5: { ratio: [0.5] } }, sharing: 'none' }, 300, artefact.shape.layers);
+    expect(fixed.name).toBe('budget-fixed');
+    expect(fixed.static!.keep).toEqual({ tokens: 120 });
+    expect(fixed.layers).toEqual({ 4: { keep: { tokens: 150 }, ratio: [0.25] }, 5: { ratio: [0.5] } });
+    const [short, long] = policyRows(artefact, [fixed], [301, 2049]),
+      { context: _, eviction: __, ...token } = short!;
+    expect(long).toMatchObject(token);
+    expect(fixedBudget(selection, 300, artefact.shape.layers)).toBe(selection);
+  });
+});
+
 describe('the cheapest policy', () => {
+  it('has a row of each that it was chosen from, the cheapest first', () => {
+    const rows = choiceRows(artefact, [FULL, policy], 901, 64);
+    expect(rows.map((r) => r.taken)).toEqual([true, false, false]);
+    expect(rows[0]!.policy).toBe(cheapestPolicy(artefact, [FULL, policy], 900, 64).name);
+    for (const r of rows) expect(r.bytes).toBe(64 * r.tokenBytes + r.evictionBytes);
+    expect(Object.fromEntries(rows.map((r) => [r.policy, r.kept]))).toEqual({ budget: 361, 'budget-static': 361, full: 901 });
+  });
+
   it('never has a selection that costs more than doing without', () => {
-    for (const tokens of [40, 200, 900]) {
-      const best = cheapestPolicy(artefact, [policy], tokens, 64),
-        bytes = (p: Policy): number => {
-          const { token, eviction } = policyCost(artefact, p, tokens);
-          return 64 * (token.onlineBytes + token.dealtBytes) + (eviction?.bytes ?? 0);
-        };
-      for (const p of [policy, { ...policy, name: 'static', dynamic: null }]) expect(bytes(best)).toBeLessThanOrEqual(bytes(p));
-    }
+    const costs = new Map<string, ReturnType<typeof policyCost>>(),
+      bytes = (p: Policy, tokens: number, answer: number): number => {
+        const key = `${canonicalPolicy({ ...p, name: '' })} ${tokens}`,
+          { token, eviction } = costs.get(key) ?? policyCost(artefact, p, tokens);
+        costs.set(key, { token, eviction });
+        return answer * (token.onlineBytes + token.dealtBytes) + (eviction?.bytes ?? 0);
+      },
+      presets = [policy, ...Object.values(PRESETS)],
+      taken = new Set<string>();
+    for (const tokens of [40, 512, 2048, 8192])
+      for (const answer of [16, 1024]) {
+        const best = cheapestPolicy(artefact, [FULL, ...presets], tokens, answer);
+        taken.add(best.name);
+        for (const p of presets)
+          for (const other of [p, { ...p, name: 'static', dynamic: null, layers: {}, streaming: {} }, FULL])
+            expect(bytes(best, tokens, answer), `${best.name} against ${p.name}, ${other.name}`).toBeLessThanOrEqual(bytes(other, tokens, answer));
+      }
+    // Short answers do not pay for an eviction; a selection does where it is cheap, and does not where ranking is dear.
+    expect(taken.has('full')).toBe(true);
+    expect(taken.size).toBeGreaterThan(2);
+    const small = policyChoices(artefact, [FULL, policy], 900, 64);
+    expect(small.map((c) => c.policy.name).toSorted()).toEqual(['budget', 'budget-static', 'full']);
+    expect(small.map((c) => c.bytes)).toEqual(small.map((c) => bytes(c.policy, 900, 64)));
     const most: Policy = { ...selection, dynamic: { ...selection.dynamic!, ratio: [0.95] } };
     expect(cheapestPolicy(artefact, [most], 900, 64).name).toBe('full');
     expect(cheapestPolicy(artefact, [FULL, selection], 900, 64).name).toBe('selection');

@@ -110,20 +110,62 @@ it('the page has both sides, missed goals said plainly, and charts without holes
   }
   expect(charts['bytes.svg']).toContain('>262<');
   expect(render([]).page).toContain('Not judged yet');
-  const row = (policy: string, kept: number, bytes: number) => ({
-    model: 'random:gpt2',
-    policy,
-    context: 2048,
-    kept,
-    rounds: 180,
-    onlineBytes: bytes,
-    dealtBytes: 2 * bytes,
-    attentionBytes: 2 * bytes,
-    eviction: policy === 'full' ? null : { rounds: 24, bytes: 451e6 },
-  });
-  const policies = render([{ name: 'p.json', policies: [row('full', 2048, 9e6), row('half', 819, 4e6)] }]);
-  expect(policies.page).toContain('| 2048 | 819 | half | 180 | 4.0 | 8.0 | 2.3x | 2.3x | 451 | 24 |');
-  expect(policies.charts['policies.svg']).toContain('half');
+});
+
+it('the page shows policies beside the full cache: a token, the eviction once, techniques, a fixed budget, what auto takes; missed goals said plainly', async () => {
+  const { render } = (await import('../docs/benchmarks.mjs' as string)) as { render(files: object[]): { page: string; charts: Record<string, string> } };
+  const row = (policy: string, kept: number, bytes: number, context = 2048) => ({
+      model: 'random:gpt2',
+      policy,
+      context,
+      kept,
+      layers: 12,
+      rounds: policy === 'full' ? 180 : 240,
+      onlineBytes: bytes,
+      dealtBytes: 2 * bytes,
+      attentionBytes: 2 * bytes,
+      eviction: policy === 'full' ? null : { rounds: 24, bytes: 451e6 },
+    }),
+    spread = (median: number) => ({ median, min: median, max: median }),
+    time = (policy: string, ready: number | null, all: number) => ({
+      policy,
+      context: 2048,
+      commit: 'abc1234',
+      onlineMs: ready === null ? null : spread(ready),
+      endToEndMs: spread(all),
+      eviction: policy === 'full' ? null : { ms: spread(7100) },
+    }),
+    choice = (policy: string, bytes: number, taken: boolean) => ({ context: 2048, answer: 64, policy, bytes, taken }),
+    budget = row('paper-budget', 819, 4e6);
+  const { page, charts } = render([
+    {
+      name: 'p.json',
+      machine: 'Test CPU, 2 cores',
+      policies: [row('full', 2048, 9e6), budget],
+      ablation: [{ of: 'paper-budget', rows: [row('full', 2048, 9e6), row('static', 819, 5e6), budget] }],
+      growth: [row('paper-budget-fixed', 205, 4e6, 512), row('paper-budget-fixed', 205, 6e6, 4096)],
+      auto: [choice('full', 2e9, false), choice('paper-budget', 1e9, true)],
+      rows: [time('full', 400, 500), time('paper-budget', 200, 300)],
+    },
+  ]);
+  for (const line of [
+    '| 2048 | 2048 | full | 180 | 9.0 | 18.0 | 400 | 500 |  |  |  |  |',
+    '| 2048 | 819 | paper-budget | 240 | 4.0 | 8.0 | 200 | 300 | 2.3x | 2.3x | 2.0x | 1.7x |',
+    '| our full cache / ours, attention bytes | at least 3.39x | 2.25x | **missed** |',
+    '| rounds a layer | at most 19 | 20.0 | **missed** |',
+    '| bytes of a token under one attended budget, T = 512 to 4096 | less than +25.0 % | +50.0 % | **missed** |',
+    '| 2048 | 819 | paper-budget | 451 | 24 | 7100 |',
+    '| 2048 | 819 | paper-budget | static | 240 | 15.0 | 10.0 | 1.8x | 1.8x |',
+    '| paper-budget-fixed | 205 | 12.0 | 18.0 | +50.0 % |',
+    '| 2048 | 64 | 2.00 GB | **1.00 GB** |',
+  ])
+    expect(page).toContain(line);
+  expect(page).not.toContain("SPU's full cache / ours");
+  for (const name of ['policies.svg', 'policyTimes.svg']) {
+    expect(charts[name]).toContain('paper-budget');
+    expect(charts[name]).not.toMatch(/NaN|undefined|Infinity/);
+  }
+  expect(render([{ name: 'p.json', machine: 'x', policies: [budget] }]).page).not.toContain('policyTimes.svg');
 });
 
 it.each([

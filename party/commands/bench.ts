@@ -6,17 +6,8 @@ import { benchSession, type SessionRow } from '../bench/session.ts';
 import { parseNet } from '../shaper.ts';
 import { artefactOf } from '../preparing.ts';
 import { bytes, describeMachine, onInterrupt } from '../terminal.ts';
-import {
-  backendsCommand,
-  dealingCommand,
-  decodeCommand,
-  evictCommand,
-  operatorsCommand,
-  opsCommand,
-  policiesCommand,
-  prefillCommand,
-  storeRowCommand,
-} from './benchSteps.ts';
+import { policiesCommand } from './benchPolicies.ts';
+import { backendsCommand, dealingCommand, decodeCommand, evictCommand, operatorsCommand, opsCommand, prefillCommand, storeRowCommand } from './benchSteps.ts';
 import { integer } from './options.ts';
 
 const nets = (text: string): string[] =>

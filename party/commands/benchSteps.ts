@@ -6,11 +6,9 @@ import { benchDealing, CORRELATIONS, type DealingRow } from '../bench/dealing.ts
 import { benchGates, machineLimits, type GateRow } from '../bench/gates.ts';
 import { benchKernels } from '../bench/kernels.ts';
 import { benchOperators, PAPER_SHAPE } from '../bench/operators.ts';
-import { ablation, policyRows } from '../bench/policies.ts';
 import { benchStore } from '../bench/store.ts';
 import { benchSteps, type Spread, type StepsRow } from '../bench/steps.ts';
 import { CachetError } from '../../protocols/errors.ts';
-import { POLICY_NAMES } from '../../protocols/policy.ts';
 import { configSchema, type BackendName } from '../config.ts';
 import { parseNet } from '../shaper.ts';
 import { artefactOf, localModel } from '../preparing.ts';
@@ -46,12 +44,13 @@ async function rows(task: 'decode' | 'prefill', o: Options): Promise<void> {
   const abort = new AbortController(),
     progress = new Progress({ silent: o.json ?? false }),
     { artefact, parts } = await localModel(o.model, o.weights, (done, total) => progress.update(`splitting the weights: document ${done} of ${total}`)),
-    policy = await readPolicy(o.policy, o.model, artefact),
     machine = describeMachine(),
     found: StepsRow[] = [];
   onInterrupt(() => abort.abort());
   if (!o.json) console.log(machine);
   for (const n of task === 'decode' ? o.context : o.tokens) {
+    const use = task === 'decode' ? { promptTokens: n - artefact.prefixIds.length, maxTokens: o.tokens[0]! } : { promptTokens: n, maxTokens: 1 },
+      policy = await readPolicy(o.policy, o.model, artefact, use);
     const row = await benchSteps({
       task,
       model: o.model,
@@ -88,9 +87,12 @@ export const evictCommand = command(
   )
   .action((o: Options) => evictions(o));
 
+/** The first pays for the eviction, the second does not. */
+const EVICT_TOKENS = 2;
+
 async function evictions(o: Options): Promise<void> {
   const artefact = await artefactOf(o.model),
-    policy = await readPolicy(o.policy, o.model, artefact);
+    policy = await readPolicy(o.policy, o.model, artefact, { promptTokens: o.context[0]!, maxTokens: EVICT_TOKENS });
   if (!policy.static)
     throw new CachetError({
       code: 'usage',
@@ -99,46 +101,8 @@ async function evictions(o: Options): Promise<void> {
       got: policy.name,
       hint: '--policy mpcache-paper',
     });
-  return rows('decode', { ...o, context: o.context.map((n) => n + artefact.prefixIds.length), tokens: [2] });
+  return rows('decode', { ...o, context: o.context.map((n) => n + artefact.prefixIds.length), tokens: [EVICT_TOKENS] });
 }
-
-export const policiesCommand = new Command('policies')
-  .description('Cache policies side by side, from the Meter: a token at contexts before eviction, and the eviction. Nothing is run.')
-  .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
-  .addOption(
-    new Option('--policy <policies...>', `of ${POLICY_NAMES.join(', ')}, or JSON files`).default(
-      ['full', 'mpcache', 'mpcache-paper'],
-      'full mpcache mpcache-paper',
-    ),
-  )
-  .addOption(
-    new Option('--context <list>', 'cached tokens before eviction, with spaces between')
-      .argParser(integers(64))
-      .default([512, 1024, 2048, 4096], '512 1024 2048 4096'),
-  )
-  .option('--ablation', 'each policy technique by technique')
-  .option('--json', 'rows as JSON on stdout')
-  .action(async (o: { model: string; policy: string[]; context: number[]; ablation?: boolean; json?: boolean }) => {
-    const artefact = await artefactOf(o.model),
-      named = await Promise.all(o.policy.map((name) => readPolicy(name, o.model, artefact))),
-      found = policyRows(artefact, o.ablation ? named.flatMap(ablation) : named, o.context);
-    if (o.json) return void console.log(JSON.stringify({ policies: found }));
-    console.log(
-      table([
-        ['T', "T'", 'policy', 'rounds', 'online', 'dealt', 'attention', 'eviction'],
-        ...found.map((r) => [
-          String(r.context),
-          String(r.kept),
-          r.policy,
-          String(r.rounds),
-          bytes(r.onlineBytes),
-          bytes(r.dealtBytes),
-          bytes(r.attentionBytes),
-          r.eviction ? `${bytes(r.eviction.bytes)}, ${r.eviction.rounds} rounds` : '',
-        ]),
-      ]),
-    );
-  });
 
 export const prefillCommand = command('prefill', 'A prompt of private tokens, in one batch.')
   .addOption(new Option('--tokens <list>', 'private tokens, with spaces between').argParser(integers(1)).default([32], '32'))

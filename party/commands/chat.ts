@@ -3,6 +3,7 @@ import { createInterface } from 'node:readline/promises';
 import { Command, Option } from 'commander';
 import { Chat } from '../../client/ask.ts';
 import { EMBEDDED_MODEL, readModelArtefact, readPolicy, readTokenizer } from '../../client/node.ts';
+import type { Tokenizer } from '../../client/tokenizer.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { Trio } from '../launch.ts';
 import { reach } from '../reach.ts';
@@ -41,8 +42,9 @@ export const chatCommand = addConfig(
       model = config?.model ?? o.model ?? EMBEDDED_MODEL,
       artefact = await readModelArtefact(model),
       tokenizer = await readTokenizer(model),
-      policy = await readPolicy(config?.policy ?? o.policy ?? 'full', model, artefact),
       note = o.note === undefined ? undefined : await readNote(o.note),
+      use = note === undefined ? undefined : { promptTokens: noteTokens(tokenizer, note), maxTokens: o.maxTokens },
+      policy = await readPolicy(config?.policy ?? o.policy ?? 'full', model, artefact, use),
       abort = new AbortController(),
       progress = new Progress({ silent: o.json === true });
     onInterrupt(() => abort.abort());
@@ -91,3 +93,6 @@ export const chatCommand = addConfig(
       await trio?.stop();
     }
   });
+
+/** What a first prompt has at least. */
+const noteTokens = (tokenizer: Tokenizer, note: string): number => tokenizer.encode(tokenizer.chat([{ role: 'system', content: note }], false)).length;

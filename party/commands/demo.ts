@@ -1,7 +1,7 @@
 /** `cachet demo`: three party processes on loopback and a private question to them; or a file of cases. */
 import { Command, Option } from 'commander';
 import { z } from 'zod';
-import { EMBEDDED_MODEL, openModel, readJson, readPolicy, readTokenizer } from '../../client/node.ts';
+import { AUTO, EMBEDDED_MODEL, openModel, readJson, readPolicy, readTokenizer } from '../../client/node.ts';
 import { ask, type AskEvent } from '../../client/ask.ts';
 import type { Sampling } from '../../client/sampling.ts';
 import { promptIds } from '../../client/generate.ts';
@@ -90,11 +90,11 @@ export const demoCommand = addSampling(
     const progress = new Progress({ silent: o.json === true }),
       { artefact, parts } = await localModel(o.model, o.weights, (done, total) => progress.update(`splitting the weights: document ${done} of ${total}`)),
       tokenizer = await readTokenizer(o.model),
-      policy = await readPolicy(o.policy, o.model, artefact),
+      fixed = o.policy === AUTO ? undefined : await readPolicy(o.policy, o.model, artefact),
       abort = new AbortController();
     const cases = o.cases === undefined ? undefined : await readCases(o.cases, artefact, tokenizer, o.case, o.maxPrompt);
     onInterrupt(() => abort.abort());
-    progress.done(`cache policy ${describePolicy(policy)}`);
+    if (fixed) progress.done(`cache policy ${describePolicy(fixed)}`);
     progress.update('starting three party processes');
     const trace = beginTrace(o.trace),
       trio = await Trio.start(o.model, {
@@ -115,8 +115,11 @@ export const demoCommand = addSampling(
         artefact,
         tokenizer,
         progress,
-        asked: (prompt, maxTokens, sampling) =>
-          ask({
+        async *asked(prompt, maxTokens, sampling) {
+          const promptTokens = prompt.length - artefact.prefixIds.length,
+            policy = fixed ?? (await readPolicy(o.policy, o.model, artefact, { promptTokens, maxTokens }));
+          if (!fixed) progress.done(`cache policy ${describePolicy(policy)}`);
+          yield* ask({
             artefact,
             tokenizer,
             ...reach(trio.config, artefact, o.helper, abort.signal),
@@ -124,8 +127,9 @@ export const demoCommand = addSampling(
             maxTokens,
             policy,
             sampling,
-            ...traced(trace, artefact, prompt.length - artefact.prefixIds.length, maxTokens),
-          }),
+            ...traced(trace, artefact, promptTokens, maxTokens),
+          });
+        },
       };
       await (cases ? runCases(running, cases) : runQuestion(running));
     } finally {

@@ -48,7 +48,7 @@ export const mulWeights: Gate<WeightProduct> = {
       compute = (dst: number): void => k.gemmRing(dst, mask, y, rows, inner, cols, bits, SET),
       dealIt = (product: number): void => deal(product, z!.bits, z!.size),
       operands = { x: mask, xBatch: 0, xRow: inner, y, yBatch: 0, yBits: bits, transposed: false, batch: 1, rows, inner, cols, bits: z!.bits };
-    if (inner <= MOST_INNER) return later(z!.size, (dst) => [{ kind: 'gemm', dst, dstBatch: 0, dstRow: cols, ...operands }], dealIt, compute);
+    if (inner <= MOST_INNER) return later('gemm', z!.size, (dst) => [{ kind: 'gemm', dst, dstBatch: 0, dstRow: cols, ...operands }], dealIt, compute);
     const product = scratch(z!.size);
     compute(product);
     dealIt(product);
