@@ -8,6 +8,7 @@ import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { backendCharts, backendSection } from './backendRows.mjs';
 import { chart, COLOURS } from './charts.mjs';
 import { policyCharts, policySection } from './policyRows.mjs';
+import { qualityCharts, qualityRuns, qualitySection } from './qualityRows.mjs';
 import { megabytes, ms, table, times } from './tables.mjs';
 import { compare, compareOperators, goals, operatorGoals } from '../test/spu/rows.mjs';
 
@@ -165,7 +166,7 @@ function runs(files) {
     .join('\n');
 }
 
-function text(files, rows, points, operators, found, dealing) {
+function text(files, rows, points, operators, found, quality, dealing) {
   const decode = points.filter((p) => p.task === 'decode'),
     prefill = points.filter((p) => p.task === 'prefill');
   return [
@@ -197,6 +198,7 @@ function text(files, rows, points, operators, found, dealing) {
       : []),
     ...(prefill.length > 0 ? ['## Prefill', latencyTable(prefill), bytesTable(prefill)] : []),
     ...policySection(found, points),
+    ...qualitySection(quality),
     ...(operators ? ['## Operators of cache selection', operatorTables(operators)] : []),
     ...dealing,
     ...(rows.length > 0 ? ['## Our engine on other models and networks', ownTable(rows)] : []),
@@ -210,7 +212,8 @@ function text(files, rows, points, operators, found, dealing) {
 export function render(contents) {
   const files = contents.filter((c) => Array.isArray(c.points)),
     points = latest(files),
-    found = contents.find((c) => c.policies?.some((r) => r.kept !== undefined));
+    found = contents.find((c) => c.policies?.some((r) => r.kept !== undefined)),
+    quality = qualityRuns(contents);
   return {
     page: `${text(
       files,
@@ -218,12 +221,14 @@ export function render(contents) {
       points,
       files.findLast((f) => f.operators)?.operators,
       found,
+      quality,
       backendSection(contents, table),
     )}\n`,
     charts: {
       ...(points.some((p) => p.task === 'decode' && p.weights === 'public') ? charts(points) : {}),
       ...backendCharts(contents),
       ...policyCharts(found, points),
+      ...qualityCharts(quality),
     },
   };
 }

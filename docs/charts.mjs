@@ -77,30 +77,21 @@ export function chart(title, unit, contexts, series, { axis = 'attended tokens T
   });
 }
 
-/** An SVG with points of several series, both axes logarithmic; series: `{ name, colour, points: [{ name, x, y }] }`. */
+/** An SVG with points of several series, the second axis logarithmic; series: `{ name, colour, points: [{ name, x, y }] }`. */
 export function scatter(title, xUnit, yUnit, series) {
-  const points = series.flatMap((s) => s.points),
-    axis = (unit, gap, values) => ({ ...AXIS, type: 'log', name: unit, nameGap: gap, min: floorOf(values), splitLine: GRID_LINE });
+  const values = series.flatMap((s) => s.points.map((p) => p.y));
   return render(720, 480, title, {
     legend: { bottom: 4, textStyle: TEXT, itemGap: 44 },
-    grid: { left: 90, right: 60, top: 56, bottom: 92 },
-    xAxis: axis(
-      xUnit,
-      32,
-      points.map((p) => p.x),
-    ),
-    yAxis: axis(
-      yUnit,
-      64,
-      points.map((p) => p.y),
-    ),
+    grid: { left: 90, right: 100, top: 56, bottom: 92 },
+    xAxis: { ...AXIS, type: 'value', scale: true, name: xUnit, nameGap: 32, splitLine: GRID_LINE },
+    yAxis: { ...AXIS, type: 'log', min: floorOf(values), name: yUnit, nameGap: 64, splitLine: GRID_LINE },
     series: series
       .filter((s) => s.points.length > 0)
       .map(({ name, colour, points: own }) => ({
         type: 'scatter',
         name,
         symbolSize: 9,
-        itemStyle: { color: colour },
+        itemStyle: { color: colour, opacity: 1 },
         data: own.map((p) => ({ name: p.name, value: [p.x, p.y] })),
         label: { show: true, position: 'right', color: colour, fontFamily: 'sans-serif', fontSize: 11, formatter: (p) => p.name },
         labelLayout: { moveOverlap: 'shiftY' },

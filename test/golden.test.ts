@@ -42,6 +42,7 @@ const TECHNIQUES: Readonly<Record<string, Policy>> = {
   'ranking by histogram': selecting({ ranking: 'histogram' }),
   'a choice of each query head': selecting({ perHead: 'query' }),
   'pairs of layers': selecting({}, { sharing: 'pairs' }),
+  'gathered keys and values': selecting({ gather: 'values' }),
   'a choice for two tokens': selecting({ reuse: 2 }),
   'budgets of layers': selecting({}, { layers: { 1: { ratio: [0.7] }, 3: { ratio: [0.3] } } }),
   'streaming heads': selecting({}, { streaming: { 1: [0], 2: [1] } }),

@@ -168,6 +168,34 @@ it('the page shows policies beside the full cache: a token, the eviction once, t
   expect(render([{ name: 'p.json', machine: 'x', policies: [budget] }]).page).not.toContain('policyTimes.svg');
 });
 
+it('the page shows what policies cost in quality, and a chart of bytes and divergence, for each model', async () => {
+  const { render } = (await import('../docs/benchmarks.mjs' as string)) as { render(files: object[]): { page: string; charts: Record<string, string> } };
+  const row = (name: string, divergence: number, bytes: number) => ({
+      policy: { name, static: null, dynamic: name === 'full' ? null : {} },
+      positions: 64,
+      perplexity: { full: 8, policy: 8.04, change: divergence / 2 },
+      divergence,
+      top1Agreement: 0.97,
+      questions: 50,
+      answeredFull: 48,
+      answered: 47,
+      lost: 1,
+      attended: 0.531,
+      recall: 0.98,
+      overlap: null,
+      cost: { onlineBytes: bytes, dealtBytes: 2 * bytes },
+    }),
+    run = (model: string) => ({ model, promptTokens: [500, 900], policies: [row('full', 0, 10e6), row('mpcache-paper', 0.1, 4e6), row('mine', 0.002, 5e6)] });
+  const { page, charts } = render([{ name: 'quality.json', runs: [run('SmolLM2-135M'), run('tiny-notes')] }]);
+  expect(page).toContain('### SmolLM2-135M, prompts of 500, 900 tokens');
+  expect(page).toContain('| mine | 53.1 % | 0.0020 | +0.10 % | 97.0 % | 47 of 50 | 1 of 48 | 98.0 % | - | 15.0 |');
+  expect(Object.keys(charts)).toEqual(['quality-smollm2-135m.svg', 'quality-tiny-notes.svg']);
+  for (const svg of Object.values(charts)) {
+    for (const label of ['full cache: 30.0 MB', 'mpcache-paper', 'mine', 'ours']) expect(svg).toContain(label);
+    expect(svg).not.toMatch(/NaN|undefined|Infinity/);
+  }
+});
+
 it.each([
   ['--weights', 'open', /bad --weights; expected public, secret/],
   ['--contexts', '512,x', /bad --contexts; expected integers/],

@@ -186,7 +186,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     task,
     model: o.model,
     policy: policy.name,
-    kept: keptContext(policy, artefact, filled + promptTokens),
+    kept: keptContext(policy, artefact, task === 'decode' ? o.context - prefix : promptTokens),
     eviction: evicts ? { rounds: metered[0]!.partRounds.get('eviction') ?? 0, bytes: metered[0]!.parts.get('eviction') ?? 0, ms: spread(evicting) } : null,
     weights: weightsOf(artefact),
     context: task === 'decode' ? o.context : promptTokens,
