@@ -22,7 +22,7 @@ import { embedding, golden, tinyNotes, type GoldenCase } from './support/tinyNot
 const artefact = tinyNotes(),
   prefix = artefact.prefixIds.length,
   all = process.env['CACHET_GOLDEN'] === 'all',
-  LENGTHS = [266, 300, 342],
+  LENGTHS = [266, 300, 385],
   caseOf = (length: number): GoldenCase => golden().find((c) => c.promptIds.length === length)!;
 
 const dynamic: NonNullable<Policy['dynamic']> = { ...PRESETS.mpcache.dynamic!, score: 'mean', perHead: 'kv', ratio: [0.4] },
@@ -66,11 +66,12 @@ const best = (hidden: Float64Array): number => {
 
 const ended = (ids: readonly number[]): boolean => artefact.shape.eosIds.includes(ids.at(-1)!);
 
-/** The session on the Fixed engine: hidden states of its steps, and the answer, which ends with the end of the sequence. */
-function runFixed(policy: Policy, c: GoldenCase, seed: number): { readonly hidden: Float64Array[]; readonly ids: number[] } {
+/** The session on the Fixed engine: hidden states of its steps, and the answer, which ends with the end of the sequence, with each token's lead over the next best. */
+function runFixed(policy: Policy, c: GoldenCase, seed: number): { readonly hidden: Float64Array[]; readonly ids: number[]; readonly leads: number[] } {
   const keys = testKeys(seed),
     hidden: Float64Array[] = [],
-    ids: number[] = [];
+    ids: number[] = [],
+    leads: number[] = [];
   const engine = new Fixed({
     ...place(),
     keys: { ...keys.dealer, coins: keys.coins },
@@ -81,18 +82,24 @@ function runFixed(policy: Policy, c: GoldenCase, seed: number): { readonly hidde
     emit: (x) => {
       hidden.push(x);
       // What follows the prompt without its last token is not asked for.
-      if (hidden.length > 1) ids.push(best(x));
+      if (hidden.length === 1) return;
+      const [first, second] = logitsOf(artefact, x).toSorted((a, b) => b - a) as unknown as [number, number];
+      ids.push(best(x));
+      leads.push(first - second);
     },
   });
   drive(sessionOf(policy, c)(engine));
-  return { hidden, ids };
+  return { hidden, ids, leads };
 }
 
-/** Roundings depend on a session's keys, and near a tie the answer does: tokens up to where it does. */
-function decided(answers: readonly (readonly number[])[]): number[] {
-  const [first, ...others] = answers,
-    end = first!.findIndex((id, i) => others.some((ids) => ids[i] !== id));
-  return end < 0 ? [...first!] : first!.slice(0, end);
+/** Roundings depend on a session's keys, and with them which of two clusters with nearly the same score is chosen: a token that leads by less may differ. */
+const LEAD = 5;
+
+/** The tokens that do not depend on keys. */
+function decided(runs: readonly { readonly ids: readonly number[]; readonly leads: readonly number[] }[]): number[] {
+  const [first, ...others] = runs,
+    end = first!.ids.findIndex((id, i) => others.some(({ ids }) => ids[i] !== id) || runs.some(({ leads }) => leads[i]! < LEAD));
+  return end < 0 ? [...first!.ids] : first!.ids.slice(0, end);
 }
 
 /** Evaluators and dealer in this process with the Fixed engine's keys: the same, bit for bit. */
@@ -135,9 +142,8 @@ async function check(name: string, policy: Policy, c: GoldenCase, exactly = fals
   const ids = await answer(policy, c),
     { of, same } = equal.get(name) ?? { of: 0, same: 0 };
   const runs = [1, 2].map((seed) => runFixed(policy, c, seed)),
-    expected = decided(runs.map((r) => r.ids));
+    expected = decided(runs);
   expect(ids.slice(0, expected.length)).toEqual(expected);
-  // The first token at least.
   expect(expected.length).toBeGreaterThan(0);
   if (exactly) checkExactly(policy, c, runs[0]!);
   const clear = ids.join() === c.continuationIds.join();
@@ -151,8 +157,8 @@ describe('three processes answer as the Fixed engine does', { timeout: 300_000 }
   if (!all)
     it.each([
       ['mpcache', 266],
-      ['mpcache-paper', 342],
-      ['aggressive', 300],
+      ['mpcache-paper', 300],
+      ['aggressive', 266],
     ])('under %s, prompt of %i tokens', async (name, length) => check(name, await preset(name, caseOf(length)), caseOf(length)));
   else {
     for (const name of [...POLICY_NAMES, 'auto'])
