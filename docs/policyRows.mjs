@@ -23,6 +23,8 @@ function figures(found, row) {
 }
 
 function tokens(found) {
+  const measured = found.rows?.length > 0,
+    timed = (cells) => (measured ? cells : []);
   return table([
     [
       'T',
@@ -31,12 +33,10 @@ function tokens(found) {
       'rounds',
       'online, MB',
       'dealt, MB',
-      'ready, ms',
-      'with dealing, ms',
+      ...timed(['ready, ms', 'with dealing, ms']),
       'full / it: bytes',
       'full / it: attention',
-      'full / it: ready',
-      'full / it: with dealing',
+      ...timed(['full / it: ready', 'full / it: with dealing']),
     ],
     ...found.policies.map((r) => {
       const { full, time, fullTime } = figures(found, r),
@@ -49,20 +49,19 @@ function tokens(found) {
         String(r.rounds),
         megabytes(r.onlineBytes),
         megabytes(r.dealtBytes),
-        ms(time?.onlineMs?.median),
-        ms(time?.endToEndMs.median),
+        ...timed([ms(time?.onlineMs?.median), ms(time?.endToEndMs.median)]),
         over(allBytes),
         over((o) => o.attentionBytes),
-        slower((o) => o.onlineMs),
-        slower((o) => o.endToEndMs),
+        ...timed([slower((o) => o.onlineMs), slower((o) => o.endToEndMs)]),
       ];
     }),
   ]);
 }
 
-const evictions = (found) =>
-  table([
-    ['T', "T'", 'policy', 'MB, online + dealt', 'rounds', 'the first token later by, ms'],
+function evictions(found) {
+  const measured = found.rows?.length > 0;
+  return table([
+    ['T', "T'", 'policy', 'MB, online + dealt', 'rounds', ...(measured ? ['the first token later by, ms'] : [])],
     ...found.policies
       .filter((r) => r.eviction)
       .map((r) => [
@@ -71,9 +70,10 @@ const evictions = (found) =>
         r.policy,
         megabytes(r.eviction.bytes),
         String(r.eviction.rounds),
-        ms(figures(found, r).time?.eviction?.ms.median),
+        ...(measured ? [ms(figures(found, r).time?.eviction?.ms.median)] : []),
       ]),
   ]);
+}
 
 const ablations = (found) =>
   table([
