@@ -151,7 +151,7 @@ describe('three processes answer as the Fixed engine does', { timeout: 300_000 }
   if (!all)
     it.each([
       ['mpcache', 266],
-      ['mpcache-paper', 342],
+      ['mpcache-paper', 300],
       ['aggressive', 300],
     ])('under %s, prompt of %i tokens', async (name, length) => check(name, await preset(name, caseOf(length)), caseOf(length)));
   else {
