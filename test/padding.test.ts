@@ -67,6 +67,15 @@ describe('a padded prompt answers as the prompt alone does', () => {
     for (const ranking of ['histogram', 'pairs'] as const) same(20, 9, evicting(9, { ranking }));
     same(20, 9, evicting(9, { heads: 'max' }));
   });
+  it('nearly so whatever moves: pads in chosen clusters weigh e^-9', () => {
+    for (const [n, padding, policy] of [
+      [18, 9, moving],
+      [5, 22, { ...moving, static: null }],
+    ] as const) {
+      const stays = runFloat(unit(n, padding, { ...policy, dynamic: { ...policy.dynamic!, gather: 'logits' } }), valuesOf(n, padding));
+      runFloat(unit(n, padding, policy), valuesOf(n, padding)).forEach((v, i) => v.forEach((x, j) => expect(Math.abs(x - stays[i]![j]!)).toBeLessThan(0.02)));
+    }
+  });
   it('where more rows would vote than it has', () => same(3, 5, evicting(2, { window: { queries: 6 } }), evicting(2, { window: { queries: 3 } })));
 });
 

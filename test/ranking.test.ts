@@ -4,8 +4,11 @@ import { describe, expect, it } from 'vitest';
 import type { Program } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { negativeTable } from '../protocols/gates/less.ts';
+import { onehot } from '../protocols/gates/onehot.ts';
+import type { Layout } from '../protocols/programs/mpcache/clusters.ts';
+import { comparedTogether, placesOfAll } from '../protocols/programs/mpcache/levels.ts';
 import { compareAll, oneHotRows, rankBits, ranksOf } from '../protocols/programs/mpcache/ranking.ts';
-import { runFixed, runLocal, split } from './support/local.ts';
+import { runFixed, runFloat, runLocal, split } from './support/local.ts';
 
 const ROWS = 2,
   COUNT = 9,
@@ -79,4 +82,81 @@ describe('ranking by all pairs', () => {
     expect(() => runFixed(ranked, [values])).toThrow(/truthTable: value outside its domain; expected -31 <= v < 31; got -32/);
   });
   it('takes as many bits as ranks need', () => expect([1, 2, 3, 16, 17].map(rankBits)).toEqual([1, 1, 2, 4, 5]));
+});
+
+describe('levels that are compared together', () => {
+  const levels = [
+      { count: 3, keep: 2, width: 4 },
+      { count: 4, keep: 3, width: 2 },
+      { count: 6, keep: 2, width: 1 },
+    ],
+    layout = (of: Layout['levels'], candidates: number): Layout => ({
+      slots: candidates,
+      size: 1,
+      head: 0,
+      candidates,
+      chosen: of.at(-1)!.keep,
+      tail: 0,
+      levels: of,
+    }),
+    CANDIDATES = 12,
+    sizes = levels.map(({ width }) => (ROWS * CANDIDATES) / width),
+    total = sizes.reduce((a, b) => a + b, 0);
+
+  /** One-hot rows [ROWS, candidates, 2] of the last level. */
+  function* placed(e: Engine): Program<void> {
+    const shares = [];
+    for (const n of sizes) shares.push(yield* e.input(n, 0));
+    const wires = yield* e.open(shares.map((x) => ({ x, bits: BITS }))),
+      { places: at } = yield* placesOfAll(e, layout(levels, CANDIDATES), wires, ROWS, e.constant('tables', negativeTable(BITS)), undefined);
+    yield* e.output(e.apply(onehot, { bits: at.bits, span: 2, outBits: 64 }, [at])[0]!);
+    e.endStep();
+  }
+
+  /** The rule, level by level: of the children of what is kept the best, the lower place first among equals. */
+  const rule = (scores: readonly Float64Array[]): number[] =>
+    Array.from({ length: ROWS }, (_, r) => {
+      let kept = [0, 1, 2];
+      levels.forEach(({ keep, width }, i) => {
+        const n = CANDIDATES / width,
+          own = scores[i]!.subarray(r * n, (r + 1) * n),
+          fan = i === 0 ? 1 : levels[i - 1]!.width / width;
+        kept = kept
+          .flatMap((parent) => Array.from({ length: fan }, (_x, child) => parent * fan + child))
+          .sort((a, b) => own[b]! - own[a]! || a - b)
+          .slice(0, keep);
+      });
+      return Array.from({ length: CANDIDATES }, (_, c) => [0, 1].map((j) => (kept[j] === c ? 1 : 0))).flat();
+    }).flat();
+
+  it('choose by the rule, with ties, bit for bit as Fixed and Float: 2 rounds a further level', () =>
+    fc.assert(
+      fc.property(fc.array(fc.integer({ min: 0, max: 9 }), { minLength: total, maxLength: total }), (values) => {
+        let at = 0;
+        const scores = sizes.map((n) => Float64Array.from(values.slice(at, (at += n)))),
+          shares = scores.map((x, i) => split(x, 0, i + 1)),
+          run = runLocal(placed, [shares.map((s) => s[0]), shares.map((s) => s[1])]),
+          [a, b] = run.outputs.map((o) => new BigInt64Array(o[0]!.slice().buffer)),
+          want = rule(scores);
+        expect(Array.from(a!, (v, i) => Number(BigInt.asIntN(64, v + b![i]!)))).toEqual(want);
+        expect([...runFixed(placed, scores).outputs[0]!]).toEqual(want);
+        expect([...runFloat(placed, scores)[0]!]).toEqual(want);
+        expect(run.rounds).toBe(1 + 2 + 2 * 2);
+      }),
+      { numRuns: 15 },
+    ));
+
+  it('are those whose comparisons cost less than the rounds that they save', () => {
+    expect(comparedTogether(layout(levels, CANDIDATES), 12, 8)).toBe(true);
+    expect(comparedTogether(layout(levels.slice(0, 1), CANDIDATES), 12, 8)).toBe(false);
+    const paper = (clusters: number): Layout =>
+      layout(
+        [
+          { count: clusters / 2, keep: clusters / 4, width: 2 },
+          { count: clusters / 2, keep: Math.round(clusters / 5), width: 1 },
+        ],
+        clusters,
+      );
+    expect([48, 52, 60, 200].map((clusters) => comparedTogether(paper(clusters), 12, 8))).toEqual([true, true, false, false]);
+  });
 });

@@ -119,6 +119,7 @@ const CASES: readonly (readonly [string, Policy])[] = [
   ['pairs of layers', policy({}, { sharing: 'pairs' })],
   ['each query head for itself, 6 bits, clusters of 4', policy({ perHead: 'query', bits: 6, sizes: [4] })],
   ['two levels', policy({ sizes: [16, 4], ratio: [0.5, 0.5] })],
+  ['two levels of which the second has many clusters', policy({ sizes: [4, 1], ratio: [0.35, 0.3], perHead: 'query' })],
   [
     'three levels, the first of which keeps all where few are there',
     policy({ sizes: [8, 4, 2], ratio: [0.6, 0.6, 0.5], perHead: 'query' }, { sharing: 'pairs' }),
@@ -595,8 +596,9 @@ describe('rounds', () => {
     expect(layerRounds(policy({}, { sharing: [[0, 1, 2, 3, 4, 5]] })) - layerRounds(undefined)).toBe(4 + 3 * (layers - 1));
   });
 
-  it('are five more a further level, one more where scores take variances', () => {
-    expect(layerRounds(policy({ sizes: [16, 4], ratio: [0.5, 0.5] })) - layerRounds(policy())).toBe(5 * layers);
+  it('are two more a further level of few clusters, five more where there are many, one more where scores take variances', () => {
+    expect(layerRounds(policy({ sizes: [16, 4], ratio: [0.5, 0.5] })) - layerRounds(policy())).toBe(2 * layers);
+    expect(layerRounds(policy({ sizes: [4, 1], ratio: [0.35, 0.3], perHead: 'query' })) - layerRounds(policy())).toBe(5 * layers);
     expect(layerRounds(policy({ score: 'meanvar', spread: 100 })) - layerRounds(policy())).toBe(layers);
   });
 

@@ -138,22 +138,24 @@ export function* session(
       hidden = yield* forward(e, plan, caches, yield* enter(e, plan, x, rows, position), rows, now);
     return yield* leave(e, plan, hidden);
   }
-  // Where keys move, each slot of the last answer has to be a wire.
-  function* fillAnswer(count: number): Program<void> {
+  // Where keys move, each slot of the last answer has to be a wire, and pads are to weigh nothing: `rows` slots up to `end` may be such.
+  function* fillSlots(end: number, rows: number): Program<void> {
     const moving = caches
       .filter((c) => c.selection?.dynamic.gather === 'values')
       .map((c) => {
-        const own = pastOf(c, { slots, position, unused });
-        return { ...c, from: own.slots - count, unused: own.unused! };
+        const own = pastOf(c, { slots: end, position, unused, padded }),
+          from = end - rows === before ? before : own.slots - rows;
+        return { ...c, from, count: own.slots - from, unused: own.unused! };
       });
-    if (moving.length > 0 && count > 0) yield* fillUnused(e, plan.shape.kvHeads, plan.shape.headDim, count, moving);
+    if (moving.length > 0 && rows > 0) yield* fillUnused(e, plan.shape.kvHeads, plan.shape.headDim, moving);
   }
   function* run(x: Tensor, rows: number, settling: boolean, pads = 0): Program<void> {
-    yield* fillAnswer(answered);
+    yield* fillSlots(slots, answered);
     answered = 0;
     yield* e.output(yield* through(x, rows, pads));
     if (voting) yield* evict(e, plan, voting, caches, undefined, padding);
     voting = undefined;
+    if (padding !== undefined && slots === before) yield* fillSlots(slots + rows, rows);
     if (settling) yield* settle(rows);
     e.endStep();
   }

@@ -15,6 +15,7 @@ All parties in one process; what counts is who uses what. A wire is (m, r): m = 
 5. Selection: with one-hot rows S of the chosen, softmax(S z) over chosen and always attended logits, scattered by S^T, times all values, is the softmax over the attended
    slots alone: softmax after the gather, no value is moved.
    Gathered keys and values give the same: logits of S K, and with p over the attended slots p times S V. Scores by mean are a query times sums of keys.
+   Levels compared at once: place = sum of kept(parent') [c' before c], and keep more where the own parent is not kept: the rank among children of kept parents.
 6. Reference: words of random parities of [some logit of a cluster reaches a bucket], gated by [is chosen] and added up, tell which buckets the attended slots reach; 1 / sum may come
    after values: (sum of e v) / sum of e.
 7. Importance, by which eviction chooses: sum over heads and the last queries of (1 / sum of a row) times its exponentials.
@@ -186,6 +187,23 @@ for _ in range(25):
     k = int(rng.integers(1, C))
     S = total(onehot(opened(ranks, kb), kb, k, 32), 32).astype(np.int64).transpose(0, 2, 1)
     assert (S == (want[:, None] == np.arange(k)[:, None])).all()
+
+    # Two levels at once: the rule of one after the other.
+    parents, fan = int(rng.integers(2, 12)), 2
+    upper, lower = rng.integers(0, 9, (R, parents)), rng.integers(0, 9, (R, parents * fan))
+    keep = int(rng.integers(1, parents))
+    final = int(rng.integers(1, keep * fan + 1))
+    kept = np.zeros((R, parents), bool)
+    np.put_along_axis(kept, order(upper)[:, :keep], True, 1)
+    child_kept = np.repeat(kept, fan, 1)
+    first = lower[:, :, None] > lower[:, None, :]
+    first |= (lower[:, :, None] == lower[:, None, :]) & (np.arange(parents * fan)[:, None] < np.arange(parents * fan))
+    place = (child_kept[:, :, None] & first).sum(1) + final * ~child_kept
+    for row in range(R):
+        children = np.flatnonzero(child_kept[row])
+        best = children[np.argsort(-lower[row, children], kind="stable")][:final]
+        assert (np.argsort(place[row], kind="stable")[:final] == best).all() and (np.sort(place[row])[:final] == np.arange(final)).all()
+        assert (place[row] < final).sum() == final
 
     # Softmax after the gather, scattered: the softmax over the attended slots alone, with the values where they are.
     size, head, tail = 4, 4, 7

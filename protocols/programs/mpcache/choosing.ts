@@ -4,9 +4,11 @@ import type { Engine } from '../../engines/engine.ts';
 import { negativeTable } from '../../gates/less.ts';
 import { rowSums, segmentSum } from '../../gates/linear.ts';
 import { mix } from '../../gates/mul.ts';
+import { onehot } from '../../gates/onehot.ts';
 import type { Constant, Tensor } from '../../tensor.ts';
 import type { LayerPlan, ModelPlan } from '../plan.ts';
 import { childRows, choosingHeads, equalRuns, inOrder, pick, transposed, type Layout, type LayerSelection, type Level } from './clusters.ts';
+import { comparedTogether, placesOfAll } from './levels.ts';
 import { compareAll, oneHotRows, rankBits, ranksOf } from './ranking.ts';
 import { levelled, quantised, selectorsOf, spreadOf, unitOf } from './scores.ts';
 import { slotsByHistogram } from './slots.ts';
@@ -22,8 +24,8 @@ export interface Chosen {
 
 /**
  * Level by level: scores of the clusters, their ranks, one-hot rows of the best; then the scores of their children. Rows of the finest level over Z_2^bits.
- * 3 rounds (9 by histogram), and 2 more than that for each further level: the children's scores and the product of both levels' rows are opened too. `words`: a share
- * that is opened in the first level's rounds.
+ * 3 rounds (9 by histogram), and 2 more than that for each further level: the children's scores and the product of both levels' rows are opened too; but by pairs, where
+ * clusters are few, all levels are compared at once: 3 rounds, and 2 for each further level. `words`: a share that is opened in the first level's rounds.
  */
 export function* choose(
   e: Engine,
@@ -38,7 +40,17 @@ export function* choose(
   const { dynamic } = selection,
     { selectors } = selectorsOf(choosingHeads(plan.shape, selection), dynamic),
     negative = e.constant('tables', negativeTable(dynamic.bits)),
-    isChosen = (rows: Tensor): { x: Tensor; bits: number }[] => (words ? [{ x: rows, bits: FLAG_BITS }] : []);
+    isChosen = (rows: Tensor): { x: Tensor; bits: number }[] => (words ? [{ x: rows, bits: FLAG_BITS }] : []),
+    spread = (width: number): number => spreadOf(dynamic, layer.attention) * unitOf(plan.shape, dynamic, width * l.size);
+  if (dynamic.ranking === 'pairs' && comparedTogether(l, selectors, dynamic.bits)) {
+    const { keep, width } = l.levels.at(-1)!,
+      count = l.candidates / width,
+      quants = l.levels.map((level, i) => quantised(e, scores[i]!, dynamic.bits, spread(level.width))),
+      placed = yield* placesOfAll(e, l, quants, selectors, negative, words),
+      [places] = e.apply(onehot, { bits: placed.places.bits, span: keep, outBits: bits }, [placed.places]),
+      [found, flag] = yield* e.open([places!, ...isChosen(e.linear(segmentSum(e.constant('tables', equalRuns(selectors * count, keep))), places!))]);
+    return { rows: e.linear(transposed(selectors, count, keep), found!), words: placed.words, isChosen: flag && e.mod(flag, 1, true) };
+  }
   let rows: Tensor | undefined, above: Level | undefined, opened: Tensor | undefined, flags: Tensor | undefined;
   for (const [i, level] of l.levels.entries()) {
     const { count, keep, width } = level,
@@ -46,11 +58,10 @@ export function* choose(
     let score = scores[i]!;
     if (above) [score] = (yield* e.open([e.mul(mix(pick(selectors * above.keep, above.keep, l.candidates / above.width, fan)), rows!, score)])) as [Tensor];
     const extra = above ? undefined : words,
-      spread = spreadOf(dynamic, layer.attention) * unitOf(plan.shape, dynamic, width * l.size),
       ranked =
         dynamic.ranking === 'pairs'
-          ? yield* byPairs(e, quantised(e, score, dynamic.bits, spread), selectors, count, negative, extra)
-          : yield* byHistogram(e, levelled(e, score, selectors, count, spread), selectors, count, keep, extra),
+          ? yield* byPairs(e, quantised(e, score, dynamic.bits, spread(width)), selectors, count, negative, extra)
+          : yield* byHistogram(e, levelled(e, score, selectors, count, spread(width)), selectors, count, keep, extra),
       places = oneHotRows(e, ranked.places, count, keep, bits),
       last = i === l.levels.length - 1,
       [found, flag] = yield* e.open([

@@ -216,6 +216,7 @@ export interface Filling {
   readonly values: Tensor;
   readonly capacity: number;
   readonly from: number;
+  readonly count: number;
   readonly unused: Slots;
 }
 
@@ -223,9 +224,9 @@ export interface Filling {
  * Makes wires of slots that no token fills: their row's first key, and the value 0. H does not know which they are: all `count` slots are opened again, of all caches
  * in 1 round. An evaluator's half of such a key's mask was passed over, so that a product over many slots would be wrong.
  */
-export function* fillUnused(e: Engine, kvHeads: number, dim: number, count: number, caches: readonly Filling[]): Program<void> {
+export function* fillUnused(e: Engine, kvHeads: number, dim: number, caches: readonly Filling[]): Program<void> {
   const top = e.mark(),
-    shares = caches.flatMap(({ keys, values, capacity, from, unused }) => {
+    shares = caches.flatMap(({ keys, values, capacity, from, count, unused }) => {
       const slots = unused.map(([a, b]) => [Math.max(0, a - from), Math.min(count, b - from)] as const).filter(([a, b]) => b > a),
         part = (x: Tensor): Tensor => e.linear(columns(kvHeads, capacity * dim, from * dim, count * dim), x),
         both = e.zeros(wire(kvHeads * (count + 1) * dim, keys.bits, keys.scale));
@@ -237,7 +238,7 @@ export function* fillUnused(e: Engine, kvHeads: number, dim: number, count: numb
       ];
     }),
     opened = yield* e.open(shares);
-  for (const [i, { keys, values, capacity, from }] of caches.entries())
+  for (const [i, { keys, values, capacity, from, count }] of caches.entries())
     for (const [into, x] of [
       [keys, opened[2 * i]!],
       [values, opened[2 * i + 1]!],

@@ -4,7 +4,7 @@
  * and values never move. The second layer of a sharing group takes the first's rows and ranks nothing. Source: MPCache (arXiv 2501.06807), section 4; Cachet DESIGN 2.
  *
  * Rounds from the logits to the output: logits, comparisons, ranks, rows, gathered logits, reference, exponentials, scattered ones and 1 / sum, their product with
- * values, output: 10, one less with a public reference, 5 more for each further level of clusters; 7 with another layer's rows, and 2 for a reference. Nothing is
+ * values, output: 10, one less with a public reference, 2 or 5 more for each further level of clusters; 7 with another layer's rows, and 2 for a reference. Nothing is
  * revealed: which clusters are chosen, their order and ties stay secret; how many is public.
  *
  * A row's reference is near the maximum of its attended slots, whatever the others hold. Its words of parities are made cluster by cluster and opened beside the
