@@ -49,7 +49,7 @@ function dealingText(rows, table) {
         work = [...new Set(measured.map((b) => b.kind))];
       if (measured.length === 0) return [];
       return [
-        `The same token's bulk work by backend (${of(r)}), ms, sending to and from the device included. Jobs of all layers come together; masks of a token's openings and its keys are dealt by the engine itself.`,
+        `The same token's bulk work by backend (${of(r)}), ms, sending to and from the device included. Jobs of all layers come together; masks of a token's openings are too few for it and are drawn by the engine itself.`,
         table([
           ['backend', ...work.map((k) => `${k}: jobs in lists`), ...work.map((k) => `${k}, ms`)],
           ...named(measured).map((backend) => {
@@ -66,9 +66,9 @@ function dealingText(rows, table) {
 }
 
 const storeText = (rows, table) => [
-  'Dealt ahead into a store: bytes on the disk, both evaluators together, time to deal and write a unit, and a session over it with no dealer beside.',
+  'Dealt ahead into a store: bytes on the disk, both evaluators together, and time to deal and write a unit.',
   table([
-    ['units', 'policy', 'backend', 'MB a unit', 'MB a token', 'dealing, ms: prompt, token, unit on the disk', 'tokens/s', 'MB/s', 'session, ms: prompt, token'],
+    ['units', 'policy', 'backend', 'MB a unit', 'MB a token', 'dealing, ms: prompt, token, unit on the disk', 'tokens/s', 'MB/s'],
     ...rows.map((r) => [
       `${r.model}, ${r.promptTokens} + ${r.maxTokens} tokens`,
       r.policy,
@@ -78,7 +78,6 @@ const storeText = (rows, table) => [
       `${fixed(r.dealMs.prefill, 0)}, ${fixed(r.dealMs.token)}, ${fixed(r.dealMs.unit, 0)}`,
       fixed(r.tokensPerSecond),
       fixed(r.bytesPerSecond / 1e6, 0),
-      `${fixed(r.onlineMs.prefill, 0)}, ${fixed(r.onlineMs.token, 0)}`,
     ]),
   ]),
 ];
@@ -101,7 +100,9 @@ function rateChart(rows) {
   const text = { color: GREY, fontFamily: 'sans-serif', fontSize: 12 },
     names = works(rows),
     rates = rows.flatMap((r) => r.rate ?? []),
-    floor = 10 ** Math.floor(Math.log10(Math.min(...rates)) - 0.3),
+    // Bars begin at the power of ten below all rates: their lengths are decades above it.
+    floor = Math.floor(Math.log10(Math.min(...rates)) - 0.3),
+    power = (v) => String(Number((10 ** (v + floor)).toPrecision(1))),
     line = { show: true, lineStyle: { color: GREY } },
     view = init(null, null, { renderer: 'svg', ssr: true, width: 720, height: 90 + 62 * names.length });
   view.setOption({
@@ -109,15 +110,16 @@ function rateChart(rows) {
     backgroundColor: 'transparent',
     title: { text: "The dealer's bulk work by backend", left: 'center', textStyle: { ...text, fontSize: 15 } },
     legend: { bottom: 4, textStyle: text, itemGap: 32 },
-    grid: { left: 210, right: 60, top: 40, bottom: 70 },
+    grid: { left: 236, right: 48, top: 40, bottom: 70 },
     xAxis: {
-      type: 'log',
-      min: floor,
+      type: 'value',
+      min: 0,
+      interval: 1,
       name: 'rate (log)',
       nameLocation: 'middle',
       nameGap: 26,
       nameTextStyle: text,
-      axisLabel: text,
+      axisLabel: { ...text, formatter: power },
       axisLine: line,
       splitLine: { lineStyle: { color: GREY, opacity: 0.3 } },
     },
@@ -125,7 +127,10 @@ function rateChart(rows) {
     series: named(rows).map((backend) => ({
       type: 'bar',
       name: label(rows, backend),
-      data: names.map((w) => rateOf(rows, backend, w) ?? '-'),
+      data: names.map((w) => {
+        const rate = rateOf(rows, backend, w);
+        return rate === undefined ? '-' : Math.log10(rate) - floor;
+      }),
       itemStyle: { color: COLOURS[backend] },
       label: {
         show: true,
@@ -133,7 +138,7 @@ function rateChart(rows) {
         color: GREY,
         fontFamily: 'sans-serif',
         fontSize: 11,
-        formatter: ({ value }) => (value === '-' ? '' : short(value)),
+        formatter: ({ value }) => (value === '-' ? '' : short(10 ** (value + floor))),
       },
     })),
   });
