@@ -23,8 +23,11 @@ export interface QualityTextOptions {
 
 /** Tokens with which a prompt ends after its cached part: a batch, as in a session. */
 const LAST = 16;
+/** Seeds of facts for that lie so much higher; tokens of the piece's continuation. */
+const SPREAD_SEED = 1000,
+  SPREAD_TOKENS = 24;
 /** Questions about one text, and tokens of an answer at most. */
-const QUESTIONS = 8,
+const QUESTIONS = 14,
   ANSWER = 14;
 
 /** @throws CachetError 'usage' if there is nothing to compare on, 'limit' for prompts that the model has no room for. */
@@ -48,6 +51,19 @@ export function qualityTexts(o: QualityTextOptions): QualityText[] {
       got: 'neither',
     });
   return texts;
+}
+
+/** Texts of other facts and at most a piece of the text, on which the spread of scores is measured. */
+export function spreadTexts(o: QualityTextOptions): QualityText[] {
+  const seed = o.seed + SPREAD_SEED;
+  return qualityTexts({
+    ...o,
+    seed,
+    prompts: [Math.max(...o.prompts)],
+    continuation: SPREAD_TOKENS,
+    positions: SPREAD_TOKENS,
+    questions: Math.min(4, Math.max(o.questions, 1)),
+  });
 }
 
 function pieces({ artefact, tokenizer, text, prompts, continuation, positions }: QualityTextOptions): QualityText[] {
@@ -98,12 +114,18 @@ function questionsAbout(artefact: Artefact, tokenizer: Tokenizer, { text, questi
     common = differ < 0 ? first!.length - LAST : differ - 2;
   return {
     ids: first!.slice(0, common),
-    items: questions.map(({ answer }, i): QualityItem => {
+    items: questions.map(({ answer, draft }, i): QualityItem => {
       const right = (ids: readonly number[]): boolean => {
         const said = tokenizer.decode(ids).trim();
         return inNotes ? said === answer : said.includes(answer);
       };
-      return { kind: 'question', prompt: prompts[i]!.slice(common), most: ANSWER, right };
+      return {
+        kind: 'question',
+        prompt: prompts[i]!.slice(common),
+        most: ANSWER,
+        draft: [...tokenizer.encode(draft), ...artefact.shape.eosIds.slice(0, 1)],
+        right,
+      };
     }),
   };
 }

@@ -22,11 +22,25 @@ const rowSchema = z.strictObject({
   answeredFull: z.number().int().min(0),
   answered: z.number().int().min(0),
   lost: z.number().int().min(0),
+  attended: rate,
+  recall: z.number().min(0),
+  recallByLayer: z.array(z.number()),
+  overlap: rate.nullable(),
+  spans: z.array(z.number()),
+  outside: z.number().int().min(0),
+  rankings: z.number().int().min(0),
+  cost: z.strictObject({
+    promptTokens: z.number().int().min(1),
+    rounds: z.number().int().min(0),
+    onlineBytes: z.number().min(0),
+    dealtBytes: z.number().min(0),
+    evictionBytes: z.number().min(0),
+  }),
   seconds: z.number().min(0),
 });
 
 export const qualityReportSchema = z.strictObject({
-  version: z.literal(1),
+  version: z.literal(2),
   /** SHA-256 of the artefact, hex. */
   artefact: z.string().regex(/^[0-9a-f]{64}$/),
   /** Private tokens of the prompts. */
@@ -38,7 +52,7 @@ export const qualityReportSchema = z.strictObject({
 export type QualityReport = z.infer<typeof qualityReportSchema>;
 
 /** Policies of a report that meet the bound, on texts and on questions where both were measured. */
-export const policiesWithin = (rows: readonly PolicyQuality[]): Policy[] =>
+export const policiesWithin = (rows: readonly Pick<PolicyQuality, 'policy' | 'positions' | 'perplexity' | 'questions' | 'lost'>[]): Policy[] =>
   rows
     .filter((r) => (r.perplexity === null || r.perplexity.change <= BOUND.change) && r.lost <= BOUND.lost && r.positions + r.questions > 0)
     .map((r) => r.policy);
@@ -52,11 +66,11 @@ export function qualityReport(artefact: Artefact, promptTokens: readonly number[
     },
     [best] = policiesWithin(policies).toSorted((a, b) => bytes(a) - bytes(b));
   return {
-    version: 1,
+    version: 2,
     artefact: artefact.digest,
     promptTokens: [...promptTokens],
     seed,
-    policies: [...policies],
+    policies: policies.map((p) => ({ ...p, spans: [...p.spans], recallByLayer: [...p.recallByLayer] })),
     recommended: best ? { ...best, name: 'mpcache' } : null,
   };
 }
