@@ -26,8 +26,8 @@ const LAST = 16;
 /** Seeds of facts for that lie so much higher; tokens of the piece's continuation. */
 const SPREAD_SEED = 1000,
   SPREAD_TOKENS = 24;
-/** Questions about one text, and tokens of an answer at most. */
-const QUESTIONS = 14,
+/** Questions about one text (passwords of many things in one are more than a small model tells apart), and tokens of an answer at most. */
+const QUESTIONS = { notes: 14, needles: 4 },
   ANSWER = 14;
 
 /** @throws CachetError 'usage' if there is nothing to compare on, 'limit' for prompts that the model has no room for. */
@@ -86,9 +86,10 @@ function asked(o: QualityTextOptions): QualityText[] {
   const { artefact, tokenizer, prompts } = o,
     inNotes = o.model === EMBEDDED_MODEL,
     found: QualityText[] = [];
-  for (let left = o.questions, n = 0; left > 0; left -= QUESTIONS, n++) {
+  const each = inNotes ? QUESTIONS.notes : QUESTIONS.needles;
+  for (let left = o.questions, n = 0; left > 0; left -= each, n++) {
     const count = (text: string): number => tokenizer.encode(text).length,
-      facts = (inNotes ? notes : needles)({ seed: o.seed + n, tokens: prompts[n % prompts.length]! - 32, questions: Math.min(left, QUESTIONS), count });
+      facts = (inNotes ? notes : needles)({ seed: o.seed + n, tokens: prompts[n % prompts.length]! - 32, questions: Math.min(left, each), count });
     found.push(questionsAbout(artefact, tokenizer, facts, inNotes));
   }
   return found;

@@ -141,6 +141,21 @@ export const PRESETS: Readonly<Record<'full' | 'mpcache' | 'mpcache-paper' | 'ag
   },
 };
 
+const eviction = (name: string, keep: number, queries: number): Policy => ({
+  ...FULL,
+  name,
+  static: { keep, window: { queries }, heads: 'max', ranking: 'histogram' },
+});
+
+/** What `cachet prepare --quality` tries: the presets, evictions by which the question's own queries vote, a choice a query head among clusters of 8. */
+export const CANDIDATES: readonly Policy[] = [
+  ...Object.values(PRESETS),
+  eviction('keep-80', 0.8, 12),
+  eviction('keep-66', 0.66, 12),
+  eviction('keep-50', 0.5, 12),
+  { ...PRESETS.mpcache, name: 'clusters-8', dynamic: { ...PRESETS.mpcache.dynamic!, sizes: [8] } },
+];
+
 export const POLICY_NAMES: readonly string[] = Object.keys(PRESETS);
 
 /** A policy from JSON, defaults filled in; `from` is a file or a preset. @throws CachetError 'policy' naming the field. */

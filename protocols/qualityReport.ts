@@ -8,8 +8,11 @@ import { policyCost } from './cost.ts';
 import { policySchema, type Policy } from './policy.ts';
 import type { PolicyQuality } from './quality.ts';
 
-/** Within it a policy may be recommended: perplexity over that of the full cache, and answers that are lost. */
-const BOUND = { change: 0.01, lost: 0 };
+/**
+ * Within it a policy may be recommended: perplexity over that of the full cache, and answers. Of few questions none may be lost; where there are so many that a share
+ * can be told, accuracy may be so much lower.
+ */
+const BOUND = { change: 0.01, many: 500, accuracy: 0.03 };
 
 const rate = z.number().min(0).max(1);
 const rowSchema = z.strictObject({
@@ -52,9 +55,16 @@ export const qualityReportSchema = z.strictObject({
 export type QualityReport = z.infer<typeof qualityReportSchema>;
 
 /** Policies of a report that meet the bound, on texts and on questions where both were measured. */
-export const policiesWithin = (rows: readonly Pick<PolicyQuality, 'policy' | 'positions' | 'perplexity' | 'questions' | 'lost'>[]): Policy[] =>
+export const policiesWithin = (
+  rows: readonly Pick<PolicyQuality, 'policy' | 'positions' | 'perplexity' | 'questions' | 'answeredFull' | 'answered' | 'lost'>[],
+): Policy[] =>
   rows
-    .filter((r) => (r.perplexity === null || r.perplexity.change <= BOUND.change) && r.lost <= BOUND.lost && r.positions + r.questions > 0)
+    .filter(
+      (r) =>
+        (r.perplexity === null || r.perplexity.change <= BOUND.change) &&
+        (r.questions < BOUND.many ? r.lost === 0 : r.answeredFull - r.answered <= BOUND.accuracy * r.questions) &&
+        r.positions + r.questions > 0,
+    )
     .map((r) => r.policy);
 
 /** The report of what was measured, with the recommendation. */

@@ -1,16 +1,14 @@
 /** `cachet eval`: how faithful a model's artefact is on a text. */
 import { Command, Option } from 'commander';
-import { openModel, qualityReportPath, readBytes, readPolicy, readTokenizer } from '../../client/node.ts';
+import { openModel, readBytes, readPolicy, readTokenizer } from '../../client/node.ts';
 import { Tokenizer } from '../../client/tokenizer.ts';
 import { CachetError } from '../../protocols/errors.ts';
-import { evaluate, sampleSession, type Evaluation } from '../../protocols/evaluate.ts';
+import { evaluate, type Evaluation } from '../../protocols/evaluate.ts';
 import { describePolicy } from '../../protocols/policy.ts';
-import { qualityReport } from '../../protocols/qualityReport.ts';
-import { measureQuality, withSpreads, type PolicyQuality } from '../../protocols/quality.ts';
 import { artefactOf } from '../preparing.ts';
-import { writeAtomically } from '../files.ts';
-import { qualityTexts, spreadTexts } from '../qualityTexts.ts';
-import { bytes, Progress, table, wrap } from '../terminal.ts';
+import { measure } from '../measuring.ts';
+import { qualityTable } from '../qualityTable.ts';
+import { Progress, table, wrap } from '../terminal.ts';
 import { integer, integers } from './options.ts';
 
 interface Options {
@@ -93,31 +91,20 @@ export function windowsOf(ids: readonly number[], prefix: readonly number[], win
   return windows;
 }
 
-/** Private tokens of the prompt of a sample through the protocol. */
-const SAMPLE_PROMPT = 48;
-
 async function comparePolicies(o: Options, names: readonly string[]): Promise<void> {
   const progress = new Progress({ silent: o.json === true }),
-    onProgress = (text: string): void => progress.update(text),
     artefact = await artefactOf(o.model),
-    tokenizer = await readTokenizer(o.model),
-    named = await Promise.all(names.map((name) => readPolicy(name, o.model, artefact))),
-    text = o.text === undefined ? undefined : new TextDecoder().decode(await readBytes(o.text, 'usage')),
-    source = { ...o, artefact, tokenizer, text, prompts: o.promptTokens },
-    policies = o.spread ? withSpreads({ artefact, policies: named, texts: spreadTexts(source), onProgress: (t) => onProgress(`spreads: ${t}`) }) : named,
-    texts = qualityTexts(source),
-    rows = measureQuality({ artefact, policies, texts, onProgress }),
-    { ids, items } = texts[0]!,
-    sample = [...ids, ...items[0]!.prompt].slice(0, artefact.prefixIds.length + SAMPLE_PROMPT + o.sample - 1),
-    samples =
-      o.sample === 0
-        ? []
-        : policies.map((policy) => {
-            onProgress(`${o.sample} tokens through the protocol, ${policy.name}`);
-            return { policy: policy.name, promptTokens: SAMPLE_PROMPT, ...sampleSession(artefact, sample, o.sample, policy) };
-          });
+    { policies, rows, samples } = await measure({
+      ...o,
+      artefact,
+      tokenizer: await readTokenizer(o.model),
+      policies: await Promise.all(names.map((name) => readPolicy(name, o.model, artefact))),
+      text: o.text === undefined ? undefined : new TextDecoder().decode(await readBytes(o.text, 'usage')),
+      spread: o.spread === true,
+      report: o.report === true,
+      onProgress: (text) => progress.update(text),
+    });
   progress.update('');
-  if (o.report) await writeAtomically(qualityReportPath(o.model), `${JSON.stringify(qualityReport(artefact, o.promptTokens, o.seed, rows), null, 2)}\n`);
   if (o.json)
     return void console.log(
       JSON.stringify({
@@ -132,31 +119,12 @@ async function comparePolicies(o: Options, names: readonly string[]): Promise<vo
     );
   for (const policy of policies) console.log(wrap(describePolicy(policy)));
   console.log(`\n${artefact.name} at prompts of ${o.promptTokens.join(', ')} tokens, against its own full cache:\n`);
-  console.log(
-    table([
-      ['policy', 'attended', 'recall', 'overlap', 'perplexity', 'KL', 'same top', 'answers', 'lost', 'bytes a token', 'ranked wrongly'],
-      ...rows.map(cells),
-    ]),
-  );
+  console.log(qualityTable(rows));
   for (const s of samples)
     console.log(
       `${s.policy}: ${s.positions} tokens after ${s.promptTokens} through the protocol ${s.equalsFixed ? 'equal the Fixed engine bit for bit' : 'DIFFER from the Fixed engine'}`,
     );
 }
-
-const cells = (r: PolicyQuality): string[] => [
-  r.policy.name,
-  percent(r.attended),
-  percent(r.recall),
-  r.overlap === null ? '' : percent(r.overlap),
-  r.perplexity ? `${r.perplexity.policy.toFixed(3)} (${r.perplexity.change >= 0 ? '+' : ''}${percent(r.perplexity.change)})` : '',
-  r.divergence === null ? '' : r.divergence.toExponential(2),
-  r.top1Agreement === null ? '' : percent(r.top1Agreement),
-  r.questions > 0 ? `${r.answered} of ${r.questions}` : '',
-  r.questions > 0 ? `${r.lost} of ${r.answeredFull}` : '',
-  bytes(r.cost.onlineBytes + r.cost.dealtBytes),
-  r.rankings > 0 ? `${r.outside} of ${r.rankings}` : '',
-];
 
 const percent = (v: number): string => `${(100 * v).toFixed(2)} %`;
 
