@@ -8,6 +8,8 @@ export interface Question {
   readonly question: string;
   /** What an answer must say. */
   readonly answer: string;
+  /** How a model may say it. */
+  readonly draft: string;
 }
 
 export interface FactText {
@@ -117,7 +119,7 @@ export function notes(o: FactTextOptions): FactText {
     let sentence = ` ${draw.one(REMARKS)}`;
     if (draw.below(6) > 0 && !stated.has(key)) {
       stated.add(key);
-      facts.push({ question: attribute.question.replace('N', name), answer: `${value}.` });
+      facts.push({ question: attribute.question.replace('N', name), answer: `${value}.`, draft: `${value}.` });
       sentence = ` ${draw.one(attribute.statements).replace(/N|V/g, (x) => (x === 'N' ? name : value))}`;
     }
     text += sentence;
@@ -169,6 +171,10 @@ export function needles(o: FactTextOptions): FactText {
   );
   return {
     text: sentences.join('').trim(),
-    questions: things.map((thing, i) => ({ question: `What is the password for the ${thing}? Answer in one short sentence.`, answer: secrets[i]! })),
+    questions: things.map((thing, i) => ({
+      question: `What is the password for the ${thing}? Answer in one short sentence.`,
+      answer: secrets[i]!,
+      draft: `The password for the ${thing} is '${secrets[i]!}'.`,
+    })),
   };
 }

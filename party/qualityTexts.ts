@@ -23,8 +23,11 @@ export interface QualityTextOptions {
 
 /** Tokens with which a prompt ends after its cached part: a batch, as in a session. */
 const LAST = 16;
-/** Questions about one text, and tokens of an answer at most. */
-const QUESTIONS = 8,
+/** Seeds of facts for that lie so much higher; tokens of the piece's continuation. */
+const SPREAD_SEED = 1000,
+  SPREAD_TOKENS = 24;
+/** Questions about one text (passwords of many things in one are more than a small model tells apart), and tokens of an answer at most. */
+const QUESTIONS = { notes: 14, needles: 4 },
   ANSWER = 14;
 
 /** @throws CachetError 'usage' if there is nothing to compare on, 'limit' for prompts that the model has no room for. */
@@ -50,6 +53,19 @@ export function qualityTexts(o: QualityTextOptions): QualityText[] {
   return texts;
 }
 
+/** Texts of other facts and at most a piece of the text, on which the spread of scores is measured. */
+export function spreadTexts(o: QualityTextOptions): QualityText[] {
+  const seed = o.seed + SPREAD_SEED;
+  return qualityTexts({
+    ...o,
+    seed,
+    prompts: [Math.max(...o.prompts)],
+    continuation: SPREAD_TOKENS,
+    positions: SPREAD_TOKENS,
+    questions: Math.min(4, Math.max(o.questions, 1)),
+  });
+}
+
 function pieces({ artefact, tokenizer, text, prompts, continuation, positions }: QualityTextOptions): QualityText[] {
   const ids = text === undefined ? [] : tokenizer.encode(text),
     found: QualityText[] = [];
@@ -70,9 +86,10 @@ function asked(o: QualityTextOptions): QualityText[] {
   const { artefact, tokenizer, prompts } = o,
     inNotes = o.model === EMBEDDED_MODEL,
     found: QualityText[] = [];
-  for (let left = o.questions, n = 0; left > 0; left -= QUESTIONS, n++) {
+  const each = inNotes ? QUESTIONS.notes : QUESTIONS.needles;
+  for (let left = o.questions, n = 0; left > 0; left -= each, n++) {
     const count = (text: string): number => tokenizer.encode(text).length,
-      facts = (inNotes ? notes : needles)({ seed: o.seed + n, tokens: prompts[n % prompts.length]! - 32, questions: Math.min(left, QUESTIONS), count });
+      facts = (inNotes ? notes : needles)({ seed: o.seed + n, tokens: prompts[n % prompts.length]! - 32, questions: Math.min(left, each), count });
     found.push(questionsAbout(artefact, tokenizer, facts, inNotes));
   }
   return found;
@@ -98,12 +115,18 @@ function questionsAbout(artefact: Artefact, tokenizer: Tokenizer, { text, questi
     common = differ < 0 ? first!.length - LAST : differ - 2;
   return {
     ids: first!.slice(0, common),
-    items: questions.map(({ answer }, i): QualityItem => {
+    items: questions.map(({ answer, draft }, i): QualityItem => {
       const right = (ids: readonly number[]): boolean => {
         const said = tokenizer.decode(ids).trim();
         return inNotes ? said === answer : said.includes(answer);
       };
-      return { kind: 'question', prompt: prompts[i]!.slice(common), most: ANSWER, right };
+      return {
+        kind: 'question',
+        prompt: prompts[i]!.slice(common),
+        most: ANSWER,
+        draft: [...tokenizer.encode(draft), ...artefact.shape.eosIds.slice(0, 1)],
+        right,
+      };
     }),
   };
 }

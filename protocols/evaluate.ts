@@ -11,10 +11,11 @@ import { freshKeys, place, runTogether } from './engines/together.ts';
 import { embedTokens } from './models/embedding.ts';
 import { finalNorm } from './models/finalNorm.ts';
 import type { ModelWeights } from './models/weights.ts';
+import type { Policy } from './policy.ts';
 import { floatPlan } from './prepare.ts';
 import { createCache } from './programs/attention.ts';
 import type { ModelPlan } from './programs/plan.ts';
-import { forward } from './programs/transformer.ts';
+import { forward, session } from './programs/transformer.ts';
 import { randomWords } from './randomWords.ts';
 import { realProduct } from './realProduct.ts';
 
@@ -180,18 +181,50 @@ export function describe(z: Float64Array): { best: number; margin: number; logSu
   return { best, margin: z[best]! - second, logSum: z[best]! + Math.log(sum) };
 }
 
+/**
+ * A session under a policy, an answer of `answer` given tokens after a prompt, through the protocol in one process: whether all that the client gets equals the Fixed
+ * engine's bit for bit. ids begin with the public prefix; the last `answer - 1` of them are the answer's.
+ */
+export function sampleSession(artefact: Artefact, ids: readonly number[], answer: number, policy: Policy): NonNullable<Evaluation['protocol']> {
+  const past = artefact.prefixIds.length,
+    client = { shape: artefact.shape, ...clientTensors(artefact) },
+    prompt = ids.length - (answer - 1),
+    inputs = [embedTokens(client, ids.slice(past, prompt), past), ...ids.slice(prompt).map((id, i) => embedTokens(client, [id], prompt + i))];
+  return {
+    positions: answer,
+    equalsFixed: equalsFixed(artefact, inputs, (e) => session(e, bindPlan(e, artefact), { tokens: prompt - past, answer }, ids.length - past, 0, policy)),
+  };
+}
+
 function sampleProtocol({ artefact, windows }: EvaluateOptions, rows: number): NonNullable<Evaluation['protocol']> {
   const past = artefact.prefixIds.length,
-    values = embedTokens({ shape: artefact.shape, ...clientTensors(artefact) }, windows[0]!.slice(past, past + rows), past),
-    keys = freshKeys(),
-    program = (e: Engine): Program<void> => positionsOf(e, bindPlan(e, artefact), rows),
-    memoryBytes = partyBytes(artefact) + (512 << 20);
-  let want: Float64Array = new Float64Array(0);
-  drive(program(new Fixed({ ...place('wasm', memoryBytes), keys: { ...keys.dealer, coins: keys.coins }, next: () => values, emit: (v) => (want = v) })));
-  const mask = randomWords(values.length),
-    unit = 2 ** artefact.residualScale,
-    other = BigInt64Array.from(values, (v, i) => BigInt(Math.round(v * unit)) - mask[i]!),
-    run = runTogether(program, keys, [[new Uint8Array(mask.buffer)], [new Uint8Array(other.buffer)]], { memoryBytes }),
-    [a, b] = run.outputs.map((list) => new BigInt64Array(list[0]!.buffer));
-  return { positions: rows, equalsFixed: want.every((v, i) => Number(BigInt.asIntN(64, a![i]! + b![i]!)) / unit === v) };
+    values = embedTokens({ shape: artefact.shape, ...clientTensors(artefact) }, windows[0]!.slice(past, past + rows), past);
+  return { positions: rows, equalsFixed: equalsFixed(artefact, [values], (e) => positionsOf(e, bindPlan(e, artefact), rows)) };
+}
+
+/** Whether the outputs of a program on these inputs of the client, as three parties in one process, are those of the Fixed engine. */
+function equalsFixed(artefact: Artefact, inputs: readonly Float64Array[], program: (e: Engine) => Program<void>): boolean {
+  const keys = freshKeys(),
+    memoryBytes = partyBytes(artefact) + (768 << 20),
+    want: Float64Array[] = [],
+    waiting = [...inputs];
+  drive(
+    program(
+      new Fixed({
+        ...place('wasm', memoryBytes),
+        keys: { ...keys.dealer, coins: keys.coins },
+        next: () => waiting.shift()!,
+        emit: (v) => void want.push(Float64Array.from(v)),
+      }),
+    ),
+  );
+  const unit = 2 ** artefact.residualScale,
+    masks = inputs.map((x) => randomWords(x.length)),
+    others = inputs.map((x, i) => BigInt64Array.from(x, (v, j) => BigInt(Math.round(v * unit)) - masks[i]![j]!)),
+    bytes = (x: { readonly buffer: ArrayBuffer }): Uint8Array => new Uint8Array(x.buffer),
+    { outputs } = runTogether(program, keys, [masks.map(bytes), others.map(bytes)], { memoryBytes });
+  return want.every((values, step) => {
+    const [a, b] = outputs.map((list) => new BigInt64Array(list[step]!.buffer));
+    return values.every((v, i) => Number(BigInt.asIntN(64, a![i]! + b![i]!)) / unit === v);
+  });
 }

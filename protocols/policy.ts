@@ -60,7 +60,12 @@ export const policySchema = z.strictObject({
   /** Layers that keep and attend to everything. */
   skipLayers: layerList.default([]),
   /** Layers with budgets of their own. */
-  layers: z.record(perLayer, z.strictObject({ keep: staticSchema.shape.keep.optional(), ratio: dynamicSchema.shape.ratio.optional() })).default({}),
+  layers: z
+    .record(
+      perLayer,
+      z.strictObject({ keep: staticSchema.shape.keep.optional(), ratio: dynamicSchema.shape.ratio.optional(), spread: dynamicSchema.shape.spread }),
+    )
+    .default({}),
   /** Key/value heads, by layer, that attend to the always attended clusters alone. */
   streaming: z.record(perLayer, z.array(z.number().int().min(0)).min(1).max(MOST)).default({}),
 });
@@ -136,6 +141,21 @@ export const PRESETS: Readonly<Record<'full' | 'mpcache' | 'mpcache-paper' | 'ag
   },
 };
 
+const eviction = (name: string, keep: number, queries: number): Policy => ({
+  ...FULL,
+  name,
+  static: { keep, window: { queries }, heads: 'max', ranking: 'histogram' },
+});
+
+/** What `cachet prepare --quality` tries: the presets, evictions by which the question's own queries vote, a choice a query head among clusters of 8. */
+export const CANDIDATES: readonly Policy[] = [
+  ...Object.values(PRESETS),
+  eviction('keep-80', 0.8, 12),
+  eviction('keep-66', 0.66, 12),
+  eviction('keep-50', 0.5, 12),
+  { ...PRESETS.mpcache, name: 'clusters-8', dynamic: { ...PRESETS.mpcache.dynamic!, sizes: [8] } },
+];
+
 export const POLICY_NAMES: readonly string[] = Object.keys(PRESETS);
 
 /** A policy from JSON, defaults filled in; `from` is a file or a preset. @throws CachetError 'policy' naming the field. */
@@ -188,6 +208,7 @@ export function checkPolicy(p: Policy, shape: Pick<ModelShape, 'layers' | 'kvHea
     if (chooserOf(p, l, shape.layers) !== l) refuse('layers', 'layers that choose for themselves', l);
     if (own.keep !== undefined && !p.static) refuse(`layers.${l}.keep`, 'a static policy', 'none');
     if (own.ratio !== undefined && !p.dynamic) refuse(`layers.${l}.ratio`, 'a dynamic policy', 'none');
+    if (own.spread !== undefined && !p.dynamic) refuse(`layers.${l}.spread`, 'a dynamic policy', 'none');
     if (own.ratio !== undefined) checkRatio(`layers.${l}.ratio`, own.ratio);
   }
   for (const [key, heads] of Object.entries(p.streaming)) {

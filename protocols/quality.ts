@@ -1,18 +1,19 @@
 /**
- * What cache policies cost in quality: the same texts, questions and weights under every policy, against the full cache, by the programs of the protocol on the
- * Float engine. A text's keys and values are computed once and fill the caches of all runs; a run then takes the rest of its prompt as one batch, evicts and
- * goes on token by token as a session does. Texts are teacher-forced, answers greedy. All integers of the artefact are used, roundings of the protocol are not:
- * `evaluate` measures those.
+ * What cache policies cost in quality: the same texts, questions and weights under every policy, against the full cache, on the Float engine. A text's keys and
+ * values are computed once; its prompts' ends once for all policies; then the tokens after a prompt go as one batch for several policies, each row under its
+ * policy's mask (`qualityAttention.ts`). Texts are teacher-forced. Answers are greedy, by drafts: a batch tells how far a draft is what a policy says, which goes
+ * on from there with the rest of the draft. All integers of the artefact are used, roundings of the protocol are not: `evaluate` measures those.
  */
 import { bindPlan, clientTensors, type Artefact } from './artefact.ts';
+import { policyCost } from './cost.ts';
 import { Float } from './engines/float.ts';
 import { describe, drive, headLogits } from './evaluate.ts';
 import { embedTokens } from './models/embedding.ts';
 import type { ModelWeights } from './models/weights.ts';
-import { canonicalPolicy, FULL, votingQueries, type Policy } from './policy.ts';
-import { createCache } from './programs/attention.ts';
+import { chooserOf, FULL, votingQueries, type Policy } from './policy.ts';
 import type { ModelPlan } from './programs/plan.ts';
-import { forward, session } from './programs/transformer.ts';
+import { attendedShare, Branch, Importance, newAttentionTally, type AttentionTally } from './qualityAttention.ts';
+import { realCaches, realForward, softmaxRow, type Attend, type Logits, type RealCache } from './qualityForward.ts';
 
 /** A text that several runs begin with, as token ids that begin with the artefact's public prefix, and what comes after it. */
 export interface QualityText {
@@ -23,7 +24,14 @@ export interface QualityText {
 /** Tokens that complete the prompt, then either tokens to predict, or an answer of at most so many tokens that is right or not. */
 export type QualityItem =
   | { readonly kind: 'text'; readonly prompt: readonly number[]; readonly continuation: readonly number[] }
-  | { readonly kind: 'question'; readonly prompt: readonly number[]; readonly most: number; readonly right: (ids: readonly number[]) => boolean };
+  | {
+      readonly kind: 'question';
+      readonly prompt: readonly number[];
+      readonly most: number;
+      /** What the model may answer: the closer, the less there is to compute. */
+      readonly draft: readonly number[];
+      readonly right: (ids: readonly number[]) => boolean;
+    };
 
 export interface PolicyQuality {
   readonly policy: Policy;
@@ -39,6 +47,27 @@ export interface PolicyQuality {
   readonly answeredFull: number;
   readonly answered: number;
   readonly lost: number;
+  /** Tokens that a token attends to, of those before eviction and itself: mean over layers, heads and prompts. */
+  readonly attended: number;
+  /** Share of full attention's mass that is on attended tokens, mean over layers, heads and queries. */
+  readonly recall: number;
+  /** The same by layer. */
+  readonly recallByLayer: readonly number[];
+  /** Share of a head's choice that its neighbour in the layer before chose as well, where both choose; null where no two do. */
+  readonly overlap: number | null;
+  /** Largest difference of a row's cluster scores, nats, by layer; empty without selection. */
+  readonly spans: readonly number[];
+  /** Rankings whose scores lay further apart than the quantiser takes, of so many. */
+  readonly outside: number;
+  readonly rankings: number;
+  /** Of a token at the longest prompt, all parties together, headers included; the eviction's once. */
+  readonly cost: {
+    readonly promptTokens: number;
+    readonly rounds: number;
+    readonly onlineBytes: number;
+    readonly dealtBytes: number;
+    readonly evictionBytes: number;
+  };
   readonly seconds: number;
 }
 
@@ -46,6 +75,10 @@ export interface QualityOptions {
   readonly artefact: Artefact;
   readonly policies: readonly Policy[];
   readonly texts: readonly QualityText[];
+  /** Scores are not quantised, as on the Float engine. */
+  readonly exact?: boolean | undefined;
+  /** Texts' keys and values, kept from one call to the next. */
+  readonly kept?: Map<QualityText, readonly RealCache[]> | undefined;
   readonly onProgress?: ((text: string) => void) | undefined;
 }
 
@@ -67,7 +100,11 @@ interface Tally {
   answered: number;
   lost: number;
   ms: number;
+  readonly attention: AttentionTally;
 }
+
+/** Rows of a batch, about, unless one policy has more. */
+const BATCH_ROWS = 192;
 
 /** One row a policy, in their order. */
 export function measureQuality(o: QualityOptions): PolicyQuality[] {
@@ -75,64 +112,101 @@ export function measureQuality(o: QualityOptions): PolicyQuality[] {
     model: Model = {
       artefact,
       client: { shape: artefact.shape, ...clientTensors(artefact) },
-      plan: bindPlan(new Float({ next: noInput, emit: noOutput }), artefact),
+      plan: bindPlan(new Float({ next: () => undefined, emit: noOutput }), artefact),
+      exact: o.exact ?? false,
     },
-    tallies = policies.map((): Tally => ({
-      positions: 0,
-      loss: 0,
-      fullLoss: 0,
-      divergence: 0,
-      agreed: 0,
-      questions: 0,
-      answeredFull: 0,
-      answered: 0,
-      lost: 0,
-      ms: 0,
-    })),
-    isFull = policies.map((p) => canonicalPolicy({ ...p, name: FULL.name }) === canonicalPolicy(FULL));
+    runs = policies.map((policy): Run => ({ policy, tally: newTally(artefact.shape.layers) }));
+  const prompts: number[] = [];
   for (const [t, text] of texts.entries()) {
     const say = (what: string): void => o.onProgress?.(`text ${t + 1} of ${texts.length}, ${what}`);
     say(`${text.ids.length} tokens`);
-    const cached = cacheText(model, text.ids);
+    const cached = o.kept?.get(text) ?? cacheText(model, text);
+    o.kept?.set(text, cached);
     for (const [i, item] of text.items.entries()) {
-      const run = (policy: Policy): Prediction[] => {
-        say(`${item.kind} ${i + 1} of ${text.items.length}, ${policy.name}`);
-        return runPolicy(model, policy, cached, [...text.ids, ...item.prompt], item);
-      };
-      const full = run(FULL);
-      for (const [n, policy] of policies.entries()) {
-        const started = performance.now(),
-          got = isFull[n] ? full : run(policy);
-        tallies[n]!.ms += performance.now() - started;
-        add(tallies[n]!, item, full, got);
-      }
+      say(`${item.kind} ${i + 1} of ${text.items.length}, ${policies.length} policies`);
+      const prompt = readPrompt(model, cached, text, item, policies);
+      prompts.push(prompt.slots - artefact.prefixIds.length);
+      measureItem(model, prompt, item, runs);
     }
   }
-  return tallies.map((tally, n) => summarise(policies[n]!, tally));
+  return runs.map((run) => summarise(artefact, run, prompts));
 }
 
-function add(tally: Tally, item: QualityItem, full: readonly Prediction[], got: readonly Prediction[]): void {
-  if (item.kind === 'question') {
-    const [before, now] = [full, got].map((predictions) => item.right(predictions.map((p) => p.best)));
-    tally.questions++;
-    if (before) tally.answeredFull++;
-    if (now) tally.answered++;
-    if (before && !now) tally.lost++;
-    return;
-  }
-  item.continuation.forEach((target, at) => {
-    const [p, q] = [full[at]!, got[at]!];
-    tally.positions++;
-    tally.fullLoss -= p.logs[target]!;
-    tally.loss -= q.logs[target]!;
-    if (p.best === q.best) tally.agreed++;
-    for (let v = 0; v < p.logs.length; v++) tally.divergence += Math.exp(p.logs[v]!) * (p.logs[v]! - q.logs[v]!);
+/** A measured difference of scores times so much is what the quantiser takes, and at least so many nats. */
+const SPREAD_FACTOR = 2,
+  LEAST_SPREAD = 8;
+
+/**
+ * Policies whose scores are quantised as finely as they may be: those without a spread of their own get for each choosing layer twice the largest difference of a
+ * row's scores on these texts, in whole nats. A later row that leaves it is ranked wrongly, in that head and for that token.
+ */
+export function withSpreads(o: QualityOptions): Policy[] {
+  const bare = o.policies.filter((p) => p.dynamic && p.dynamic.spread === undefined),
+    rows = bare.length > 0 ? measureQuality({ ...o, policies: bare, exact: true }) : [],
+    { layers } = o.artefact.shape;
+  return o.policies.map((p) => {
+    const row = rows[bare.indexOf(p)];
+    if (!row) return p;
+    const own = row.spans.flatMap((span, l): [string, Policy['layers'][string]][] =>
+      p.skipLayers.includes(l) || chooserOf(p, l, layers) !== l
+        ? []
+        : [[String(l), { ...p.layers[l], spread: p.layers[l]?.spread ?? Math.max(LEAST_SPREAD, Math.ceil(SPREAD_FACTOR * span)) }]],
+    );
+    return { ...p, layers: { ...p.layers, ...Object.fromEntries(own) } };
   });
 }
 
-function summarise(policy: Policy, t: Tally): PolicyQuality {
+const newTally = (layers: number): Tally => ({
+  positions: 0,
+  loss: 0,
+  fullLoss: 0,
+  divergence: 0,
+  agreed: 0,
+  questions: 0,
+  answeredFull: 0,
+  answered: 0,
+  lost: 0,
+  ms: 0,
+  attention: newAttentionTally(layers),
+});
+
+function measureItem(model: Model, prompt: Prompt, item: QualityItem, runs: readonly Run[]): void {
+  const full: Run = { policy: FULL, tally: newTally(model.plan.shape.layers) };
+  if (item.kind === 'question') {
+    const answers = answer(model, prompt, item, item.draft, [full]),
+      before = item.right(answers[0]!);
+    answer(model, prompt, item, answers[0]!, runs).forEach((ids, n) => {
+      const { tally } = runs[n]!,
+        now = item.right(ids);
+      tally.questions++;
+      if (before) tally.answeredFull++;
+      if (now) tally.answered++;
+      if (before && !now) tally.lost++;
+    });
+    return;
+  }
+  const fed = [prompt.last, ...item.continuation.slice(0, -1)],
+    [reference] = predict(model, prompt, [{ run: full, ids: fed }], 'logs');
+  for (const run of runs) {
+    const [predictions] = predict(model, prompt, [{ run, ids: fed }], 'logs'),
+      { tally } = run;
+    item.continuation.forEach((target, at) => {
+      const [p, q] = [reference![at]!, predictions![at]!];
+      tally.positions++;
+      tally.fullLoss -= p.logs[target]!;
+      tally.loss -= q.logs[target]!;
+      if (p.best === q.best) tally.agreed++;
+      for (let v = 0; v < p.logs.length; v++) tally.divergence += Math.exp(p.logs[v]!) * (p.logs[v]! - q.logs[v]!);
+    });
+  }
+}
+
+function summarise(artefact: Artefact, { policy, tally: t }: Run, prompts: readonly number[]): PolicyQuality {
   const mean = (sum: number): number | null => (t.positions > 0 ? sum / t.positions : null),
-    [full, own] = [t.fullLoss, t.loss].map((sum) => Math.exp(sum / t.positions)) as [number, number];
+    [full, own] = [t.fullLoss, t.loss].map((sum) => Math.exp(sum / t.positions)) as [number, number],
+    { attention: a } = t,
+    promptTokens = Math.max(...prompts) + 1,
+    { token, eviction } = policyCost(artefact, policy, promptTokens);
   return {
     policy,
     positions: t.positions,
@@ -143,6 +217,14 @@ function summarise(policy: Policy, t: Tally): PolicyQuality {
     answeredFull: t.answeredFull,
     answered: t.answered,
     lost: t.lost,
+    attended: prompts.reduce((sum, n) => sum + attendedShare(policy, artefact, n), 0) / prompts.length,
+    recall: a.recall.reduce((x, y) => x + y, 0) / a.rows,
+    recallByLayer: a.recall.map((sum) => (sum * a.recall.length) / a.rows),
+    overlap: a.compared > 0 ? a.overlap / a.compared : null,
+    spans: policy.dynamic ? a.spans : [],
+    outside: a.outside,
+    rankings: a.choosing,
+    cost: { promptTokens, rounds: token.rounds, onlineBytes: token.onlineBytes, dealtBytes: token.dealtBytes, evictionBytes: eviction?.bytes ?? 0 },
     seconds: t.ms / 1e3,
   };
 }
@@ -153,85 +235,172 @@ interface Model {
   readonly artefact: Artefact;
   readonly client: Pick<ModelWeights, 'shape' | 'embed' | 'positions' | 'finalNorm' | 'finalNormBias' | 'head'>;
   readonly plan: ModelPlan;
+  readonly exact: boolean;
 }
 
-/** Keys and values of a text's private tokens, a layer each: [tokens, kvHeads * headDim]. */
-interface CachedText {
-  readonly keys: readonly Float64Array[];
-  readonly values: readonly Float64Array[];
+interface Run {
+  readonly policy: Policy;
+  readonly tally: Tally;
 }
 
-const noInput = (): undefined => undefined,
-  noOutput = (): void => undefined;
+/** A prompt without its last token, in caches that have room for what comes after. */
+interface Prompt {
+  readonly caches: readonly RealCache[];
+  readonly slots: number;
+  readonly last: number;
+  readonly importance: readonly Importance[];
+}
 
-function cacheText({ artefact, client, plan }: Model, ids: readonly number[]): CachedText {
-  const past = artefact.prefixIds.length,
-    rows = ids.length - past,
-    { width, kvHeads, headDim } = artefact.shape,
-    float = new Float({ next: () => embedTokens(client, ids.slice(past), past), emit: noOutput }),
-    caches = createCache(float, plan, ids.length);
+const noOutput = (): void => undefined;
+
+/** Tokens of a batch and the positions they stand at. */
+interface Rows {
+  readonly ids: readonly number[];
+  readonly positions: readonly number[];
+}
+
+/** Hidden states [rows, width] of tokens that come after the first `slots` slots. */
+function run({ client, plan }: Model, caches: readonly RealCache[], slots: number, { ids, positions }: Rows, attend: Attend): Float64Array {
+  const { width } = plan.shape,
+    float = new Float({
+      next: () => {
+        const x = new Float64Array(ids.length * width);
+        ids.forEach((id, i) => x.set(embedTokens(client, [id], positions[i]!), i * width));
+        return x;
+      },
+      emit: noOutput,
+    });
+  let hidden: Float64Array | undefined;
   drive(
     (function* () {
-      const x = yield* float.input(rows * width, plan.residualScale);
-      yield* forward(float, plan, caches, x, rows, { slots: past, position: past, unused: undefined });
+      const x = yield* float.input(ids.length * width, plan.residualScale);
+      hidden = (yield* realForward(float, plan, caches, x, positions, slots, attend)).real;
     })(),
   );
-  const byToken = (real: Float64Array): Float64Array =>
-    Float64Array.from({ length: rows * kvHeads * headDim }, (_, i) => {
-      const d = i % headDim,
-        h = Math.floor(i / headDim) % kvHeads,
-        t = Math.floor(i / (headDim * kvHeads));
-      return real[(h * ids.length + past + t) * headDim + d]!;
-    });
-  return { keys: caches.map((c) => byToken(c.keys.real!)), values: caches.map((c) => byToken(c.values.real!)) };
+  return hidden!;
 }
 
-/**
- * A session: `prompt` whose beginning is cached, further tokens of it as one batch (all that vote, where the policy evicts), its last one alone, then the item's
- * tokens: every prediction is under the policy.
- */
-function runPolicy({ artefact, client, plan }: Model, policy: Policy, cached: CachedText, whole: readonly number[], item: QualityItem): Prediction[] {
-  const past = artefact.prefixIds.length,
-    { kvHeads, headDim, eosIds } = artefact.shape,
-    prompt = whole.slice(0, -1),
-    tokens = prompt.length - past,
-    batch = Math.max(item.prompt.length - 1, policy.static ? votingQueries(policy.static, tokens) : 1),
-    filled = tokens - batch,
+function causal({ z, stride, past, queries }: Logits): void {
+  for (let row = 0; row < z.length / stride; row++) softmaxRow(z, row * stride, past + (row % queries) + 1);
+}
+
+/** Tokens of a text that go in one batch. */
+const TEXT_ROWS = 256;
+
+const count = (from: number, n: number): number[] => Array.from({ length: n }, (_, i) => from + i);
+
+function cacheText(model: Model, { ids }: QualityText): RealCache[] {
+  const past = model.artefact.prefixIds.length,
+    caches = realCaches(model.plan, ids.length);
+  for (let at = past; at < ids.length; at += TEXT_ROWS) {
+    const part = ids.slice(at, at + TEXT_ROWS);
+    run(model, caches, at, { ids: part, positions: count(at, part.length) }, (_, tile) => causal(tile));
+  }
+  return caches;
+}
+
+/** The prompt's end as one batch, all tokens that vote under a policy in it. */
+function readPrompt(model: Model, cached: readonly RealCache[], text: QualityText, item: QualityItem, policies: readonly Policy[]): Prompt {
+  const { plan, artefact } = model,
+    { kvHeads, headDim } = plan.shape,
+    whole = [...text.ids, ...item.prompt],
+    slots = whole.length - 1,
+    tokens = slots - artefact.prefixIds.length,
     most = item.kind === 'text' ? item.continuation.length : item.most,
-    predictions: Prediction[] = [];
-  // In the order of programs/filled.ts: layers, blocks of tokens, keys before values.
-  let layer = 0,
-    at = 0,
-    keysNext = true;
-  const filling = (size: number): Float64Array => {
-    if (at === filled * kvHeads * headDim) {
-      layer++;
-      at = 0;
+    caches = realCaches(plan, slots + Math.max(BATCH_ROWS, most + 1)),
+    importance: Importance[] = [];
+  for (const { static: rule } of policies) if (rule && !importance.some((i) => i.serves(rule))) importance.push(new Importance(rule, plan, tokens));
+  caches.forEach((c, l) => {
+    for (let h = 0; h < kvHeads; h++) {
+      const { capacity } = cached[l]!,
+        part = (x: Float32Array): Float32Array => x.subarray(h * capacity * headDim, (h + 1) * capacity * headDim);
+      c.keys.set(part(cached[l]!.keys), h * c.capacity * headDim);
+      c.values.set(part(cached[l]!.values), h * c.capacity * headDim);
     }
-    const part = (keysNext ? cached.keys : cached.values)[layer]!.subarray(at, at + size);
-    if (!keysNext) at += size;
-    keysNext = !keysNext;
-    return part;
-  };
-  let fed = 0;
-  const token = (): number | undefined => {
-    const last = predictions.at(-1)?.best;
-    if (last === undefined) return whole.at(-1);
-    if (item.kind === 'text') return item.continuation[predictions.length - 1];
-    return eosIds.includes(last) ? undefined : last;
-  };
-  const next = (): Float64Array | undefined => {
-    if (fed === 0) return embedTokens(client, prompt.slice(-batch), (fed = prompt.length) - batch);
-    const id = token();
-    return id === undefined ? undefined : embedTokens(client, [id], fed++);
-  };
-  let steps = 0;
-  const emit = (hidden: Float64Array): void => {
-    if (steps++ === 0) return;
-    const z = headLogits(client, hidden, 1),
-      { best, logSum } = describe(z);
-    predictions.push({ best, logs: item.kind === 'text' ? Float32Array.from(z, (v) => v - logSum) : new Float32Array(0) });
-  };
-  drive(session(new Float({ next, emit, filling }), plan, { tokens: batch, answer: most + 1 }, batch + most, filled, policy, true));
+  });
+  const batch = Math.max(slots - text.ids.length, ...importance.map((i) => votingQueries(i.rule, tokens)));
+  run(model, caches, slots - batch, { ids: whole.slice(slots - batch, slots), positions: count(slots - batch, batch) }, (layer, tile) => {
+    causal(tile);
+    for (const i of importance) i.add(layer, tile);
+  });
+  return { caches, slots, last: whole[slots]!, importance };
+}
+
+/** What is predicted after each of the tokens that follow a prompt, for several policies in one batch. */
+function predict(
+  model: Model,
+  { caches, slots, importance }: Prompt,
+  jobs: readonly { readonly run: Run; readonly ids: readonly number[] }[],
+  what: 'logs' | 'best',
+): Prediction[][] {
+  const started = performance.now(),
+    { plan, client } = model,
+    { vocab } = plan.shape,
+    branches: Branch[] = [];
+  let rows = 0;
+  for (const job of jobs) {
+    const { policy, tally } = job.run,
+      rule = policy.static;
+    branches.push(
+      new Branch(policy, plan, slots, job.ids.length, rows, rule ? importance.find((i) => i.serves(rule)) : undefined, tally.attention, model.exact),
+    );
+    rows += job.ids.length;
+  }
+  const hidden = run(
+      model,
+      caches,
+      slots,
+      { ids: jobs.flatMap((j) => j.ids), positions: jobs.flatMap((j) => count(slots, j.ids.length)) },
+      (layer, tile, cache) => {
+        for (const b of branches) b.attend(layer, tile, cache);
+      },
+    ),
+    z = headLogits(client, hidden, rows);
+  let at = 0;
+  const predictions = jobs.map((job) =>
+    job.ids.map((): Prediction => {
+      const own = z.subarray(at * vocab, ++at * vocab),
+        { best, logSum } = describe(own);
+      return { best, logs: what === 'logs' ? Float32Array.from(own, (v) => v - logSum) : new Float32Array(0) };
+    }),
+  );
+  const each = (performance.now() - started) / jobs.length;
+  for (const { run: r } of jobs) r.tally.ms += each;
   return predictions;
+}
+
+/** Greedy answers of several policies, to the end-of-sequence token or to their length: `draft` is tried, and again what is left of it after each difference. */
+function answer(
+  model: Model,
+  prompt: Prompt,
+  { most }: Extract<QualityItem, { kind: 'question' }>,
+  draft: readonly number[],
+  runs: readonly Run[],
+): number[][] {
+  const { eosIds } = model.artefact.shape,
+    said: number[][] = runs.map(() => []),
+    done = (ids: readonly number[]): boolean => ids.length >= most || eosIds.includes(ids.at(-1)!);
+  for (let open = runs.map((_, n) => n); open.length > 0; open = open.filter((n) => !done(said[n]!))) {
+    const tried = open.map((n) => [...said[n]!, ...draft.slice(said[n]!.length, most - 1)]),
+      each = Math.max(...tried.map((ids) => ids.length + 1)),
+      size = Math.max(1, Math.floor(BATCH_ROWS / each));
+    for (let first = 0; first < open.length; first += size) {
+      const part = open.slice(first, first + size),
+        predictions = predict(
+          model,
+          prompt,
+          part.map((n, i) => ({ run: runs[n]!, ids: [prompt.last, ...tried[first + i]!] })),
+          'best',
+        );
+      part.forEach((n, i) => {
+        const ids = said[n]!,
+          drafted = tried[first + i]!;
+        for (let at = ids.length; at <= drafted.length && !done(ids); at++) {
+          ids.push(predictions[i]![at]!.best);
+          if (ids[at] !== drafted[at]) break;
+        }
+      });
+    }
+  }
+  return said;
 }

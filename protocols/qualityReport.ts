@@ -8,8 +8,11 @@ import { policyCost } from './cost.ts';
 import { policySchema, type Policy } from './policy.ts';
 import type { PolicyQuality } from './quality.ts';
 
-/** Within it a policy may be recommended: perplexity over that of the full cache, and answers that are lost. */
-const BOUND = { change: 0.01, lost: 0 };
+/**
+ * Within it a policy may be recommended: perplexity over that of the full cache, and answers. Of few questions none may be lost; where there are so many that a share
+ * can be told, accuracy may be so much lower.
+ */
+const BOUND = { change: 0.01, many: 500, accuracy: 0.03 };
 
 const rate = z.number().min(0).max(1);
 const rowSchema = z.strictObject({
@@ -22,11 +25,25 @@ const rowSchema = z.strictObject({
   answeredFull: z.number().int().min(0),
   answered: z.number().int().min(0),
   lost: z.number().int().min(0),
+  attended: rate,
+  recall: z.number().min(0),
+  recallByLayer: z.array(z.number()),
+  overlap: rate.nullable(),
+  spans: z.array(z.number()),
+  outside: z.number().int().min(0),
+  rankings: z.number().int().min(0),
+  cost: z.strictObject({
+    promptTokens: z.number().int().min(1),
+    rounds: z.number().int().min(0),
+    onlineBytes: z.number().min(0),
+    dealtBytes: z.number().min(0),
+    evictionBytes: z.number().min(0),
+  }),
   seconds: z.number().min(0),
 });
 
 export const qualityReportSchema = z.strictObject({
-  version: z.literal(1),
+  version: z.literal(2),
   /** SHA-256 of the artefact, hex. */
   artefact: z.string().regex(/^[0-9a-f]{64}$/),
   /** Private tokens of the prompts. */
@@ -38,9 +55,16 @@ export const qualityReportSchema = z.strictObject({
 export type QualityReport = z.infer<typeof qualityReportSchema>;
 
 /** Policies of a report that meet the bound, on texts and on questions where both were measured. */
-export const policiesWithin = (rows: readonly PolicyQuality[]): Policy[] =>
+export const policiesWithin = (
+  rows: readonly Pick<PolicyQuality, 'policy' | 'positions' | 'perplexity' | 'questions' | 'answeredFull' | 'answered' | 'lost'>[],
+): Policy[] =>
   rows
-    .filter((r) => (r.perplexity === null || r.perplexity.change <= BOUND.change) && r.lost <= BOUND.lost && r.positions + r.questions > 0)
+    .filter(
+      (r) =>
+        (r.perplexity === null || r.perplexity.change <= BOUND.change) &&
+        (r.questions < BOUND.many ? r.lost === 0 : r.answeredFull - r.answered <= BOUND.accuracy * r.questions) &&
+        r.positions + r.questions > 0,
+    )
     .map((r) => r.policy);
 
 /** The report of what was measured, with the recommendation. */
@@ -52,11 +76,11 @@ export function qualityReport(artefact: Artefact, promptTokens: readonly number[
     },
     [best] = policiesWithin(policies).toSorted((a, b) => bytes(a) - bytes(b));
   return {
-    version: 1,
+    version: 2,
     artefact: artefact.digest,
     promptTokens: [...promptTokens],
     seed,
-    policies: [...policies],
+    policies: policies.map((p) => ({ ...p, spans: [...p.spans], recallByLayer: [...p.recallByLayer] })),
     recommended: best ? { ...best, name: 'mpcache' } : null,
   };
 }

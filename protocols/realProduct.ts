@@ -39,3 +39,29 @@ export function realProduct(dst: Float64Array, x: Float64Array, w: Matrix | Weig
     for (let r = 0; r < rows; r++) for (let c = 0; c < n; c++) dst[r * cols + first + c] = out[r * n + c]! * unit;
   }
 }
+
+/**
+ * Products of real rows x [rows, inner] with rows w [cols, inner] in float32, inner % 8 == 0, a panel of w at a time: `take` gets pieces of the results' rows.
+ */
+export function realGemm(
+  x: Float32Array,
+  w: Float32Array,
+  rows: number,
+  inner: number,
+  cols: number,
+  take: (out: Float32Array, row: number, col: number) => void,
+): void {
+  const panel = Math.min(cols, Math.max(4, Math.floor(PANEL_BYTES / (4 * inner)))),
+    at = { x: START, w: START + 4 * rows * inner, out: START + 4 * (rows * inner + panel * inner) },
+    k = space(4 * (rows * inner + panel * inner + rows * panel)),
+    { buffer } = k.memory,
+    weights = new Float32Array(buffer, at.w, panel * inner),
+    out = new Float32Array(buffer, at.out, rows * panel);
+  new Float32Array(buffer, at.x, rows * inner).set(x);
+  for (let first = 0; first < cols; first += panel) {
+    const n = Math.min(panel, cols - first);
+    weights.set(w.subarray(first * inner, (first + n) * inner));
+    k.gemmF32(at.out, at.x, at.w, rows, inner, n);
+    for (let r = 0; r < rows; r++) take(out.subarray(r * n, (r + 1) * n), r, first);
+  }
+}

@@ -129,6 +129,14 @@ describe('a quality report', () => {
     answeredFull: 50,
     answered: 50 - lost,
     lost,
+    attended: 0.5,
+    recall: 0.9,
+    recallByLayer: [],
+    overlap: null,
+    spans: [],
+    outside: 0,
+    rankings: 0,
+    cost: { promptTokens: 900, rounds: 100, onlineBytes: 1000, dealtBytes: 1000, evictionBytes: 0 },
     seconds: 1,
   });
   let folder: string;
@@ -155,7 +163,7 @@ describe('a quality report', () => {
   it('counts for its own artefact alone, and says where it is wrong', async () => {
     await write({ ...qualityReport(artefact, [500], 1, [row(FULL, 0, 0)]), artefact: '0'.repeat(64) });
     expect(await readPolicy('mpcache', folder, artefact)).toBe(PRESETS.mpcache);
-    await write({ version: 2 });
+    await write({ version: 3 });
     await expect(readPolicy('mpcache', folder, artefact)).rejects.toThrow(/model.quality.json, version: bad quality report/);
   });
 });

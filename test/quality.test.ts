@@ -7,9 +7,9 @@ import { bindPlan, clientTensors } from '../protocols/artefact.ts';
 import { Float } from '../protocols/engines/float.ts';
 import { describe as describeLogits, drive, headLogits } from '../protocols/evaluate.ts';
 import { embedTokens } from '../protocols/models/embedding.ts';
-import { FULL, type Policy } from '../protocols/policy.ts';
+import { FULL, policySchema, type Policy } from '../protocols/policy.ts';
 import { session } from '../protocols/programs/transformer.ts';
-import { measureQuality, type QualityText } from '../protocols/quality.ts';
+import { measureQuality, withSpreads, type QualityText } from '../protocols/quality.ts';
 import { golden, tinyNotes } from './support/tinyNotes.ts';
 
 const artefact = tinyNotes(),
@@ -31,6 +31,30 @@ const clusters: Policy = {
     reuse: 1,
   },
 };
+
+/** Of the tokens from `from` on, by the program of a session: the prompt's last token alone, as those of the answer. */
+function sessionPerplexity(policy: Policy, ids: readonly number[], from: number): number {
+  const client = { shape: artefact.shape, ...clientTensors(artefact) },
+    prefix = artefact.prefixIds.length,
+    prompt = from - 1;
+  let at = prompt,
+    loss = 0,
+    started = false;
+  const float = new Float({
+    next: () => {
+      if (started) return embedTokens(client, [ids[at]!], at++);
+      started = true;
+      return embedTokens(client, ids.slice(prefix, prompt), prefix);
+    },
+    emit: (hidden) => {
+      if (at === prompt) return;
+      const z = headLogits(client, hidden, 1);
+      loss += describeLogits(z).logSum - z[ids[at]!]!;
+    },
+  });
+  drive(session(float, bindPlan(float, artefact), { tokens: prompt - prefix, answer: ids.length - from + 1 }, ids.length - 1 - prefix, 0, policy));
+  return Math.exp(loss / (ids.length - from));
+}
 
 describe('the quality of policies', () => {
   const ids = golden()[0]!.promptIds,
@@ -61,6 +85,44 @@ describe('the quality of policies', () => {
     expect(some!.divergence).toBeGreaterThan(1e-6);
     expect(some!.perplexity!.full).toBe(none!.perplexity!.full);
     expect(some!.divergence).toBeGreaterThan(100 * none!.divergence!);
+  });
+
+  it.each([
+    ['mean', {}, {}],
+    ['meanvar per query head in levels', { score: 'meanvar', perHead: 'query', sizes: [8, 4], ratio: [0.6, 0.4] }, {}],
+    ['minmax', { score: 'minmax', sizes: [4] }, {}],
+    ['layers in pairs', { sizes: [4] }, { sharing: 'pairs' }],
+    ['a choice for three tokens, streaming heads', { sizes: [4], reuse: 3 }, { streaming: { 1: [0], 4: [0] } }],
+    ['eviction by the sum', null, { static: { keep: 0.5, window: 0.2, heads: 'sum', ranking: 'histogram' } }],
+    [
+      'eviction by the largest head, clusters',
+      { sizes: [4], ratio: [0.4] },
+      { static: { keep: 0.6, window: { queries: 6 }, heads: 'max', ranking: 'histogram' }, skipLayers: [0] },
+    ],
+  ] as const)('is that of sessions: %s', (name, dynamic, rest) => {
+    const policy = policySchema.parse({
+        ...clusters,
+        ...rest,
+        name: 'other',
+        dynamic: dynamic && { ...clusters.dynamic, ...dynamic, spread: 200 },
+      }),
+      [row] = measureQuality({ artefact, policies: [policy], texts: [text], exact: true });
+    expect(row!.perplexity!.policy, name).toBeCloseTo(sessionPerplexity(policy, ids.slice(0, 52), 44), 3);
+    expect(row!.perplexity!.policy).not.toBeCloseTo(row!.perplexity!.full, 6);
+    expect(row!.attended).toBeLessThan(1);
+    expect(row!.recall).toBeLessThan(1);
+  });
+
+  it('gives scores the spread that they have, layer by layer', () => {
+    const coarse: Policy = { ...clusters, name: 'coarse', dynamic: { ...clusters.dynamic!, score: 'minmax', sizes: [4] } },
+      [fine, same] = withSpreads({ artefact, policies: [coarse, FULL], texts: [text] }),
+      [before, after, exact] = [coarse, fine!, coarse].map((policy, i) => measureQuality({ artefact, policies: [policy], texts: [text], exact: i === 2 })[0]!);
+    expect(same).toBe(FULL);
+    expect(Object.keys(fine!.layers)).toEqual(['0', '1', '2', '3', '4', '5']);
+    expect(after!.outside).toBe(0);
+    for (const [l, { spread }] of Object.entries(fine!.layers)) expect(spread).toBeGreaterThanOrEqual(Math.min(8, exact!.spans[Number(l)]!));
+    expect(after!.recall).toBeGreaterThan(before!.recall);
+    expect(() => sessionPerplexity(fine!, ids.slice(0, 46), 44)).not.toThrow();
   });
 
   it('counts the questions that a policy loses of those that the full cache answers', () => {

@@ -1,15 +1,13 @@
 /** `cachet eval`: how faithful a model's artefact is on a text. */
 import { Command, Option } from 'commander';
-import { openModel, qualityReportPath, readBytes, readPolicy, readTokenizer } from '../../client/node.ts';
+import { openModel, readBytes, readPolicy, readTokenizer } from '../../client/node.ts';
 import { Tokenizer } from '../../client/tokenizer.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { evaluate, type Evaluation } from '../../protocols/evaluate.ts';
 import { describePolicy } from '../../protocols/policy.ts';
-import { qualityReport } from '../../protocols/qualityReport.ts';
-import { measureQuality, type PolicyQuality } from '../../protocols/quality.ts';
 import { artefactOf } from '../preparing.ts';
-import { writeAtomically } from '../files.ts';
-import { qualityTexts } from '../qualityTexts.ts';
+import { measure } from '../measuring.ts';
+import { qualityTable } from '../qualityTable.ts';
 import { Progress, table, wrap } from '../terminal.ts';
 import { integer, integers } from './options.ts';
 
@@ -25,6 +23,7 @@ interface Options {
   continuation: number;
   questions: number;
   seed: number;
+  spread?: boolean;
   report?: boolean;
   json?: boolean;
 }
@@ -38,7 +37,11 @@ export const evalCommand = new Command('eval')
   .option('--text <file>', 'text that was not used to prepare the model; special tokens may be written out')
   .addOption(new Option('--window <n>', 'tokens in one piece, each after the public prefix').argParser(integer(2)).default(256))
   .addOption(new Option('--positions <n>', 'tokens predicted at most').argParser(integer(1)).default(1000))
-  .addOption(new Option('--sample <n>', 'tokens of the first window that also go through the protocol').argParser(integer(0)).default(4))
+  .addOption(
+    new Option('--sample <n>', 'tokens of the first window that also go through the protocol; with --policy, of an answer to a short prompt')
+      .argParser(integer(0))
+      .default(4),
+  )
   .option('--policy <policies...>', 'compare cache policies with the full cache instead, on pieces of the text and on generated facts')
   .addOption(
     new Option('--prompt-tokens <list>', 'with --policy: private tokens of prompts, with spaces between')
@@ -48,6 +51,7 @@ export const evalCommand = new Command('eval')
   .addOption(new Option('--continuation <n>', 'with --policy: tokens predicted after a piece').argParser(integer(1)).default(64))
   .addOption(new Option('--questions <n>', 'with --policy: facts asked for').argParser(integer(0)).default(50))
   .addOption(new Option('--seed <n>', 'with --policy: of the facts').argParser(integer(0)).default(1))
+  .option('--spread', "with --policy: measure first how far the scores of each layer's clusters lie apart, and quantise them as finely as that allows")
   .option('--report', "with --policy: write the rows beside the artefact as the model's quality report; mpcache is what it recommends")
   .option('--json', 'print the result as JSON on stdout')
   .action(async (o: Options) => {
@@ -90,35 +94,37 @@ export function windowsOf(ids: readonly number[], prefix: readonly number[], win
 async function comparePolicies(o: Options, names: readonly string[]): Promise<void> {
   const progress = new Progress({ silent: o.json === true }),
     artefact = await artefactOf(o.model),
-    tokenizer = await readTokenizer(o.model),
-    policies = await Promise.all(names.map((name) => readPolicy(name, o.model, artefact))),
-    texts = qualityTexts({
+    { policies, rows, samples } = await measure({
       ...o,
       artefact,
-      tokenizer,
+      tokenizer: await readTokenizer(o.model),
+      policies: await Promise.all(names.map((name) => readPolicy(name, o.model, artefact))),
       text: o.text === undefined ? undefined : new TextDecoder().decode(await readBytes(o.text, 'usage')),
-      prompts: o.promptTokens,
-    }),
-    rows = measureQuality({ artefact, policies, texts, onProgress: (text) => progress.update(text) });
+      spread: o.spread === true,
+      report: o.report === true,
+      onProgress: (text) => progress.update(text),
+    });
   progress.update('');
-  if (o.report) await writeAtomically(qualityReportPath(o.model), `${JSON.stringify(qualityReport(artefact, o.promptTokens, o.seed, rows), null, 2)}\n`);
   if (o.json)
     return void console.log(
-      JSON.stringify({ model: o.model, artefact: artefact.digest, text: o.text ?? null, promptTokens: o.promptTokens, seed: o.seed, policies: rows }),
+      JSON.stringify({
+        model: artefact.name,
+        artefact: artefact.digest,
+        text: o.text ?? null,
+        promptTokens: o.promptTokens,
+        seed: o.seed,
+        policies: rows,
+        samples,
+      }),
     );
   for (const policy of policies) console.log(wrap(describePolicy(policy)));
   console.log(`\n${artefact.name} at prompts of ${o.promptTokens.join(', ')} tokens, against its own full cache:\n`);
-  console.log(table([['policy', 'perplexity', 'KL', 'same top', 'answers', 'lost'], ...rows.map(cells)]));
+  console.log(qualityTable(rows));
+  for (const s of samples)
+    console.log(
+      `${s.policy}: ${s.positions} tokens after ${s.promptTokens} through the protocol ${s.equalsFixed ? 'equal the Fixed engine bit for bit' : 'DIFFER from the Fixed engine'}`,
+    );
 }
-
-const cells = (r: PolicyQuality): string[] => [
-  r.policy.name,
-  r.perplexity ? `${r.perplexity.policy.toFixed(3)} (${r.perplexity.change >= 0 ? '+' : ''}${percent(r.perplexity.change)})` : '',
-  r.divergence === null ? '' : r.divergence.toExponential(2),
-  r.top1Agreement === null ? '' : percent(r.top1Agreement),
-  r.questions > 0 ? `${r.answered} of ${r.questions}` : '',
-  r.questions > 0 ? `${r.lost} of ${r.answeredFull}` : '',
-];
 
 const percent = (v: number): string => `${(100 * v).toFixed(2)} %`;
 

@@ -68,7 +68,11 @@ export interface Past {
 export function createCache(e: Engine, plan: ModelPlan, slots: number | ((layer: number) => number), policy?: Policy): LayerCache[] {
   const { kvHeads, headDim } = plan.shape,
     prefix = plan.prefixIds.length,
-    chosen = selections(policy, plan.shape.layers);
+    chosen = selections(policy, plan.shape.layers),
+    // One scale for all layers, whose representatives are made together.
+    representatives = Math.min(
+      ...chosen.flatMap((s, l) => (s?.leader === l && s.dynamic.score === 'minmax' ? representativeScale(plan, plan.layers[l]!, s.dynamic) : [])),
+    );
   return plan.layers.map((layer, l) => {
     const capacity = typeof slots === 'number' ? slots : slots(l),
       selection = chosen[l],
@@ -101,7 +105,7 @@ export function createCache(e: Engine, plan: ModelPlan, slots: number | ((layer:
       selection,
       representatives:
         selection && selection.leader === l && selection.dynamic.score === 'minmax'
-          ? emptyRepresentatives(e, plan, selection.dynamic, capacity, representativeScale(plan, layer, selection.dynamic))
+          ? emptyRepresentatives(e, plan, selection.dynamic, capacity, representatives)
           : undefined,
       dropped: 0,
       votes: undefined,

@@ -250,18 +250,51 @@ function ringWide(out: usize, x: usize, w0: usize, w1: usize, w2: usize, w3: usi
 
 /** Column by column, so that the weights are one stream, read in order; all rows use a column while it is in the first-level cache. */
 export function gemmF32(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32): void {
-  const bytes = <usize>inner << 2;
-  for (let c = 0; c < cols; c++, w += bytes, dst += 4) {
-    let p = x, out = dst;
-    for (let r = 0; r < rows; r++, out += <usize>cols << 2) {
-      let a = f32x4.splat(0), b = f32x4.splat(0), v = w;
+  const bytes = <usize>inner << 2,
+    step = <usize>cols << 2;
+  let c = 0;
+  for (; c + 2 <= cols; c += 2, w += 2 * bytes, dst += 8) {
+    let p = x, out = dst, r = 0;
+    // Two rows and two columns at once: each value is loaded for two products.
+    for (; r + 2 <= rows; r += 2, p += bytes, out += 2 * step) {
+      let a0 = f32x4.splat(0), b0 = a0, a1 = a0, b1 = a0, a2 = a0, b2 = a0, a3 = a0, b3 = a0;
+      let v = w;
       for (const end = p + bytes; p < end; p += 32, v += 32) {
-        a = f32x4.add(a, f32x4.mul(v128.load(p), v128.load(v)));
-        b = f32x4.add(b, f32x4.mul(v128.load(p, 16), v128.load(v, 16)));
+        const q = p + bytes, u = v + bytes;
+        const xa = v128.load(p), xb = v128.load(p, 16), ya = v128.load(q), yb = v128.load(q, 16);
+        const va = v128.load(v), vb = v128.load(v, 16), ua = v128.load(u), ub = v128.load(u, 16);
+        a0 = f32x4.add(a0, f32x4.mul(xa, va));
+        b0 = f32x4.add(b0, f32x4.mul(xb, vb));
+        a1 = f32x4.add(a1, f32x4.mul(xa, ua));
+        b1 = f32x4.add(b1, f32x4.mul(xb, ub));
+        a2 = f32x4.add(a2, f32x4.mul(ya, va));
+        b2 = f32x4.add(b2, f32x4.mul(yb, vb));
+        a3 = f32x4.add(a3, f32x4.mul(ya, ua));
+        b3 = f32x4.add(b3, f32x4.mul(yb, ub));
       }
-      store<f32>(out, sum4(f32x4.add(a, b)));
+      store<f32>(out, sum4(f32x4.add(a0, b0)));
+      store<f32>(out, sum4(f32x4.add(a1, b1)), 4);
+      store<f32>(out + step, sum4(f32x4.add(a2, b2)));
+      store<f32>(out + step, sum4(f32x4.add(a3, b3)), 4);
+    }
+    if (r < rows) {
+      store<f32>(out, dotF32(p, w, bytes));
+      store<f32>(out, dotF32(p, w + bytes, bytes), 4);
     }
   }
+  if (c < cols) {
+    let p = x, out = dst;
+    for (let r = 0; r < rows; r++, p += bytes, out += step) store<f32>(out, dotF32(p, w, bytes));
+  }
+}
+
+function dotF32(p: usize, v: usize, bytes: usize): f32 {
+  let a = f32x4.splat(0), b = f32x4.splat(0);
+  for (const end = p + bytes; p < end; p += 32, v += 32) {
+    a = f32x4.add(a, f32x4.mul(v128.load(p), v128.load(v)));
+    b = f32x4.add(b, f32x4.mul(v128.load(p, 16), v128.load(v, 16)));
+  }
+  return sum4(f32x4.add(a, b));
 }
 
 // @ts-ignore: decorator

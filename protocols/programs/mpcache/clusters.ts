@@ -28,7 +28,7 @@ export function selections(policy: Policy | undefined, layers: number): readonly
   return leaders.map((leader, l) =>
     dynamic && !skipped.has(l)
       ? {
-          dynamic,
+          dynamic: { ...dynamic, spread: policy.layers[leader]?.spread ?? dynamic.spread },
           ratio: policy.layers[l]?.ratio ?? dynamic.ratio,
           leader,
           leads: leaders.some((other, m) => m !== l && other === l && !skipped.has(m)),

@@ -53,6 +53,9 @@ export const wholeLevels = (e: Engine, x: Tensor): Tensor => e.linear(whole(x.si
 /** Ring over which levels are opened. */
 export const LEVEL_OPEN_BITS = OPEN_SCALE + LEVEL_BITS;
 
+/** The level of a real importance x, as an integer: what `levelsOf` and `wholeLevels` make of it, roundings aside. */
+export const wholeLevel = (x: number, rows: number, keys: number): number => Math.floor(level(x * 2 ** (ceilLog2(keys / rows) + OCTAVES_BELOW)));
+
 /**
  * The largest of several levels, element by element: `heads` wires, [heads, keys], in each of `rows`; a tournament, max(a, b) = b + max(a - b, 0) by lookup.
  * ceil(log2 heads) rounds for all rows together; dealt 128 bytes a comparison, opened 2.

@@ -24,7 +24,7 @@ const CODE_BITS = 8;
 /** Largest difference of two keys of a channel that is compared exactly, where the policy gives none. */
 const KEY_SPREAD = 31;
 /** Fraction bits of alpha. */
-const ALPHA_BITS = 8;
+export const ALPHA_BITS = 8;
 /** Elements of keys at once, about: 200 bytes each live at the peak. */
 const TILE = 1 << 19;
 

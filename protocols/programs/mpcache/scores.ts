@@ -38,6 +38,15 @@ const LEVEL_BITS = 7;
 const MIDDLE = 32;
 const LEVEL_STEPS = MIDDLE - 2;
 
+/**
+ * Scores of clusters of `size` tokens in their integer form's unit, summed over the heads that choose together: the step to which they are quantised, and how far a
+ * row's may lie apart.
+ */
+export function scoreStep(plan: ModelPlan, layer: LayerPlan, d: DynamicPolicy, size: number): { readonly size: number; readonly most: number } {
+  const spread = spreadOf(d, layer.attention) * unitOf(plan.shape, d, size);
+  return { size: 2 ** Math.ceil(Math.log2(spread / (d.ranking === 'pairs' ? steps(d.bits) : LEVEL_STEPS))), most: spread };
+}
+
 /** Bits that the coarsest clusters' scores leave below one unit, in Z_2^32. */
 const roomOf = (plan: ModelPlan, layer: LayerPlan, d: DynamicPolicy): number =>
   RING.logits +
