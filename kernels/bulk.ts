@@ -213,6 +213,9 @@ export function resultsOf(j: BulkJob): number {
   }
 }
 
+/** Bytes at a job's dst that its results take, where they have no gaps. */
+export const resultBytes = (j: BulkJob): number => (j.kind === 'keys' ? j.n * dpfKeyBytes(j.bits, j.words) : 8 * resultsOf(j));
+
 /** Elements that hold one key. */
 export const keyElements = (j: KeysJob): number => Math.ceil(dpfKeyBytes(j.bits, j.words) / 8);
 

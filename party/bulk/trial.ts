@@ -1,5 +1,5 @@
 /** What a backend is tried with when it is opened, and what `cachet bench backends` measures: a list of jobs of each kind, about a layer's. */
-import { BULK_KINDS, resultsOf, runInPlace, type BulkBackend, type BulkJob, type BulkKind } from '../../kernels/bulk.ts';
+import { BULK_KINDS, resultBytes, resultsOf, runInPlace, type BulkBackend, type BulkJob, type BulkKind } from '../../kernels/bulk.ts';
 import { Arena, reserveMemory, WORKING_BYTES } from '../../kernels/memory.ts';
 import { dpfKeyBytes } from '../../kernels/kernels.ts';
 import { createKernels } from '../../kernels/registry.ts';
@@ -112,7 +112,7 @@ export async function inexactKinds(backend: BulkBackend): Promise<readonly BulkK
   for (const { kind, jobs } of mine) {
     runInPlace(createKernels('wasm', memory), jobs);
     const wanted = digest(bytes, jobs);
-    for (const j of jobs) bytes.fill(0xa5, j.dst - WORKING_BYTES, j.dst - WORKING_BYTES + 8 * resultsOf(j));
+    for (const j of jobs) bytes.fill(0xa5, j.dst - WORKING_BYTES, j.dst - WORKING_BYTES + resultBytes(j));
     await backend.run(memory, jobs);
     if (digest(bytes, jobs) !== wanted) wrong.add(kind);
   }
@@ -120,7 +120,7 @@ export async function inexactKinds(backend: BulkBackend): Promise<readonly BulkK
 }
 
 const digest = (bytes: Uint8Array, jobs: readonly BulkJob[]): string =>
-  jobs.map((j) => Buffer.from(bytes.subarray(j.dst - WORKING_BYTES, j.dst - WORKING_BYTES + 8 * resultsOf(j))).toString('base64')).join();
+  jobs.map((j) => Buffer.from(bytes.subarray(j.dst - WORKING_BYTES, j.dst - WORKING_BYTES + resultBytes(j))).toString('base64')).join();
 
 /** What the runs of one time may take together, ms, after the first two. */
 const RUNS_MS = 200;
