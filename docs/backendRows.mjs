@@ -49,7 +49,7 @@ function dealingText(rows, table) {
         work = [...new Set(measured.map((b) => b.kind))];
       if (measured.length === 0) return [];
       return [
-        `The same token's bulk work by backend (${of(r)}), ms, sending to and from the device included. Jobs of all layers come together; masks of a token's openings and its keys are dealt by the engine itself.`,
+        `The same token's bulk work by backend (${of(r)}), ms, sending to and from the device included. Jobs of all layers come together; masks of a token's openings are too few for it and are drawn by the engine itself.`,
         table([
           ['backend', ...work.map((k) => `${k}: jobs in lists`), ...work.map((k) => `${k}, ms`)],
           ...named(measured).map((backend) => {
@@ -101,7 +101,9 @@ function rateChart(rows) {
   const text = { color: GREY, fontFamily: 'sans-serif', fontSize: 12 },
     names = works(rows),
     rates = rows.flatMap((r) => r.rate ?? []),
-    floor = 10 ** Math.floor(Math.log10(Math.min(...rates)) - 0.3),
+    // Bars begin at the power of ten below all rates: their lengths are decades above it.
+    floor = Math.floor(Math.log10(Math.min(...rates)) - 0.3),
+    power = (v) => String(Number((10 ** (v + floor)).toPrecision(1))),
     line = { show: true, lineStyle: { color: GREY } },
     view = init(null, null, { renderer: 'svg', ssr: true, width: 720, height: 90 + 62 * names.length });
   view.setOption({
@@ -109,15 +111,16 @@ function rateChart(rows) {
     backgroundColor: 'transparent',
     title: { text: "The dealer's bulk work by backend", left: 'center', textStyle: { ...text, fontSize: 15 } },
     legend: { bottom: 4, textStyle: text, itemGap: 32 },
-    grid: { left: 210, right: 60, top: 40, bottom: 70 },
+    grid: { left: 236, right: 48, top: 40, bottom: 70 },
     xAxis: {
-      type: 'log',
-      min: floor,
+      type: 'value',
+      min: 0,
+      interval: 1,
       name: 'rate (log)',
       nameLocation: 'middle',
       nameGap: 26,
       nameTextStyle: text,
-      axisLabel: text,
+      axisLabel: { ...text, formatter: power },
       axisLine: line,
       splitLine: { lineStyle: { color: GREY, opacity: 0.3 } },
     },
@@ -125,7 +128,10 @@ function rateChart(rows) {
     series: named(rows).map((backend) => ({
       type: 'bar',
       name: label(rows, backend),
-      data: names.map((w) => rateOf(rows, backend, w) ?? '-'),
+      data: names.map((w) => {
+        const rate = rateOf(rows, backend, w);
+        return rate === undefined ? '-' : Math.log10(rate) - floor;
+      }),
       itemStyle: { color: COLOURS[backend] },
       label: {
         show: true,
@@ -133,7 +139,7 @@ function rateChart(rows) {
         color: GREY,
         fontFamily: 'sans-serif',
         fontSize: 11,
-        formatter: ({ value }) => (value === '-' ? '' : short(value)),
+        formatter: ({ value }) => (value === '-' ? '' : short(10 ** (value + floor))),
       },
     })),
   });

@@ -1,11 +1,14 @@
 /** Prompts that are padded to a stored unit's length: the answer is that of the prompt alone, and the dealer does not know how long it is. */
 import { describe, expect, it } from 'vitest';
+import { artefactOf } from '../party/preparing.ts';
 import { bindPlan } from '../protocols/artefact.ts';
 import { meterSession } from '../protocols/cost.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import type { Program } from '../protocols/engines/effects.ts';
 import { FULL, PRESETS, type Policy } from '../protocols/policy.ts';
 import { session } from '../protocols/programs/transformer.ts';
+import { entryColumns } from '../protocols/secret.ts';
+import { secretModel } from '../protocols/splitWeights.ts';
 import { runFixed, runFloat, runLocal, split } from './support/local.ts';
 import { embedding, tinyNotes } from './support/tinyNotes.ts';
 
@@ -77,6 +80,24 @@ describe('a padded prompt answers as the prompt alone does', () => {
     }
   });
   it('where more rows would vote than it has', () => same(3, 5, evicting(2, { window: { queries: 6 } }), evicting(2, { window: { queries: 3 } })));
+});
+
+it('with private weights and learned positions too', async () => {
+  const open = await artefactOf('random:gpt2-tiny'),
+    secret = secretModel({ artefact: open, documents: [text.slice(0, 20)], hideLogits: false }),
+    cols = entryColumns(secret.shape),
+    rows = (ids: readonly number[]): Float64Array => {
+      const out = new Float64Array(ids.length * cols);
+      ids.forEach((id, i) => (out[i * cols + id] = 1));
+      return out;
+    },
+    answer = (n: number, pads: number): Float64Array[] =>
+      runFloat(
+        (e) => session(e, bindPlan(e, secret), { tokens: n + pads, answer: 2 }, n + pads + 1, 0, FULL, false, pads),
+        [rows([...text.slice(0, pads), ...text.slice(0, n)]), rows([20])],
+      ),
+    plain = answer(6, 0);
+  answer(6, 4).forEach((v, i) => v.forEach((x, j) => expect(Math.abs(x - plain[i]![j]!)).toBeLessThan(1e-6)));
 });
 
 describe('runs as the Fixed engine does, bit for bit, with what a dealer made that knows nothing of the padding', () => {

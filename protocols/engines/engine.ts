@@ -447,11 +447,12 @@ export abstract class Engine {
     this.finished('addConstant', [y], [x]);
     return y;
   }
-  /** x[rows, cols] + a row, integers at x's scale: public, or `shared`: each evaluator has its share of it. */
-  addRow(x: Tensor, row: Constant<BigInt64Array>, shared = false): Tensor {
+  /** x[rows, cols] + a row, integers at x's scale: public, or `shared`: each evaluator has its share of it. The first `skip` elements of x stay as they are. */
+  addRow(x: Tensor, row: Constant<BigInt64Array>, shared = false, skip = 0): Tensor {
     const cols = row.array.length,
+      rows = (x.size - skip) / cols,
       y = this.tensor(x);
-    if (x.form !== 'share' || x.size % cols !== 0)
+    if (x.form !== 'share' || !Number.isInteger(rows))
       throw new CachetError({
         code: 'shape',
         step: rowSum.name,
@@ -462,10 +463,10 @@ export abstract class Engine {
     this.absorb(rowSum.name, x.size, x.bits, x.scale);
     if (this.skipping) return this.passed(rowSum.name, y, x);
     if (x.lane) {
-      if (shared || this.constantHalf(x)) rowSum.integer(this.kernels!, y.lane, x.lane, row.pointer, x.size / cols, cols);
-      else this.kernels!.copy(y.lane, x.lane, x.size);
+      this.kernels!.copy(y.lane, x.lane, shared || this.constantHalf(x) ? skip : x.size);
+      if (shared || this.constantHalf(x)) rowSum.integer(this.kernels!, y.lane + 8 * skip, x.lane + 8 * skip, row.pointer, rows, cols);
     }
-    if (x.real) for (let i = 0; i < x.size; i++) y.real![i] = x.real[i]! + Number(row.array[i % cols]!) / 2 ** x.scale;
+    if (x.real) for (let i = 0; i < x.size; i++) y.real![i] = x.real[i]! + (i < skip ? 0 : Number(row.array[(i - skip) % cols]!) / 2 ** x.scale);
     this.finished(rowSum.name, [y], [x]);
     return y;
   }

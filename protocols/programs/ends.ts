@@ -16,16 +16,26 @@ import { operand, project } from './project.ts';
 export const entry = ({ secret, shape, residualScale }: ModelPlan): { readonly cols: number; readonly scale: number; readonly bits: number } =>
   secret ? { cols: secret.table.inner, scale: 0, bits: secret.table.bits } : { cols: shape.width, scale: residualScale, bits: 64 };
 
-/** x: what the client sent for tokens at positions `position` .. -> their embeddings, share [rows, width] 2^R in Z_2^64. */
-export function* enter(e: Engine, { secret, shape: { width }, residualScale }: ModelPlan, x: Tensor, rows: number, position: number): Program<Tensor> {
+/**
+ * x: what the client sent for tokens at positions `position` .. -> their embeddings, share [rows, width] 2^R in Z_2^64. `pads`: rows before them that pad the
+ * prompt, at no position.
+ */
+export function* enter(
+  e: Engine,
+  { secret, shape: { width }, residualScale }: ModelPlan,
+  x: Tensor,
+  rows: number,
+  position: number,
+  pads: number,
+): Program<Tensor> {
   if (!secret) return x;
   const { table, positions } = secret,
     [hot] = yield* e.open([x]),
     [token] = e.apply(mulWeights, { w: table, rows }, [hot!]);
   let y = token!;
   if (positions) {
-    const at = { pointer: positions.pointer + 8 * position * width, array: positions.array.subarray(position * width, (position + rows) * width) };
-    y = e.addRow(y, at, true);
+    const at = { pointer: positions.pointer + 8 * position * width, array: positions.array.subarray(position * width, (position + rows - pads) * width) };
+    y = e.addRow(y, at, true, pads * width);
   }
   const [w] = yield* e.open([y]);
   return e.linear(refine(rows * width, residualScale - table.fraction), e.widen(w!));

@@ -135,7 +135,7 @@ export function* session(
   }
   function* through(x: Tensor, rows: number, pads: number): Program<Tensor> {
     const now: Past = { slots, position, unused: past, padded, padding: pads },
-      hidden = yield* forward(e, plan, caches, yield* enter(e, plan, x, rows, position), rows, now);
+      hidden = yield* forward(e, plan, caches, yield* enter(e, plan, x, rows, position, pads), rows, now);
     return yield* leave(e, plan, hidden);
   }
   // Where keys move, each slot of the last answer has to be a wire, and pads are to weigh nothing: `rows` slots up to `end` may be such.
