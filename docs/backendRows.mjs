@@ -66,9 +66,9 @@ function dealingText(rows, table) {
 }
 
 const storeText = (rows, table) => [
-  'Dealt ahead into a store: bytes on the disk, both evaluators together, time to deal and write a unit, and a session over it with no dealer beside.',
+  'Dealt ahead into a store: bytes on the disk, both evaluators together, and time to deal and write a unit.',
   table([
-    ['units', 'policy', 'backend', 'MB a unit', 'MB a token', 'dealing, ms: prompt, token, unit on the disk', 'tokens/s', 'MB/s', 'session, ms: prompt, token'],
+    ['units', 'policy', 'backend', 'MB a unit', 'MB a token', 'dealing, ms: prompt, token, unit on the disk', 'tokens/s', 'MB/s'],
     ...rows.map((r) => [
       `${r.model}, ${r.promptTokens} + ${r.maxTokens} tokens`,
       r.policy,
@@ -78,7 +78,6 @@ const storeText = (rows, table) => [
       `${fixed(r.dealMs.prefill, 0)}, ${fixed(r.dealMs.token)}, ${fixed(r.dealMs.unit, 0)}`,
       fixed(r.tokensPerSecond),
       fixed(r.bytesPerSecond / 1e6, 0),
-      `${fixed(r.onlineMs.prefill, 0)}, ${fixed(r.onlineMs.token, 0)}`,
     ]),
   ]),
 ];
