@@ -4,7 +4,7 @@ import type { Tokenizer } from '../client/tokenizer.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { sampleSession } from '../protocols/evaluate.ts';
 import type { Policy } from '../protocols/policy.ts';
-import { measureQuality, withSpreads, type PolicyQuality } from '../protocols/quality.ts';
+import { measureQuality, streamingPolicies, withSpreads, type PolicyQuality } from '../protocols/quality.ts';
 import { qualityReport } from '../protocols/qualityReport.ts';
 import { writeAtomically } from './files.ts';
 import { qualityTexts, spreadTexts } from './qualityTexts.ts';
@@ -23,6 +23,8 @@ export interface Measuring {
   readonly seed: number;
   /** Measure first how far scores lie apart, for policies that say nothing of it. */
   readonly spread: boolean;
+  /** Try policies with streaming layers as well. */
+  readonly streaming: boolean;
   /** Tokens of an answer that go through the protocol as well, under each policy. */
   readonly sample: number;
   /** Write the report beside the artefact. */
@@ -44,9 +46,10 @@ const SAMPLE_PROMPT = 48;
 export async function measure(o: Measuring): Promise<Measured> {
   const { artefact, onProgress } = o,
     source = { ...o, prompts: o.promptTokens },
-    policies = o.spread
-      ? withSpreads({ artefact, policies: o.policies, texts: spreadTexts(source), onProgress: (t) => onProgress(`spreads: ${t}`) })
-      : o.policies,
+    first = o.spread || o.streaming ? spreadTexts(source) : [],
+    streaming = o.streaming ? streamingPolicies({ artefact, texts: first, onProgress: (t) => onProgress(`streaming layers: ${t}`) }) : [],
+    named = o.spread ? withSpreads({ artefact, policies: o.policies, texts: first, onProgress: (t) => onProgress(`spreads: ${t}`) }) : o.policies,
+    policies = [...named, ...streaming],
     texts = qualityTexts(source),
     rows = measureQuality({ artefact, policies, texts, onProgress }),
     { ids, items } = texts[0]!,

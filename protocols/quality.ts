@@ -10,9 +10,9 @@ import { Float } from './engines/float.ts';
 import { describe, drive, headLogits } from './evaluate.ts';
 import { embedTokens } from './models/embedding.ts';
 import type { ModelWeights } from './models/weights.ts';
-import { chooserOf, FULL, votingQueries, type Policy } from './policy.ts';
+import { chooserOf, FULL, PRESETS, votingQueries, type Policy } from './policy.ts';
 import type { ModelPlan } from './programs/plan.ts';
-import { attendedShare, Branch, Importance, newAttentionTally, type AttentionTally } from './qualityAttention.ts';
+import { attendedShare, Branch, Importance, newAttentionTally, type AttentionTally, type Measured } from './qualityAttention.ts';
 import { realCaches, realForward, softmaxRow, type Attend, type Logits, type RealCache } from './qualityForward.ts';
 
 /** A text that several runs begin with, as token ids that begin with the artefact's public prefix, and what comes after it. */
@@ -53,6 +53,8 @@ export interface PolicyQuality {
   readonly recall: number;
   /** The same by layer. */
   readonly recallByLayer: readonly number[];
+  /** The least of a head and query, by layer: a head that looks something up far away shows here. */
+  readonly leastRecall: readonly number[];
   /** Share of a head's choice that its neighbour in the layer before chose as well, where both choose; null where no two do. */
   readonly overlap: number | null;
   /** Largest difference of a row's cluster scores, nats, by layer; empty without selection. */
@@ -71,12 +73,10 @@ export interface PolicyQuality {
   readonly seconds: number;
 }
 
-export interface QualityOptions {
+export interface QualityOptions extends Measured {
   readonly artefact: Artefact;
   readonly policies: readonly Policy[];
   readonly texts: readonly QualityText[];
-  /** Scores are not quantised, as on the Float engine. */
-  readonly exact?: boolean | undefined;
   /** Texts' keys and values, kept from one call to the next. */
   readonly kept?: Map<QualityText, readonly RealCache[]> | undefined;
   readonly onProgress?: ((text: string) => void) | undefined;
@@ -113,7 +113,7 @@ export function measureQuality(o: QualityOptions): PolicyQuality[] {
       artefact,
       client: { shape: artefact.shape, ...clientTensors(artefact) },
       plan: bindPlan(new Float({ next: () => undefined, emit: noOutput }), artefact),
-      exact: o.exact ?? false,
+      how: { exact: o.exact, shadow: o.shadow },
     },
     runs = policies.map((policy): Run => ({ policy, tally: newTally(artefact.shape.layers) }));
   const prompts: number[] = [];
@@ -153,6 +153,32 @@ export function withSpreads(o: QualityOptions): Policy[] {
         : [[String(l), { ...p.layers[l], spread: p.layers[l]?.spread ?? Math.max(LEAST_SPREAD, Math.ceil(SPREAD_FACTOR * span)) }]],
     );
     return { ...p, layers: { ...p.layers, ...Object.fromEntries(own) } };
+  });
+}
+
+/** Clusters of 16 that streaming layers attend to: the first, which hold the public prefix and the sink, and the newest. */
+const STREAMING = { first: 2, recent: 16 };
+/** Shares of the layers that stream. */
+const STREAMING_SHARES = [0.2, 0.33, 0.47];
+
+/**
+ * Policies under which some layers attend to the beginning and the newest 256 tokens alone, the others to everything: those layers in which no head
+ * pays much attention to anything else on these texts. Nothing is ranked, and the other logits of streaming layers are neither opened nor exponentiated.
+ */
+export function streamingPolicies(o: Omit<QualityOptions, 'policies'>): Policy[] {
+  const { layers, kvHeads } = o.artefact.shape,
+    policy = (name: string, chosen: readonly number[]): Policy => ({
+      ...PRESETS.mpcache,
+      name,
+      dynamic: { ...PRESETS.mpcache.dynamic!, score: 'mean', perHead: 'kv', always: STREAMING },
+      skipLayers: count(0, layers).filter((l) => !chosen.includes(l)),
+      streaming: Object.fromEntries(chosen.map((l) => [String(l), count(0, kvHeads)])),
+    }),
+    [row] = measureQuality({ ...o, policies: [policy('streaming', count(0, layers))], shadow: true }),
+    order = count(0, layers).sort((a, b) => row!.leastRecall[b]! - row!.leastRecall[a]!);
+  return STREAMING_SHARES.map((share) => {
+    const chosen = order.slice(0, Math.max(1, Math.round(share * layers))).sort((a, b) => a - b);
+    return policy(`streaming-${chosen.length}`, chosen);
   });
 }
 
@@ -220,6 +246,7 @@ function summarise(artefact: Artefact, { policy, tally: t }: Run, prompts: reado
     attended: prompts.reduce((sum, n) => sum + attendedShare(policy, artefact, n), 0) / prompts.length,
     recall: a.recall.reduce((x, y) => x + y, 0) / a.rows,
     recallByLayer: a.recall.map((sum) => (sum * a.recall.length) / a.rows),
+    leastRecall: a.leastRecall,
     overlap: a.compared > 0 ? a.overlap / a.compared : null,
     spans: policy.dynamic ? a.spans : [],
     outside: a.outside,
@@ -235,7 +262,7 @@ interface Model {
   readonly artefact: Artefact;
   readonly client: Pick<ModelWeights, 'shape' | 'embed' | 'positions' | 'finalNorm' | 'finalNormBias' | 'head'>;
   readonly plan: ModelPlan;
-  readonly exact: boolean;
+  readonly how: Measured;
 }
 
 interface Run {
@@ -341,9 +368,7 @@ function predict(
   for (const job of jobs) {
     const { policy, tally } = job.run,
       rule = policy.static;
-    branches.push(
-      new Branch(policy, plan, slots, job.ids.length, rows, rule ? importance.find((i) => i.serves(rule)) : undefined, tally.attention, model.exact),
-    );
+    branches.push(new Branch(policy, plan, slots, job.ids.length, rows, rule ? importance.find((i) => i.serves(rule)) : undefined, tally.attention, model.how));
     rows += job.ids.length;
   }
   const hidden = run(

@@ -20,8 +20,9 @@ export interface AttentionTally {
   /** Shares of slots, of choices that the layer before made too, and of full attention's mass. */
   attended: number;
   overlap: number;
-  /** By layer. */
+  /** By layer: sum, and the least of a head's row. */
   readonly recall: number[];
+  readonly leastRecall: number[];
   /** Largest difference of a row's scores, nats, by layer; how many rows left what the quantiser takes. */
   readonly spans: number[];
   outside: number;
@@ -34,6 +35,7 @@ export const newAttentionTally = (layers: number): AttentionTally => ({
   attended: 0,
   overlap: 0,
   recall: Array.from({ length: layers }, () => 0),
+  leastRecall: Array.from({ length: layers }, () => 1),
   spans: Array.from({ length: layers }, () => 0),
   outside: 0,
 });
@@ -92,6 +94,12 @@ interface Step {
   readonly leader: number;
 }
 
+/** `exact`: scores are not quantised, as on the Float engine. `shadow`: rows attend to everything; what the policy would leave them is measured. */
+export interface Measured {
+  readonly exact?: boolean | undefined;
+  readonly shadow?: boolean | undefined;
+}
+
 /** One policy's tokens after a prompt, rows of a batch. */
 export class Branch {
   /** By layer and row; undefined where everything that survives is attended to. */
@@ -111,9 +119,9 @@ export class Branch {
   readonly rows: number;
   private readonly start: number;
   private readonly tally: AttentionTally;
-  private readonly exact: boolean;
+  private readonly how: Measured;
 
-  /** Rows `start` .. of a batch that begins after `prompt` slots. `exact`: scores are not quantised. */
+  /** Rows `start` .. of a batch that begins after `prompt` slots. */
   constructor(
     policy: Policy,
     plan: ModelPlan,
@@ -122,9 +130,9 @@ export class Branch {
     start: number,
     importance: Importance | undefined,
     tally: AttentionTally,
-    exact: boolean,
+    how: Measured,
   ) {
-    [this.plan, this.prompt, this.rows, this.start, this.tally, this.exact] = [plan, prompt, rows, start, tally, exact];
+    [this.plan, this.prompt, this.rows, this.start, this.tally, this.how] = [plan, prompt, rows, start, tally, how];
     const { layers } = plan.shape,
       tokens = prompt - plan.prefixIds.length,
       everything = Int32Array.from({ length: prompt }, (_, t) => t);
@@ -220,16 +228,18 @@ export class Branch {
     each((s) => {
       const w = Math.exp(z[at + s]! - top);
       all += w;
+      z[at + s] = marks[s] || this.how.shadow ? w : 0;
       if (marks[s]) {
         part += w;
         count++;
-        z[at + s] = w;
-      } else z[at + s] = 0;
+      }
     });
     z.fill(0, at + prompt, at + own);
-    each((s) => (z[at + s]! /= part));
+    const sum = this.how.shadow ? all : part;
+    each((s) => (z[at + s]! /= sum));
     t.rows++;
     t.recall[layer]! += part / all;
+    t.leastRecall[layer] = Math.min(t.leastRecall[layer]!, part / all);
     t.attended += count / (prompt + r + 1);
   }
 
@@ -282,8 +292,8 @@ export class Branch {
         for (const s of raw) [low, high] = [Math.min(low, s), Math.max(high, s)];
         const unit = together * (d.score === 'meanvar' ? 2 * n * n : d.score === 'minmax' ? 1 : n);
         this.tally.spans[layer] = Math.max(this.tally.spans[layer]!, (high - low) / unit);
-        if (!this.exact && high - low > step.most) this.tally.outside++;
-        const score = this.exact ? raw : raw.map((s) => Math.floor(s / step.size)),
+        if (!this.how.exact && high - low > step.most) this.tally.outside++;
+        const score = this.how.exact ? raw : raw.map((s) => Math.floor(s / step.size)),
           order = places.map((_, p) => p).sort((a, b) => score[b]! - score[a]! || a - b),
           best = order.slice(0, level.keep);
         if (d.ranking === 'histogram') best.sort((a, b) => a - b);

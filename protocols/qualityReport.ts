@@ -28,6 +28,7 @@ const rowSchema = z.strictObject({
   attended: rate,
   recall: z.number().min(0),
   recallByLayer: z.array(z.number()),
+  leastRecall: z.array(z.number()).default([]),
   overlap: rate.nullable(),
   spans: z.array(z.number()),
   outside: z.number().int().min(0),
@@ -80,7 +81,7 @@ export function qualityReport(artefact: Artefact, promptTokens: readonly number[
     artefact: artefact.digest,
     promptTokens: [...promptTokens],
     seed,
-    policies: policies.map((p) => ({ ...p, spans: [...p.spans], recallByLayer: [...p.recallByLayer] })),
+    policies: policies.map((p) => ({ ...p, spans: [...p.spans], recallByLayer: [...p.recallByLayer], leastRecall: [...p.leastRecall] })),
     recommended: best ? { ...best, name: 'mpcache' } : null,
   };
 }

@@ -132,6 +132,7 @@ describe('a quality report', () => {
     attended: 0.5,
     recall: 0.9,
     recallByLayer: [],
+    leastRecall: [],
     overlap: null,
     spans: [],
     outside: 0,

@@ -4,12 +4,13 @@ import { readTokenizer } from '../client/node.ts';
 import { needles, notes } from '../client/questions.ts';
 import { qualityTexts } from '../party/qualityTexts.ts';
 import { bindPlan, clientTensors } from '../protocols/artefact.ts';
+import { policyCost } from '../protocols/cost.ts';
 import { Float } from '../protocols/engines/float.ts';
 import { describe as describeLogits, drive, headLogits } from '../protocols/evaluate.ts';
 import { embedTokens } from '../protocols/models/embedding.ts';
 import { FULL, policySchema, type Policy } from '../protocols/policy.ts';
 import { session } from '../protocols/programs/transformer.ts';
-import { measureQuality, withSpreads, type QualityText } from '../protocols/quality.ts';
+import { measureQuality, streamingPolicies, withSpreads, type QualityText } from '../protocols/quality.ts';
 import { golden, tinyNotes } from './support/tinyNotes.ts';
 
 const artefact = tinyNotes(),
@@ -123,6 +124,26 @@ describe('the quality of policies', () => {
     for (const [l, { spread }] of Object.entries(fine!.layers)) expect(spread).toBeGreaterThanOrEqual(Math.min(8, exact!.spans[Number(l)]!));
     expect(after!.recall).toBeGreaterThan(before!.recall);
     expect(() => sessionPerplexity(fine!, ids.slice(0, 46), 44)).not.toThrow();
+  });
+
+  it('finds the layers that may stream', () => {
+    const long: QualityText = {
+        ids: golden()
+          .find((c) => c.promptIds.length > 700)!
+          .promptIds.slice(0, 600),
+        items: [{ kind: 'text', prompt: ids.slice(38, 44), continuation: ids.slice(44, 48) }],
+      },
+      found = streamingPolicies({ artefact, texts: [long] }),
+      rows = measureQuality({ artefact, policies: found, texts: [long] });
+    expect(found.map((p) => Object.keys(p.streaming).length)).toEqual([1, 2, 3]);
+    for (const [i, row] of rows.entries()) {
+      expect(row.attended).toBeLessThan(1);
+      expect(row.cost.onlineBytes + row.cost.dealtBytes).toBeLessThan(
+        policyCost(artefact, FULL, row.cost.promptTokens).token.onlineBytes + policyCost(artefact, FULL, row.cost.promptTokens).token.dealtBytes,
+      );
+      const streams = (l: number): boolean => found[i]!.streaming[l] !== undefined;
+      expect(row.leastRecall.every((least, l) => (streams(l) ? least < 1 : least === 1))).toBe(true);
+    }
   });
 
   it('counts the questions that a policy loses of those that the full cache answers', () => {

@@ -24,6 +24,7 @@ interface Options {
   questions: number;
   seed: number;
   spread?: boolean;
+  streaming?: boolean;
   report?: boolean;
   json?: boolean;
 }
@@ -52,6 +53,7 @@ export const evalCommand = new Command('eval')
   .addOption(new Option('--questions <n>', 'with --policy: facts asked for').argParser(integer(0)).default(50))
   .addOption(new Option('--seed <n>', 'with --policy: of the facts').argParser(integer(0)).default(1))
   .option('--spread', "with --policy: measure first how far the scores of each layer's clusters lie apart, and quantise them as finely as that allows")
+  .option('--streaming', 'with --policy: also policies in which the layers that need no more attend to the beginning and the newest tokens alone')
   .option('--report', "with --policy: write the rows beside the artefact as the model's quality report; mpcache is what it recommends")
   .option('--json', 'print the result as JSON on stdout')
   .action(async (o: Options) => {
@@ -101,6 +103,7 @@ async function comparePolicies(o: Options, names: readonly string[]): Promise<vo
       policies: await Promise.all(names.map((name) => readPolicy(name, o.model, artefact))),
       text: o.text === undefined ? undefined : new TextDecoder().decode(await readBytes(o.text, 'usage')),
       spread: o.spread === true,
+      streaming: o.streaming === true,
       report: o.report === true,
       onProgress: (text) => progress.update(text),
     });

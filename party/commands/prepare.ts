@@ -98,6 +98,7 @@ async function measureCandidates(path: string, questions: number, progress: Prog
       questions,
       seed: 1,
       spread: true,
+      streaming: true,
       sample: 0,
       report: true,
       onProgress: (t) => progress.update(t),
