@@ -18,7 +18,7 @@ const TEXT = { color: GREY, fontFamily: 'sans-serif', fontSize: 13 },
 const short = (value) => String(Number(value.toPrecision(3)));
 
 /** Half a label's height is left free under the lowest point. */
-const floorOf = (values) => 10 ** Math.floor(Math.log10(Math.min(...values) / 1.5));
+const floorOf = (values) => Number(`1e${Math.floor(Math.log10(Math.min(...values) / 1.5))}`);
 
 function render(width, height, title, option) {
   const view = init(null, null, { renderer: 'svg', ssr: true, width, height });

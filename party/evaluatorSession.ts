@@ -266,6 +266,8 @@ export class EvaluatorSession {
     // A session of one turn: the program waits for nothing but tokens.
     if (this.turns > 1 || spec.context > this.slots) return false;
     if (tokenCost(artefact, spec.filled + spec.context, spec.policy).dealtBytes > ring.size) return false;
+    // The step after the filling one evicts what was filled, at the price of many tokens.
+    if (spec.evictFilled && this.steps + this.reached.length < 2) return false;
     this.direct = new DirectEngine({
       memory: engine.memory,
       ring,

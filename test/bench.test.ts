@@ -36,6 +36,13 @@ describe('cachet bench', () => {
     for (const mib of Object.values(row!.peakRssMiB)) expect(mib).toBeGreaterThan(50);
   });
 
+  it('decode over what an eviction leaves whose material is more than may wait at a party', async () => {
+    const [row] = await rowsOf('decode', '--policy', 'aggressive', '--context', '600', '--tokens', '2', '--reps', '1', '--ahead-mib', '8');
+    expect(row).toMatchObject({ policy: 'aggressive', context: 600, kept: 241, predicted: { rounds: row!.rounds, dealtBytes: row!.dealtBytes } });
+    expect(row!.eviction!.bytes).toBeGreaterThan(3 * (8 << 20));
+    expect(row!.onlineMs).not.toBeNull();
+  });
+
   it('operators: rounds and bytes of each alone', () => {
     const [heads, dim, clusters, k, size] = [2, 8, 4, 2, 8],
       rows = benchOperators({ heads, dim, tokens: clusters * size, size, chosen: 9 }, 2),
