@@ -1,6 +1,7 @@
 /** `cachet bench policies`: cache policies side by side (bench/policies.ts), and the time of their tokens through three processes (bench/steps.ts). */
 import { Command, Option } from 'commander';
 import { EMBEDDED_MODEL, goodPolicies, readPolicy } from '../../client/node.ts';
+import { CachetError } from '../../protocols/errors.ts';
 import { POLICY_NAMES, type Policy } from '../../protocols/policy.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
 import { ablation, choiceRows, fixedBudget, policyRows, type ChoiceRow, type PolicyRow } from '../bench/policies.ts';
@@ -18,6 +19,7 @@ interface Options {
   readonly auto?: boolean;
   readonly answer: number[];
   readonly time?: number[];
+  readonly timed?: string[];
   readonly tokens: number;
   readonly reps: number;
   readonly json?: boolean;
@@ -42,6 +44,7 @@ export const policiesCommand = new Command('policies')
   .option('--auto', 'also what auto chooses between, and what it takes')
   .addOption(new Option('--answer <list>', 'with --auto: tokens of answers, with spaces between').argParser(integers(1)).default([64, 1024], '64 1024'))
   .addOption(new Option('--time <list>', 'also the time of a token through three processes, at these contexts').argParser(integers(64)))
+  .option('--timed <names...>', 'with --time: of these policies alone')
   .addOption(new Option('--tokens <n>', 'with --time: tokens of a session').argParser(integer(2)).default(8))
   .addOption(new Option('--reps <n>', 'with --time: sessions for a row').argParser(integer(1)).default(1))
   .option('--json', 'rows as JSON on stdout')
@@ -65,7 +68,7 @@ export const policiesCommand = new Command('policies')
         ),
       }),
       ...(o.auto && { auto: await chosen(o, artefact) }),
-      ...(o.time && { rows: await timed(o, artefact, named, o.time) }),
+      ...(o.time && { rows: await timed(o, artefact, timedOf(o, named), o.time) }),
     };
     if (o.json) return void console.log(JSON.stringify(found));
     console.log(`${machine}\n\n${costs(found.policies)}`);
@@ -74,6 +77,14 @@ export const policiesCommand = new Command('policies')
     if (found.auto) console.log(`\nwhat auto chooses between, and takes\n\n${choices(found.auto)}`);
     if (found.rows) console.log(`\ntokens through three processes on loopback, ${o.reps} sessions of ${o.tokens}\n\n${times(found.rows)}`);
   });
+
+/** @throws CachetError 'usage' naming one that is not among the policies. */
+function timedOf(o: Options, named: readonly Policy[]): readonly Policy[] {
+  const unknown = o.timed?.find((name) => !named.some((p) => p.name === name));
+  if (unknown !== undefined)
+    throw new CachetError({ code: 'usage', step: '--timed', what: 'no such policy', expected: named.map((p) => p.name).join(', '), got: unknown });
+  return o.timed ? named.filter((p) => o.timed!.includes(p.name)) : named;
+}
 
 async function chosen(o: Options, artefact: Artefact): Promise<ChoiceRow[]> {
   const good = await goodPolicies(o.model, artefact);
