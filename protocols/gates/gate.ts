@@ -3,7 +3,7 @@
  * order, and one line in registry.ts. Gates are synchronous and do no I/O: `deal` runs at the helper, `evaluate` at P0 and P1.
  */
 import type { BulkJob, BulkKind } from '../../kernels/bulk.ts';
-import type { Kernels } from '../../kernels/kernels.ts';
+import { dpfKeyBytes, type Kernels } from '../../kernels/kernels.ts';
 import type { Tensor, TensorSpec } from '../tensor.ts';
 
 /** What a gate call costs beyond local work: bytes dealt to P0 and to P1, without framing. Rounds and online bytes arise in `open` alone. */
@@ -85,6 +85,41 @@ export interface FixedContext extends GateContext {
 export function* chunks(n: number, bytesPerElement: number, budget = 1 << 18): Generator<readonly [from: number, count: number], void, void> {
   const step = Math.max(1, Math.floor(budget / bytesPerElement));
   for (let from = 0; from < n; from += step) yield [from, Math.min(step, n - from)];
+}
+
+/**
+ * Deals a DPF key over Z_2^bits an element of x to both evaluators, in chunks. `fill` writes points u64[n] and payload u64[n, words] from the masks of n elements.
+ */
+export function dealKeys(
+  c: DealContext,
+  x: Tensor,
+  bits: number,
+  words: number,
+  fill: (points: number, payload: number, mask: number, n: number) => void,
+): void {
+  const { kernels: k, gate, tweak } = c,
+    keyBytes = dpfKeyBytes(bits, words);
+  for (const [from, n] of chunks(x.size, keyBytes)) {
+    const top = c.mark(),
+      seeds = c.scratch(4 * n),
+      keyElements = Math.ceil((n * keyBytes) / 8);
+    c.roots(seeds, 0, n);
+    c.roots(seeds + 16 * n, 1, n);
+    c.later(
+      'keys',
+      keyElements + (5 + words) * n,
+      (dst) => {
+        const roots0 = dst + 8 * keyElements,
+          points = roots0 + 32 * n,
+          payload = points + 8 * n;
+        k.copy(roots0, seeds, 4 * n);
+        fill(points, payload, x.mask + 8 * from, n);
+        return [{ kind: 'keys', dst, roots0, roots1: roots0 + 16 * n, points, payload, bits, words, tweak, index: from, gate, n }];
+      },
+      (keys) => c.dealBoth(keys, n * keyBytes),
+    );
+    c.release(top);
+  }
 }
 
 export const bytesOf = (bits: number): number => Math.ceil(bits / 8);

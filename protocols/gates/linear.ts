@@ -229,26 +229,38 @@ export const times = (size: number, factor: number, shift: number): Linear => ({
   },
 });
 
-/** Sums of the rows of each group: [groups, rows, cols] -> [groups, cols]. */
-export const rowSums = (groups: number, rows: number, cols: number): Linear => ({
-  name: 'rowSums',
+/** The rows of each group combined: [groups, rows, cols] -> [groups, cols]. */
+const grouped = (
+  name: string,
+  groups: number,
+  rows: number,
+  cols: number,
+  combine: 'add' | 'xor',
+  real: { readonly first: number; next(a: number, b: number): number },
+): Linear => ({
+  name,
   size: groups * cols,
   integer(k, dst, src) {
     for (let g = 0; g < groups; g++) {
       const to = dst + 8 * g * cols,
         from = src + 8 * g * rows * cols;
       k.copy(to, from, cols);
-      for (let r = 1; r < rows; r++) k.add(to, to, from + 8 * r * cols, cols);
+      for (let r = 1; r < rows; r++) k[combine](to, to, from + 8 * r * cols, cols);
     }
   },
   real(dst, src) {
     for (let g = 0; g < groups; g++)
       for (let c = 0; c < cols; c++) {
-        dst[g * cols + c] = 0;
-        for (let r = 0; r < rows; r++) dst[g * cols + c]! += src[(g * rows + r) * cols + c]!;
+        let all = real.first;
+        for (let r = 0; r < rows; r++) all = real.next(all, src[(g * rows + r) * cols + c]!);
+        dst[g * cols + c] = all;
       }
   },
 });
+
+/** Sums of the rows of each group: [groups, rows, cols] -> [groups, cols]. */
+export const rowSums = (groups: number, rows: number, cols: number): Linear =>
+  grouped('rowSums', groups, rows, cols, 'add', { first: 0, next: (a, b) => a + b });
 
 export const pairsOf = (count: number): number => (count * (count - 1)) / 2;
 
@@ -300,26 +312,7 @@ export const parities = (lengths: Constant<Uint32Array>, first: number, count: n
 });
 
 /** Words of parities of each group of rows, added up: whether one of the rows has a parity that is not 0, with its own rows' probability. Of real numbers the largest. */
-export const anyOf = (groups: number, rows: number, cols: number): Linear => ({
-  name: 'anyOf',
-  size: groups * cols,
-  integer(k, dst, src) {
-    for (let g = 0; g < groups; g++) {
-      const to = dst + 8 * g * cols,
-        from = src + 8 * g * rows * cols;
-      k.copy(to, from, cols);
-      for (let r = 1; r < rows; r++) k.xor(to, to, from + 8 * r * cols, cols);
-    }
-  },
-  real(dst, src) {
-    for (let g = 0; g < groups; g++)
-      for (let c = 0; c < cols; c++) {
-        let most = -Infinity;
-        for (let r = 0; r < rows; r++) most = Math.max(most, src[(g * rows + r) * cols + c]!);
-        dst[g * cols + c] = most;
-      }
-  },
-});
+export const anyOf = (groups: number, rows: number, cols: number): Linear => grouped('anyOf', groups, rows, cols, 'xor', { first: -Infinity, next: Math.max });
 
 /** Ranges of slots of a cache, from .. to - 1, that no token fills. */
 export type Slots = readonly (readonly [from: number, to: number])[];

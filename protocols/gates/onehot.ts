@@ -8,7 +8,7 @@
 import { dpfKeyBytes, SET } from '../../kernels/kernels.ts';
 import { CachetError } from '../errors.ts';
 import { share } from '../tensor.ts';
-import { chunks, type Gate } from './gate.ts';
+import { chunks, dealKeys, type Gate } from './gate.ts';
 
 export interface OneHot {
   readonly bits: number;
@@ -52,31 +52,13 @@ export const onehot: Gate<OneHot> = {
       if (v < span) out[i * span + Number(v)] = 1n;
     });
   },
-  deal({ kernels: k, scratch, dealBoth, later, roots, gate, tweak, mark, release }, { bits }, [x]) {
-    const keyBytes = dpfKeyBytes(bits, 1);
-    for (const [from, n] of chunks(x!.size, keyBytes)) {
-      const top = mark(),
-        seeds = scratch(4 * n),
-        keyElements = Math.ceil((n * keyBytes) / 8);
-      roots(seeds, 0, n);
-      roots(seeds + 16 * n, 1, n);
-      later(
-        'keys',
-        keyElements + 6 * n,
-        (dst) => {
-          const roots0 = dst + 8 * keyElements,
-            points = roots0 + 32 * n,
-            payload = points + 8 * n;
-          k.copy(roots0, seeds, 4 * n);
-          k.mulScalar(points, x!.mask + 8 * from, -1, n, SET);
-          k.reduce(points, points, bits, n);
-          k.fill(payload, 1, n);
-          return [{ kind: 'keys', dst, roots0, roots1: roots0 + 16 * n, points, payload, bits, words: 1, tweak, index: from, gate, n }];
-        },
-        (keys) => dealBoth(keys, n * keyBytes),
-      );
-      release(top);
-    }
+  deal(context, { bits }, [x]) {
+    const { kernels: k } = context;
+    dealKeys(context, x!, bits, 1, (points, payload, mask, n) => {
+      k.mulScalar(points, mask, -1, n, SET);
+      k.reduce(points, points, bits, n);
+      k.fill(payload, 1, n);
+    });
   },
   evaluate({ kernels: k, scratch, receiveBoth, roots, gate, tweak, party, mark, release }, { bits, span }, [x], [y]) {
     const keyBytes = dpfKeyBytes(bits, 1),

@@ -12,7 +12,7 @@ import { dpfKeyBytes } from '../../kernels/kernels.ts';
 import { CachetError } from '../errors.ts';
 import { fitPolynomial } from '../fit.ts';
 import { share, type Constant } from '../tensor.ts';
-import { chunks, type Gate } from './gate.ts';
+import { chunks, dealKeys, type Gate } from './gate.ts';
 
 export interface SplinePlan {
   readonly inputScale: number;
@@ -82,30 +82,12 @@ export const spline: Gate<SplineParams> = {
       out[i] = BigInt.asUintN(64, sum);
     }
   },
-  deal({ kernels: k, scratch, dealBoth, later, roots, gate, tweak, mark, release }, p, [x]) {
+  deal(context, p, [x]) {
     const words = p.degree + 1,
-      keyBytes = dpfKeyBytes(p.keyBits, words);
-    for (const [from, n] of chunks(x!.size, keyBytes)) {
-      const top = mark(),
-        seeds = scratch(4 * n),
-        keyElements = Math.ceil((n * keyBytes) / 8);
-      roots(seeds, 0, n);
-      roots(seeds + 16 * n, 1, n);
-      later(
-        'keys',
-        keyElements + (5 + words) * n,
-        (dst) => {
-          const roots0 = dst + 8 * keyElements,
-            points = roots0 + 32 * n,
-            payload = points + 8 * n;
-          k.copy(roots0, seeds, 4 * n);
-          k.splinePayload(points, payload, x!.mask + 8 * from, p.domainBits, p.domainBits - p.keyBits, words, n);
-          return [{ kind: 'keys', dst, roots0, roots1: roots0 + 16 * n, points, payload, bits: p.keyBits, words, tweak, index: from, gate, n }];
-        },
-        (keys) => dealBoth(keys, n * keyBytes),
-      );
-      release(top);
-    }
+      { kernels: k } = context;
+    dealKeys(context, x!, p.keyBits, words, (points, payload, mask, n) =>
+      k.splinePayload(points, payload, mask, p.domainBits, p.domainBits - p.keyBits, words, n),
+    );
   },
   evaluate({ kernels: k, scratch, receiveBoth, roots, gate, tweak, party, mark, release }, p, [x], [y]) {
     const words = p.degree + 1,
