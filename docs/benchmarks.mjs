@@ -86,7 +86,7 @@ function goalTable(points) {
     ['', 'measure', 'goal', 'stretch', 'measured', ''],
     ...points.flatMap((p) =>
       goals(p, p.figures).map((g) => [
-        `${p.task}, ${shape(p)}`,
+        `${p.task}, ${shape(p)}${p.weights === 'public' ? '' : `, ${p.weights} weights`}`,
         WORDS[g.measure],
         `${g.least === undefined ? 'at most' : 'at least'} ${show(g.measure, g.least ?? g.most)}`,
         show(g.measure, g.stretch),
@@ -180,7 +180,7 @@ function text(files, rows, points, operators, found, quality, dealing) {
       '- **Time** of SPU is that of execution alone, without compiling and sharing the inputs. Ours is given twice: with _preprocessing ready_ (what the helper deals was there before the token),',
       '  and with _dealing included_ on the same cores. ABY3 has no preprocessing. Medians over all runs.',
       "- **Bytes** are those that all parties send together. SPU counts payloads; our figures have our frames' headers in them. _Messages_ are send actions of the party that sends most.",
-      "- **Not the same work at the end**: SPU's rows include the output head (768 x 50257) inside the protocol, since only there it has the hidden state in shares; ours is computed at the client, from the hidden state that it may know.",
+      "- **Not the same work at the end**: SPU's rows include the output head (768 x 50257) inside the protocol, since only there it has the hidden state in shares; ours is computed at the client, from the hidden state that it may know. With secret weights ours has both ends inside, the embedding of a token that nobody sees and the head; SPU's begins with the embedded token.",
       "- The peer is not handicapped: see the choices at the top of [`test/spu/peer.py`](../test/spu/peer.py), above all its softmax with one reciprocal a row, which halves SPU's bytes.",
     ].join('\n'),
     'Runs:',

@@ -49,6 +49,7 @@ export function chart(title, unit, contexts, series, { axis = 'attended tokens T
       type: 'line',
       name,
       data: (ends ? values.slice(0, values.findLastIndex((v) => v !== undefined) + 1) : values).map((v) => v ?? '-'),
+      connectNulls: true,
       symbol: 'circle',
       symbolSize: ends ? 6 : 8,
       itemStyle: { color: colour },
