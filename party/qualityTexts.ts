@@ -8,7 +8,6 @@ import type { QualityItem, QualityText } from '../protocols/quality.ts';
 
 export interface QualityTextOptions {
   readonly artefact: Artefact;
-  readonly model: string;
   readonly tokenizer: Tokenizer;
   /** To be gone on with; none: questions alone. */
   readonly text: string | undefined;
@@ -84,7 +83,7 @@ function pieces({ artefact, tokenizer, text, prompts, continuation, positions }:
 
 function asked(o: QualityTextOptions): QualityText[] {
   const { artefact, tokenizer, prompts } = o,
-    inNotes = o.model === EMBEDDED_MODEL,
+    inNotes = o.artefact.name === EMBEDDED_MODEL,
     found: QualityText[] = [];
   const each = inNotes ? QUESTIONS.notes : QUESTIONS.needles;
   for (let left = o.questions, n = 0; left > 0; left -= each, n++) {

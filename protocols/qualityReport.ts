@@ -55,7 +55,7 @@ export const qualityReportSchema = z.strictObject({
 });
 export type QualityReport = z.infer<typeof qualityReportSchema>;
 
-/** Policies of a report that meet the bound, on texts and on questions where both were measured. */
+/** Policies of a report that meet the bound, on texts and on questions where both were measured; none where full cache answers none of the questions, which say nothing then. */
 export const policiesWithin = (
   rows: readonly Pick<PolicyQuality, 'policy' | 'positions' | 'perplexity' | 'questions' | 'answeredFull' | 'answered' | 'lost'>[],
 ): Policy[] =>
@@ -63,6 +63,7 @@ export const policiesWithin = (
     .filter(
       (r) =>
         (r.perplexity === null || r.perplexity.change <= BOUND.change) &&
+        (r.questions === 0 || r.answeredFull > 0) &&
         (r.questions < BOUND.many ? r.lost === 0 : r.answeredFull - r.answered <= BOUND.accuracy * r.questions) &&
         r.positions + r.questions > 0,
     )

@@ -152,6 +152,8 @@ describe('a quality report', () => {
     const close: Policy = { ...selection, name: 'close', dynamic: { ...selection.dynamic!, ratio: [0.2] } },
       report = qualityReport(artefact, [500, 900], 1, [row(FULL, 0, 0), row(selection, 0.004, 0), row(close, 0.02, 0), row(policy, 0.005, 1)]);
     expect(report.recommended).toEqual({ ...selection, name: 'mpcache' });
+    // Questions that full cache cannot answer say nothing of the others.
+    expect(qualityReport(artefact, [500], 1, [{ ...row(selection, 0, 0), answeredFull: 0, answered: 0 }]).recommended).toBe(null);
     await write(report);
     expect(await readPolicy('mpcache', folder, artefact)).toEqual({ ...selection, name: 'mpcache' });
     expect(await readPolicy('auto', folder, artefact, { promptTokens: 900, maxTokens: 64 })).toEqual(selection);

@@ -149,7 +149,6 @@ describe('the quality of policies', () => {
   it('counts the questions that a policy loses of those that the full cache answers', () => {
     const texts = qualityTexts({
         artefact,
-        model: 'tiny-notes',
         tokenizer,
         text: undefined,
         prompts: [128],

@@ -1,7 +1,7 @@
 /** `cachet prepare`: a model to its integer artefact. */
 import { dirname, join } from 'node:path';
 import { Command, Option } from 'commander';
-import { packageRoot, readBytes, readModelArtefact, readTokenizer } from '../../client/node.ts';
+import { EMBEDDED_MODEL, packageRoot, readBytes, readModelArtefact, readTokenizer } from '../../client/node.ts';
 import { CANDIDATES } from '../../protocols/policy.ts';
 import type { PolicyQuality } from '../../protocols/quality.ts';
 import { measure } from '../measuring.ts';
@@ -85,13 +85,17 @@ async function measureCandidates(path: string, questions: number, progress: Prog
     artefact = await readModelArtefact(model),
     room = artefact.shape.maxPositions - artefact.prefixIds.length - ROOM,
     fitting = PROMPTS.filter((n) => n <= room),
-    text = new TextDecoder().decode(await readBytes(join(packageRoot(), 'protocols', 'models', 'calibration.txt'), 'usage')),
+    // The embedded model knows notes alone.
+    text =
+      artefact.name === EMBEDDED_MODEL
+        ? undefined
+        : new TextDecoder().decode(await readBytes(join(packageRoot(), 'protocols', 'models', 'calibration.txt'), 'usage')),
     { rows } = await measure({
       model,
       artefact,
       tokenizer: await readTokenizer(model),
       policies: CANDIDATES,
-      text: text.replaceAll('\n', ' '),
+      text: text?.replaceAll('\n', ' '),
       promptTokens: fitting.length > 0 ? fitting : [room],
       continuation: 64,
       positions: 512,
