@@ -2,20 +2,11 @@
  * The section and the chart of dealing, of the row files whose `dealing`, `stores` and `backends` are rows of `cachet bench dealing|store|backends --json`. Nothing
  * is measured here.
  */
-import { init, use } from 'echarts/core';
-import { BarChart } from 'echarts/charts';
-import { GridComponent, LegendComponent, TitleComponent } from 'echarts/components';
-import { SVGRenderer } from 'echarts/renderers';
-
-use([BarChart, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
-
-/** Grey and colours with a contrast on white and on a dark page. */
-const GREY = '#767676',
-  COLOURS = { wasm: '#2b83c6', onnxruntime: '#009e73', webgpu: '#d55e00' };
+import { BACKEND_COLOURS, bars } from './charts.mjs';
+import { megabytes, table } from './tables.mjs';
 
 const fixed = (n, digits = 1) => (n === undefined || n === null ? '-' : n.toFixed(digits)),
   short = (n) => (n === undefined ? '-' : String(Number(n.toPrecision(2)))),
-  megabytes = (n) => (n / 1e6).toFixed(1),
   named = (rows) => [...new Set(rows.map((r) => r.backend))],
   /** An emulated GPU is named as such. */
   label = (rows, backend) => {
@@ -23,7 +14,7 @@ const fixed = (n, digits = 1) => (n === undefined || n === null ? '-' : n.toFixe
     return /on the CPU/.test(device) ? `${backend} (${device.split(' ')[0]}, emulated)` : backend;
   };
 
-function dealingText(rows, table) {
+function dealingText(rows) {
   const kinds = Object.keys(rows[0].dealMsOf),
     of = (r) => `${r.model}, T = ${r.context}`;
   return [
@@ -65,7 +56,7 @@ function dealingText(rows, table) {
   ];
 }
 
-const storeText = (rows, table) => [
+const storeText = (rows) => [
   'Dealt ahead into a store: bytes on the disk, both evaluators together, and time to deal and write a unit.',
   table([
     ['units', 'policy', 'backend', 'MB a unit', 'MB a token', 'dealing, ms: prompt, token, unit on the disk', 'tokens/s', 'MB/s'],
@@ -86,7 +77,7 @@ const storeText = (rows, table) => [
 const works = (rows) => [...new Set(rows.filter((r) => r.name).map((r) => `${r.name}, ${r.unit}`))];
 const rateOf = (rows, backend, work) => rows.find((r) => r.backend === backend && `${r.name}, ${r.unit}` === work)?.rate;
 
-function rateText(rows, table) {
+function rateText(rows) {
   const absent = rows.filter((r) => r.reason);
   return [
     "Rates of the dealer's bulk work, uploads and downloads included; wasm on one core. A GPU that is emulated on the CPU shows exactness and nothing about a GPU; `auto` never takes one, and takes another backend for the kinds alone in which it is faster than wasm.",
@@ -97,69 +88,32 @@ function rateText(rows, table) {
 }
 
 function rateChart(rows) {
-  const text = { color: GREY, fontFamily: 'sans-serif', fontSize: 12 },
-    names = works(rows),
-    rates = rows.flatMap((r) => r.rate ?? []),
-    // Bars begin at the power of ten below all rates: their lengths are decades above it.
-    floor = Math.floor(Math.log10(Math.min(...rates)) - 0.3),
-    power = (v) => String(Number((10 ** (v + floor)).toPrecision(1))),
-    line = { show: true, lineStyle: { color: GREY } },
-    view = init(null, null, { renderer: 'svg', ssr: true, width: 720, height: 90 + 62 * names.length });
-  view.setOption({
-    animation: false,
-    backgroundColor: 'transparent',
-    title: { text: "The dealer's bulk work by backend", left: 'center', textStyle: { ...text, fontSize: 15 } },
-    legend: { bottom: 4, textStyle: text, itemGap: 32 },
-    grid: { left: 236, right: 48, top: 40, bottom: 70 },
-    xAxis: {
-      type: 'value',
-      min: 0,
-      interval: 1,
-      name: 'rate (log)',
-      nameLocation: 'middle',
-      nameGap: 26,
-      nameTextStyle: text,
-      axisLabel: { ...text, formatter: power },
-      axisLine: line,
-      splitLine: { lineStyle: { color: GREY, opacity: 0.3 } },
-    },
-    yAxis: { type: 'category', inverse: true, data: names, axisLabel: text, axisLine: line },
-    series: named(rows).map((backend) => ({
-      type: 'bar',
+  const names = works(rows);
+  return bars(
+    "The dealer's bulk work by backend",
+    'rate (log)',
+    names,
+    named(rows).map((backend) => ({
       name: label(rows, backend),
-      data: names.map((w) => {
-        const rate = rateOf(rows, backend, w);
-        return rate === undefined ? '-' : Math.log10(rate) - floor;
-      }),
-      itemStyle: { color: COLOURS[backend] },
-      label: {
-        show: true,
-        position: 'right',
-        color: GREY,
-        fontFamily: 'sans-serif',
-        fontSize: 11,
-        formatter: ({ value }) => (value === '-' ? '' : short(10 ** (value + floor))),
-      },
+      colour: BACKEND_COLOURS[backend],
+      values: names.map((work) => rateOf(rows, backend, work)),
     })),
-  });
-  const svg = view.renderToSVGString();
-  view.dispose();
-  return `${svg}\n`;
+  );
 }
 
 const rowsOf = (contents, name) => contents.flatMap((c) => c[name] ?? []);
 
-/** Paragraphs of the page, none where there are no rows; `table` makes one of rows of cells. */
-export function backendSection(contents, table) {
+/** Paragraphs of the page, none where there are no rows. */
+export function backendSection(contents) {
   const [dealing, stores, backends] = ['dealing', 'stores', 'backends'].map((name) => rowsOf(contents, name)),
     machine = contents.find((c) => c.dealing || c.stores || c.backends)?.machine;
   if (dealing.length + stores.length + backends.length === 0) return [];
   return [
     '## Dealing',
     `${machine}; beside other work on the machine, the best of many short runs.`,
-    ...(dealing.length > 0 ? dealingText(dealing, table) : []),
-    ...(stores.length > 0 ? storeText(stores, table) : []),
-    ...(backends.length > 0 ? rateText(backends, table) : []),
+    ...(dealing.length > 0 ? dealingText(dealing) : []),
+    ...(stores.length > 0 ? storeText(stores) : []),
+    ...(backends.length > 0 ? rateText(backends) : []),
   ];
 }
 

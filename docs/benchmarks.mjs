@@ -224,7 +224,7 @@ export function render(contents) {
       files.findLast((f) => f.operators)?.operators,
       found,
       quality,
-      backendSection(contents, table),
+      backendSection(contents),
     )}\n`,
     charts: {
       ...(points.some((p) => p.task === 'decode' && p.weights === 'public') ? charts(points) : {}),

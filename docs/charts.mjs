@@ -1,14 +1,15 @@
 /** Charts as SVG, for a white and for a dark page. */
 import { init, use } from 'echarts/core';
-import { LineChart, ScatterChart } from 'echarts/charts';
+import { BarChart, LineChart, ScatterChart } from 'echarts/charts';
 import { GridComponent, LegendComponent, TitleComponent } from 'echarts/components';
 import { SVGRenderer } from 'echarts/renderers';
 
-use([LineChart, ScatterChart, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
+use([BarChart, LineChart, ScatterChart, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
 
 /** One grey that has a contrast of 4 and more on white and on a dark page; the lines' colours are as far from both. */
 const GREY = '#767676';
 export const COLOURS = { peer: '#d55e00', all: '#2b83c6', ready: '#009e73' };
+export const BACKEND_COLOURS = { wasm: '#2b83c6', onnxruntime: '#009e73', webgpu: '#d55e00' };
 export const POLICY_COLOURS = ['#2b83c6', '#009e73', '#a05fb4', '#b8860b', '#c2527a'];
 
 const TEXT = { color: GREY, fontFamily: 'sans-serif', fontSize: 13 },
@@ -97,5 +98,42 @@ export function scatter(title, xUnit, yUnit, series) {
         label: { show: true, position: 'right', color: colour, fontFamily: 'sans-serif', fontSize: 11, formatter: (p) => p.name },
         labelLayout: { moveOverlap: 'shiftY' },
       })),
+  });
+}
+
+/** An SVG with bars of several series by name, on a logarithmic axis; series: `{ name, colour, values }`, absent values undefined. */
+export function bars(title, unit, names, series) {
+  const found = series.flatMap((s) => s.values).filter((v) => v !== undefined),
+    // Bars begin at the power of ten below all values: their lengths are decades above it.
+    floor = Math.floor(Math.log10(Math.min(...found)) - 0.3),
+    back = (v) => 10 ** (v + floor);
+  return render(720, 90 + 62 * names.length, title, {
+    legend: { bottom: 4, textStyle: TEXT, itemGap: 32 },
+    grid: { left: 236, right: 48, top: 40, bottom: 70 },
+    xAxis: {
+      ...AXIS,
+      type: 'value',
+      min: 0,
+      interval: 1,
+      name: unit,
+      nameGap: 26,
+      axisLabel: { ...TEXT, formatter: (v) => String(Number(back(v).toPrecision(1))) },
+      splitLine: GRID_LINE,
+    },
+    yAxis: { ...AXIS, type: 'category', inverse: true, data: names },
+    series: series.map(({ name, colour, values }) => ({
+      type: 'bar',
+      name,
+      data: values.map((v) => (v === undefined ? '-' : Math.log10(v) - floor)),
+      itemStyle: { color: colour },
+      label: {
+        show: true,
+        position: 'right',
+        color: GREY,
+        fontFamily: 'sans-serif',
+        fontSize: 11,
+        formatter: ({ value }) => (value === '-' ? '' : String(Number(back(value).toPrecision(2)))),
+      },
+    })),
   });
 }
