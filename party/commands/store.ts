@@ -5,8 +5,8 @@ import { Command } from 'commander';
 import { CachetError } from '../../protocols/errors.ts';
 import { Ledger } from '../ledger.ts';
 import { dealing } from '../store/dealing.ts';
-import { ensureKey, EVALUATORS, ledgerId, partsIn, partyOf, readManifest, unitName, unitsIn, type EvaluatorRole, type Manifest } from '../store/folder.ts';
-import { policyDigest, UnitReader } from '../store/unitFile.ts';
+import { ensureKey, EVALUATORS, ledgerId, partsIn, readManifest, unitName, unitsIn, type EvaluatorRole, type Manifest } from '../store/folder.ts';
+import { misfit, UnitReader } from '../store/unitFile.ts';
 import { bytes, Progress, table } from '../terminal.ts';
 
 /** A party's part of a store. */
@@ -33,26 +33,11 @@ function partsOf(dir: string): Part[] {
 }
 
 /** Opens a unit and compares it with its store; `whole`: the body's hash as well. @throws CachetError 'store' saying what is wrong. */
-async function check({ role, folder, manifest }: Part, index: number, whole: boolean): Promise<void> {
+async function check({ folder, manifest }: Part, index: number, whole: boolean): Promise<void> {
   const path = join(folder, unitName(index)),
     reader = await UnitReader.open(path);
   try {
-    const h = reader.header,
-      store = Buffer.from(h.store).toString('hex'),
-      differs = [
-        ['unit of another store', manifest.store.slice(0, 16), store.slice(0, 16), store !== manifest.store],
-        ['unit of another party', role, `p${h.party}`, h.party !== partyOf(role)],
-        ['unit under another name', String(index), String(h.index), h.index !== index],
-        ['unit of another model', manifest.artefact.slice(0, 16), h.artefact.slice(0, 16), h.artefact !== manifest.artefact],
-        [
-          'unit of other lengths',
-          `${manifest.promptTokens} and ${manifest.maxTokens}`,
-          `${h.promptTokens} and ${h.maxTokens}`,
-          h.promptTokens !== manifest.promptTokens || h.maxTokens !== manifest.maxTokens,
-        ],
-        ['unit of another cache policy', `that of the store, ${manifest.policy.name}`, 'another', h.policy !== policyDigest(manifest.policy)],
-      ] as const,
-      wrong = differs.find((d) => d[3]);
+    const wrong = misfit(reader.header, manifest, index);
     if (wrong) throw new CachetError({ code: 'store', step: path, what: wrong[0], expected: wrong[1], got: wrong[2], hint: 'cachet store prune removes it' });
     if (whole) await reader.verify();
   } finally {

@@ -10,8 +10,8 @@ import { CachetError } from '../../protocols/errors.ts';
 import type { KeyExchange, UnitKeys } from '../../protocols/handshake.ts';
 import type { UnitTerms } from '../../protocols/session.ts';
 import type { Ledger } from '../ledger.ts';
-import { FILES, ledgerId, partyOf, readKey, readManifest, unitName, unitsIn, writeDurably, type EvaluatorRole, type Manifest } from './folder.ts';
-import { policyDigest, UnitReader } from './unitFile.ts';
+import { FILES, ledgerId, readKey, readManifest, unitName, unitsIn, writeDurably, type EvaluatorRole, type Manifest } from './folder.ts';
+import { misfit, UnitReader } from './unitFile.ts';
 
 /** A unit that is this session's. */
 export interface ClaimedUnit {
@@ -92,16 +92,10 @@ export class PartyStore {
     try {
       // Whoever removes the name has the unit: of two processes only one does.
       unlinkSync(path);
-      const h = reader.header;
-      if (Buffer.compare(h.store, this.id) !== 0)
-        throw this.foreign('unit of another store', manifest.store.slice(0, 16), Buffer.from(h.store).toString('hex').slice(0, 16));
-      if (h.party !== partyOf(manifest.role)) throw this.foreign('unit of another party', manifest.role, `p${h.party}`);
-      if (h.index !== index) throw this.foreign('unit under another name', `unit ${index}`, `unit ${h.index}`);
-      if (h.artefact !== manifest.artefact || h.promptTokens !== manifest.promptTokens || h.maxTokens !== manifest.maxTokens)
-        throw this.foreign('unit of other lengths or another model', 'those of the store', 'others');
-      if (h.policy !== policyDigest(manifest.policy))
-        throw this.foreign('unit of another cache policy', `that of the store, ${manifest.policy.name}`, 'another');
-      return { index, id: h.id, keys: await reader.unseal(this.key), reader };
+      const { header } = reader,
+        wrong = misfit(header, manifest, index);
+      if (wrong) throw this.foreign(...wrong);
+      return { index, id: header.id, keys: await reader.unseal(this.key), reader };
     } catch (error) {
       await reader.close();
       throw error instanceof CachetError ? error : this.foreign(`unit ${index} is gone`, 'its file', (error as NodeJS.ErrnoException).code ?? 'an error');

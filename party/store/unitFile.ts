@@ -17,6 +17,7 @@ import { MAX_FRAME_PAYLOAD } from '../../protocols/frames.ts';
 import { KeyExchange, type UnitKeys } from '../../protocols/handshake.ts';
 import { canonicalPolicy, type Policy } from '../../protocols/policy.ts';
 import { PROTOCOL_VERSION } from '../../protocols/session.ts';
+import { partyOf, type Manifest } from './folder.ts';
 
 const MAGIC = 'cachet unit 2\n\0\0';
 const HEADER = 256;
@@ -59,6 +60,19 @@ export interface StoredFrame {
   readonly payload: Uint8Array;
   readonly hash: DesyncHash;
   readonly last: boolean;
+}
+
+/** In what a unit differs from what its store says of it, undefined where it does not: what is wrong, expected, got. */
+export function misfit(h: UnitHeader, manifest: Manifest, index: number): readonly [what: string, expected: string, got: string] | undefined {
+  const store = Buffer.from(h.store).toString('hex'),
+    lengths = (of: Pick<UnitHeader, 'promptTokens' | 'maxTokens'>): string => `${of.promptTokens} and ${of.maxTokens}`;
+  if (store !== manifest.store) return ['unit of another store', manifest.store.slice(0, 16), store.slice(0, 16)];
+  if (h.party !== partyOf(manifest.role)) return ['unit of another party', manifest.role, `p${h.party}`];
+  if (h.index !== index) return ['unit under another name', `unit ${index}`, `unit ${h.index}`];
+  if (h.artefact !== manifest.artefact) return ['unit of another model', manifest.artefact.slice(0, 16), h.artefact.slice(0, 16)];
+  if (lengths(h) !== lengths(manifest)) return ['unit of other lengths', lengths(manifest), lengths(h)];
+  if (h.policy !== policyDigest(manifest.policy)) return ['unit of another cache policy', `that of the store, ${manifest.policy.name}`, 'another'];
+  return undefined;
 }
 
 /** SHA-256 of a policy's canonical text, hex. */
