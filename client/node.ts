@@ -174,17 +174,18 @@ export async function readModelArtefact(model: string): Promise<Artefact> {
   const path = artefactPath(model);
   if (!existsSync(path))
     throw new CachetError({ code: 'artefact', what: 'cannot read file', expected: path, got: 'ENOENT', hint: `cachet prepare --model ${model}` });
-  const digest = async (start: number): Promise<string> => {
+  const sum = async (start: number): Promise<string> => {
     const hash = createHash('sha256');
     await pipeline(createReadStream(path, { start, highWaterMark: 1 << 20 }), hash).catch((cause: unknown) => {
       throw cannotRead(path, 'artefact', cause);
     });
     return hash.digest('hex');
   };
-  const whole = await digest(0),
-    artefact = readArtefact(fileSource(path), whole);
+  // The header alone is read here: its digest is a split model's, an open one's is that of the file.
+  const artefact = readArtefact(fileSource(path), '');
+  if (!artefact.header.secret) return { ...artefact, digest: await sum(0) };
   // What is private in a split model is not in its digest, which all roles share: each file has a checksum of its own.
-  if (artefact.header.secret && (await digest(artefact.tensors.start)) !== artefact.tensors.metadata['tensors'])
+  if ((await sum(artefact.tensors.start)) !== artefact.tensors.metadata['tensors'])
     throw new CachetError({
       code: 'artefact',
       step: path,
