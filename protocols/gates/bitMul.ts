@@ -35,11 +35,9 @@ export const bitMul: Gate<null> = {
   },
   deal({ kernels: k, scratch, deal }, _, [c, d]) {
     const n = d!.size,
-      rho = scratch(n),
-      sent = scratch(n);
+      rho = scratch(n);
     k.reduce(rho, c!.mask, 1, n);
-    k.copy(sent, rho, n);
-    deal(sent, d!.bits, n);
+    deal(rho, d!.bits, n);
     k.hadamard(rho, rho, d!.mask, n, SET);
     deal(rho, d!.bits, n);
   },

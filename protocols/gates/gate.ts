@@ -48,7 +48,7 @@ export interface DealContext extends GateContext {
   deal(src: number, bits: number, n: number): void;
   /** The same over Z_2^bits, 64 < bits <= 96 (whole bytes), of i64[n]. */
   dealWide(src: number, bits: number, n: number): void;
-  /** XOR-shares n 64-bit words. Clobbers src. */
+  /** XOR-shares n 64-bit words. */
   dealWords(src: number, n: number): void;
   /**
    * Bulk work of a gate: jobs of a kind, which read masks and constants alone, into `elements` fresh elements at `at`; then what is dealt of their results, by

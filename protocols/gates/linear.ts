@@ -361,15 +361,6 @@ function firstFilled(unused: Slots): number {
   return slot;
 }
 
-/** The same values, 2^bits finer. */
-export const refine = (size: number, bits: number): Linear => ({
-  name: 'refine',
-  size,
-  scale: bits,
-  integer: (k, dst, src) => k.mulScalar(dst, src, 2 ** bits, size, SET),
-  real: (dst, src) => dst.set(src),
-});
-
 /** One of the rows of an activation: [rows, width] -> [width]. */
 export const row = (index: number, width: number): Linear => ({
   name: 'row',

@@ -42,15 +42,13 @@ export const mul3: Gate<Mul3> = {
   deal({ kernels: k, scratch, deal }, { rows, cols }, [x, y, z], [out]) {
     const n = rows * cols,
       product = scratch(n),
-      yz = scratch(rows),
-      sent = scratch(rows);
+      yz = scratch(rows);
     k.scaleRows(product, x!.mask, y!.mask, rows, cols, SET);
     deal(product, out!.bits, n);
     k.scaleRows(product, x!.mask, z!.mask, rows, cols, SET);
     deal(product, out!.bits, n);
     k.hadamard(yz, y!.mask, z!.mask, rows, SET);
-    k.copy(sent, yz, rows);
-    deal(sent, out!.bits, rows);
+    deal(yz, out!.bits, rows);
     k.scaleRows(product, x!.mask, yz, rows, cols, SET);
     deal(product, out!.bits, n);
   },

@@ -4,7 +4,7 @@
  */
 import type { Program } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
-import { refine } from '../gates/linear.ts';
+import { times } from '../gates/linear.ts';
 import { mulWeights } from '../gates/mulWeights.ts';
 import type { Tensor } from '../tensor.ts';
 import { argmax } from './argmax.ts';
@@ -38,7 +38,7 @@ export function* enter(
     y = e.addRow(y, at, true, pads * width);
   }
   const [w] = yield* e.open([y]);
-  return e.linear(refine(rows * width, residualScale - table.fraction), e.widen(w!));
+  return e.linear(times(rows * width, 1, residualScale - table.fraction), e.widen(w!));
 }
 
 /** The last position's residual stream -> what the client gets: the same, its logits, or the most likely token. */
