@@ -4,6 +4,7 @@ import { Arena, reserveMemory, WORKING_BYTES } from '../kernels/memory.ts';
 import { createKernels } from '../kernels/registry.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { clientTensors, type Artefact } from '../protocols/artefact.ts';
+import { outputBytes } from '../protocols/engines/evaluator.ts';
 import { embedTokens } from '../protocols/models/embedding.ts';
 import { randomWords } from '../protocols/randomWords.ts';
 import { sampler, type Sampling } from './sampling.ts';
@@ -31,14 +32,16 @@ export function inputShares(a: Artefact, ids: readonly number[], position: numbe
 /** What the evaluators' shares of a step's result add up to: the last position's residual stream, or with private weights its logits. */
 export function resultOf(a: Artefact, shares: readonly [Uint8Array, Uint8Array]): Float64Array {
   const { elements, bits, scale } = clientEnds(a).output,
-    words = shares.map((s) => (bits <= 32 ? new Int32Array(s.buffer, s.byteOffset, elements) : new BigInt64Array(s.buffer, s.byteOffset, elements)));
+    words = shares.map((s) =>
+      outputBytes(bits) === 4 ? new Int32Array(s.buffer, s.byteOffset, elements) : new BigInt64Array(s.buffer, s.byteOffset, elements),
+    );
   return Float64Array.from({ length: elements }, (_, i) => Number(BigInt.asIntN(bits, BigInt(words[0]![i]!) + BigInt(words[1]![i]!))) / 2 ** scale);
 }
 
 /** Bytes of one evaluator's share of a step's result. */
 export function resultBytes(a: Artefact): number {
   const { elements, bits } = clientEnds(a).output;
-  return (bits <= 32 ? 4 : 8) * elements;
+  return outputBytes(bits) * elements;
 }
 
 /** Embeddings of tokens at positions `position` .., [ids.length, width], as fixed point integers at the residual stream's scale. */

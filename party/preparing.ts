@@ -8,6 +8,7 @@ import { Tokenizer } from '../client/tokenizer.ts';
 import { readArtefact, type Artefact, type SecretRole } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
 import type { ModelShape } from '../protocols/models/config.ts';
+import type { SessionSpec } from '../protocols/session.ts';
 import { prepare, type Prepared } from '../protocols/prepare.ts';
 import { secretModel, splitModel } from '../protocols/splitWeights.ts';
 import { writeAtomically } from './files.ts';
@@ -92,13 +93,14 @@ export interface LocalModel {
 }
 
 /** A model with open weights, or with private ones: split when they are first asked for, kept in the cache for the next time. @throws what `splitWeights` does. */
-export async function localModel(model: string, weights: 'open' | 'private', onProgress?: SplitRequest['onProgress']): Promise<LocalModel> {
+export async function localModel(model: string, weights: SessionSpec['weights'], say: (text: string) => void): Promise<LocalModel> {
   const artefact = await artefactOf(model);
   if (weights === 'open') return { artefact, parts: undefined };
   const out = partsFolder(artefact.digest),
     parts = { p0: join(out, 'p0'), p1: join(out, 'p1'), helper: join(out, 'helper'), client: join(out, 'client') };
   // The client's part is written last.
-  if (!existsSync(join(parts.client, ARTEFACT_FILE))) await splitWeights({ model, out, ...(onProgress && { onProgress }) });
+  if (!existsSync(join(parts.client, ARTEFACT_FILE)))
+    await splitWeights({ model, out, onProgress: (done, total) => say(`splitting the weights: document ${done} of ${total}`) });
   return { artefact: await readModelArtefact(parts.client), parts };
 }
 

@@ -1,6 +1,6 @@
 /** The quality of policies as a table, a row a policy. */
 import type { PolicyQuality } from '../protocols/quality.ts';
-import { bytes, table } from './terminal.ts';
+import { bytes, percent, table } from './terminal.ts';
 
 export const qualityTable = (rows: readonly PolicyQuality[]): string =>
   table([['policy', 'attended', 'recall', 'overlap', 'perplexity', 'KL', 'same top', 'answers', 'lost', 'a token', 'ranked wrongly'], ...rows.map(cells)]);
@@ -18,5 +18,3 @@ const cells = (r: PolicyQuality): string[] => [
   bytes(r.cost.onlineBytes + r.cost.dealtBytes),
   r.rankings > 0 ? `${r.outside} of ${r.rankings}` : '',
 ];
-
-const percent = (v: number): string => `${(100 * v).toFixed(2)} %`;

@@ -56,6 +56,9 @@ export const median = (values: readonly number[]): number => [...values].sort((a
 export const bytes = (n: number): string =>
   n < 1e3 ? `${n} B` : n < 1e6 ? `${(n / 1e3).toFixed(1)} kB` : n < 1e9 ? `${(n / 1e6).toFixed(2)} MB` : `${(n / 1e9).toFixed(2)} GB`;
 
+/** A share, as a percentage of two decimals. */
+export const percent = (v: number): string => `${(100 * v).toFixed(2)} %`;
+
 export const count = (n: number): string => n.toLocaleString('en-US');
 
 /** Rows of cells, the first the header; columns of numbers to the right, of text to the left. */

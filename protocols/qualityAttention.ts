@@ -7,7 +7,7 @@ import { chooserOf, keptTokens, votingQueries, type Policy } from './policy.ts';
 import { attended, grown, layoutOf, selections, type Layout, type LayerSelection } from './programs/mpcache/clusters.ts';
 import { wholeLevel } from './programs/mpcache/importance.ts';
 import { ALPHA_BITS } from './programs/mpcache/representatives.ts';
-import { scoreStep } from './programs/mpcache/scores.ts';
+import { scoreStep, unitOf } from './programs/mpcache/scores.ts';
 import type { ModelPlan } from './programs/plan.ts';
 import type { Logits, RealCache } from './qualityForward.ts';
 
@@ -17,10 +17,9 @@ export interface AttentionTally {
   rows: number;
   choosing: number;
   compared: number;
-  /** Shares of slots, of choices that the layer before made too, and of full attention's mass. */
-  attended: number;
+  /** Sum of the shares of choices that the layer before made too. */
   overlap: number;
-  /** By layer: sum, and the least of a head's row. */
+  /** Share of full attention's mass, by layer: sum, and the least of a head's row. */
   readonly recall: number[];
   readonly leastRecall: number[];
   /** Largest difference of a row's scores, nats, by layer; how many rows left what the quantiser takes. */
@@ -32,7 +31,6 @@ export const newAttentionTally = (layers: number): AttentionTally => ({
   rows: 0,
   choosing: 0,
   compared: 0,
-  attended: 0,
   overlap: 0,
   recall: Array.from({ length: layers }, () => 0),
   leastRecall: Array.from({ length: layers }, () => 1),
@@ -214,8 +212,7 @@ export class Branch {
       t = this.tally;
     let top = -Infinity,
       all = 0,
-      part = 0,
-      count = 0;
+      part = 0;
     marks.fill(0);
     for (let j = 0; j < slots.length; j++) marks[slots[j]!] = on[j]!;
     const each = (visit: (s: number) => void): void => {
@@ -229,10 +226,7 @@ export class Branch {
       const w = Math.exp(z[at + s]! - top);
       all += w;
       z[at + s] = marks[s] || this.how.shadow ? w : 0;
-      if (marks[s]) {
-        part += w;
-        count++;
-      }
+      if (marks[s]) part += w;
     });
     z.fill(0, at + prompt, at + own);
     const sum = this.how.shadow ? all : part;
@@ -240,7 +234,6 @@ export class Branch {
     t.rows++;
     t.recall[layer]! += part / all;
     t.leastRecall[layer] = Math.min(t.leastRecall[layer]!, part / all);
-    t.attended += count / (prompt + r + 1);
   }
 
   /** How much of a choice the same head made in the layer before. */
@@ -290,8 +283,7 @@ export class Branch {
           });
         let [low, high] = [Infinity, -Infinity];
         for (const s of raw) [low, high] = [Math.min(low, s), Math.max(high, s)];
-        const unit = together * (d.score === 'meanvar' ? 2 * n * n : d.score === 'minmax' ? 1 : n);
-        this.tally.spans[layer] = Math.max(this.tally.spans[layer]!, (high - low) / unit);
+        this.tally.spans[layer] = Math.max(this.tally.spans[layer]!, (high - low) / unitOf(this.plan.shape, d, n));
         if (!this.how.exact && high - low > step.most) this.tally.outside++;
         const score = this.how.exact ? raw : raw.map((s) => Math.floor(s / step.size)),
           order = places.map((_, p) => p).sort((a, b) => score[b]! - score[a]! || a - b),

@@ -23,29 +23,18 @@ function space(needed: number): Kernels {
 export function realProduct(dst: Float64Array, x: Float64Array, w: Matrix | WeightWire, rows: number): void {
   const { inner, cols } = w,
     real = 'real' in w ? w.real : undefined,
-    weights = real ?? w.array,
-    unit = real ? 1 : 2 ** -w.fraction,
-    panel = Math.min(cols, Math.max(4, Math.floor(PANEL_BYTES / (4 * inner)))),
-    at = { x: START, w: START + 4 * rows * inner, out: START + 4 * (rows * inner + panel * inner) },
-    k = space(4 * (rows * inner + panel * inner + rows * panel)),
-    { buffer } = k.memory;
-  new Float32Array(buffer, at.x, rows * inner).set(x.subarray(0, rows * inner));
-  const weightsAt = new Float32Array(buffer, at.w, panel * inner),
-    out = new Float32Array(buffer, at.out, rows * panel);
-  for (let first = 0; first < cols; first += panel) {
-    const n = Math.min(panel, cols - first);
-    weightsAt.set(weights.subarray(first * inner, (first + n) * inner));
-    k.gemmF32(at.out, at.x, at.w, rows, inner, n);
-    for (let r = 0; r < rows; r++) for (let c = 0; c < n; c++) dst[r * cols + first + c] = out[r * n + c]! * unit;
-  }
+    unit = real ? 1 : 2 ** -w.fraction;
+  realGemm(x, real ?? w.array, rows, inner, cols, (out, row, col) => {
+    for (let c = 0, to = row * cols + col; c < out.length; c++) dst[to + c] = out[c]! * unit;
+  });
 }
 
 /**
- * Products of real rows x [rows, inner] with rows w [cols, inner] in float32, inner % 8 == 0, a panel of w at a time: `take` gets pieces of the results' rows.
+ * Products of rows x [rows, inner] with rows w [cols, inner] in float32, inner % 8 == 0, a panel of w at a time: `take` gets pieces of the results' rows.
  */
 export function realGemm(
-  x: Float32Array,
-  w: Float32Array,
+  x: Float32Array | Float64Array,
+  w: Float32Array | Int16Array | Int32Array,
   rows: number,
   inner: number,
   cols: number,

@@ -25,7 +25,7 @@ import { digestOfTensors, writeSafetensors, type TensorData } from './models/saf
 import { bitsFor, calibrate, fitting, largestOf, MARGIN, planNorm, windowsInto, type CalibrationOptions, type Ranges } from './prepare.ts';
 import { randomWords } from './randomWords.ts';
 import { realProduct } from './realProduct.ts';
-import { entryColumns, isSecret, secretTensors } from './secret.ts';
+import { droppedBits, entryColumns, isSecret, secretTensors } from './secret.ts';
 
 export interface SplitOptions extends Pick<CalibrationOptions, 'documents' | 'onProgress'> {
   /** With open weights, the client's tensors among them. */
@@ -53,7 +53,7 @@ export function secretModel({ artefact, documents, hideLogits = false, onProgres
   const { header, shape, tensors, residualScale: R } = artefact,
     client = clientTensors(artefact),
     plan = bindPlan(new Float({ next: () => undefined, emit: () => undefined }), artefact),
-    out = new Map<string, TensorData>();
+    out = publicTensors(artefact);
   const head = headMatrix(artefact),
     squares = { min: Infinity, max: 0 };
   let largestLogit = 0,
@@ -79,9 +79,6 @@ export function secretModel({ artefact, documents, hideLogits = false, onProgres
       for (let i = 0; i < logits.length; i++) largestLogit = Math.max(largestLogit, Math.abs(logits[i]! + (head.bias?.[i % vocab] ?? 0)));
     }
   });
-  for (const name of tensors.names)
-    if (name.startsWith('table.')) out.set(name, { dtype: 'I64', shape: tensors.shape(name), data: tensors.int64(name) });
-    else if (name.startsWith('rope.')) out.set(name, { dtype: 'I32', shape: tensors.shape(name), data: tensors.int32(name) });
 
   const planned = planNorm({
     shape,
@@ -116,7 +113,7 @@ export function secretModel({ artefact, documents, hideLogits = false, onProgres
   const int64 = (name: string, data: BigInt64Array): void => void out.set(name, { dtype: 'I64', shape: [data.length], data });
   int32('entry', [shape.width, entryColumns(shape)], entry.table);
   if (entry.positions) int64('positions', entry.positions);
-  const dropped = (g: Group): number => (g.wide ? 0 : Math.max(0, g.bits - 32)),
+  const dropped = (g: Group): number => droppedBits(g.bits, g.wide),
     headScale = planned.norm.scale + planned.norm.rsqrtScale + planned.fractions[0]! - dropped(headGroup);
   int32('head', [shape.vocab, shape.width], quantised(head.weights, planned.fractions[0]!));
   if (head.bias)
@@ -150,13 +147,10 @@ export function* splitModel(owner: Artefact): Generator<{ readonly role: SecretR
   const { header, tensors } = owner;
   if (!isSecret(header)) throw new CachetError({ code: 'artefact', what: 'no private model', expected: "an owner's artefact", got: 'open weights' });
   const seeds = [randomWords(4), randomWords(4)] as const,
-    open = new Map<string, TensorData>(),
+    open = publicTensors(owner),
     common = new Map<string, TensorData>(),
     shares = [new Map<string, TensorData>(), new Map<string, TensorData>()] as const,
     mask = masker(seeds);
-  for (const name of tensors.names)
-    if (name.startsWith('table.')) open.set(name, { dtype: 'I64', shape: tensors.shape(name), data: tensors.int64(name) });
-    else if (name.startsWith('rope.')) open.set(name, { dtype: 'I32', shape: tensors.shape(name), data: tensors.int32(name) });
   secretTensors(header).forEach((t, index) => {
     if (t.kind === 'share') {
       const half = randomWords(t.elements),
@@ -179,6 +173,18 @@ export function* splitModel(owner: Artefact): Generator<{ readonly role: SecretR
   }
 }
 
+/** Tables that are public to all roles: of gates and of rotations. */
+const publicTensors = ({ tensors }: Artefact): Map<string, TensorData> =>
+  new Map(
+    tensors.names.flatMap((name): [string, TensorData][] =>
+      name.startsWith('table.')
+        ? [[name, { dtype: 'I64', shape: tensors.shape(name), data: tensors.int64(name) }]]
+        : name.startsWith('rope.')
+          ? [[name, { dtype: 'I32', shape: tensors.shape(name), data: tensors.int32(name) }]]
+          : [],
+    ),
+  );
+
 /** Ring of an operand that is opened, and whether its matrices must be over Z_2^64. */
 interface Group {
   readonly bits: number;
@@ -190,7 +196,7 @@ function operandOf(norm: LayerHeader['norm1'], R: number, readers: readonly { re
   const ring = norm.openBits - R + norm.scale,
     scale = norm.scale + norm.rsqrtScale,
     bits = Math.min(ring, Math.max(...readers.map((r) => scale + r.fraction + r.bits + 2)));
-  return { bits, wide: scale - Math.max(0, bits - 32) < LEAST_SCALE };
+  return { bits, wide: scale - droppedBits(bits, false) < LEAST_SCALE };
 }
 
 const groupOf = (p: ProjectionName): 0 | 1 | undefined => (p === 'q' || p === 'k' || p === 'v' ? 0 : p === 'gate' || p === 'up' ? 1 : undefined);

@@ -40,7 +40,7 @@ export interface StepsRow extends Cost {
   readonly kept: number;
   /** That eviction, once: rounds, payload online and dealt, and what the first token after it takes longer than the others. null where the policy has none. */
   readonly eviction: { readonly rounds: number; readonly bytes: number; readonly ms: Spread } | null;
-  readonly weights: 'open' | 'private';
+  readonly weights: SessionSpec['weights'];
   /** decode: tokens in the cache, the new one not among them; prefill: the prompt's private tokens. */
   readonly context: number;
   readonly parties: 3;

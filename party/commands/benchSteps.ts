@@ -43,7 +43,7 @@ const command = (name: 'decode' | 'prefill' | 'evict', description: string): Com
 async function rows(task: 'decode' | 'prefill', o: Options): Promise<void> {
   const abort = new AbortController(),
     progress = new Progress({ silent: o.json ?? false }),
-    { artefact, parts } = await localModel(o.model, o.weights, (done, total) => progress.update(`splitting the weights: document ${done} of ${total}`)),
+    { artefact, parts } = await localModel(o.model, o.weights, (text) => progress.update(text)),
     machine = describeMachine(),
     found: StepsRow[] = [];
   onInterrupt(() => abort.abort());

@@ -88,7 +88,7 @@ export const demoCommand = addSampling(
   .addHelpText('after', TRACE_HELP)
   .action(async (o: Options) => {
     const progress = new Progress({ silent: o.json === true }),
-      { artefact, parts } = await localModel(o.model, o.weights, (done, total) => progress.update(`splitting the weights: document ${done} of ${total}`)),
+      { artefact, parts } = await localModel(o.model, o.weights, (text) => progress.update(text)),
       tokenizer = await readTokenizer(o.model),
       fixed = o.policy === AUTO ? undefined : await readPolicy(o.policy, o.model, artefact),
       abort = new AbortController();

@@ -8,7 +8,7 @@ import { describePolicy } from '../../protocols/policy.ts';
 import { artefactOf } from '../preparing.ts';
 import { measure } from '../measuring.ts';
 import { qualityTable } from '../qualityTable.ts';
-import { Progress, table, wrap } from '../terminal.ts';
+import { percent, Progress, table, wrap } from '../terminal.ts';
 import { integer, integers } from './options.ts';
 
 interface Options {
@@ -128,8 +128,6 @@ async function comparePolicies(o: Options, names: readonly string[]): Promise<vo
       `${s.policy}: ${s.positions} tokens after ${s.promptTokens} through the protocol ${s.equalsFixed ? 'equal the Fixed engine bit for bit' : 'DIFFER from the Fixed engine'}`,
     );
 }
-
-const percent = (v: number): string => `${(100 * v).toFixed(2)} %`;
 
 function describe(name: string, r: Evaluation): string[] {
   const { perplexity: p, worstLayer, protocol } = r;

@@ -4,6 +4,7 @@ import type { z } from 'zod';
 import { readBytes } from '../../client/node.ts';
 import type { Sampling } from '../../client/sampling.ts';
 import { POLICY_NAMES } from '../../protocols/policy.ts';
+import type { SessionSpec } from '../../protocols/session.ts';
 import { configSchema, flagOf, readConfigFile, type Config, type ConfigField } from '../config.ts';
 import { TraceFile } from '../trace/file.ts';
 
@@ -80,7 +81,7 @@ export const policyOption = (): Option =>
     `what the cache keeps and tokens attend to: ${POLICY_NAMES.join(', ')}, or a JSON file; auto: the cheapest that is good enough, where lengths are known`,
   ).default('full');
 
-export type Weights = 'open' | 'private';
+export type Weights = SessionSpec['weights'];
 
 /** For commands that run all parties on this machine. */
 export const weightsOption = (): Option =>

@@ -117,16 +117,6 @@ export class Dealer extends LocalEngine implements DealContext {
     this.kernels.reduce(x.mask, x.mask, x.bits, x.size);
   }
 
-  /** Both halves of a private tensor's mask together. */
-  private secretMask(dst: number, source: SecretSource, first: number, bits: number, n: number): void {
-    const top = this.mark(),
-      other = this.scratch(n);
-    this.drawSecret(dst, source, 0, first, bits, n);
-    this.drawSecret(other, source, 1, first, bits, n);
-    this.kernels.add(dst, dst, other, n);
-    this.release(top);
-  }
-
   protected override *exchange(_: readonly Tensor[], wires: readonly Tensor[], __: number, firstGate: number): Program<void> {
     const top = this.mark();
     if (!this.drawInBulk(wires, firstGate)) {

@@ -90,7 +90,7 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
     else this.kernels.sub(out, x.lane, out, x.size);
     const bytes = outputBytes(x.bits);
     let from = out;
-    if (bytes < 8 || x.bits < 64) {
+    if (x.bits < 64) {
       from = this.arena.alloc(bytes * x.size);
       this.kernels.reduce(out, out, x.bits, x.size);
       this.kernels.pack(from, out, 8 * bytes, x.size);

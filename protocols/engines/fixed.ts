@@ -76,15 +76,8 @@ export class Fixed extends LocalEngine implements FixedContext {
   protected override loadWire(x: Tensor, source: SecretSource): void {
     const values = source.wire();
     new BigInt64Array(this.kernels.memory.buffer, x.lane, x.size).set(values);
-    this.kernels.fill(x.mask, 0, x.size);
-    if (source.seeded)
-      for (const party of [0, 1] as const) {
-        const top = this.mark(),
-          half = this.scratch(x.size);
-        this.drawSecret(half, source, party, 0, x.bits, x.size);
-        this.kernels.add(x.mask, x.mask, half, x.size);
-        this.release(top);
-      }
+    if (source.seeded) this.secretMask(x.mask, source, 0, x.bits, x.size);
+    else this.kernels.fill(x.mask, 0, x.size);
     values.forEach((v, i) => (x.real![i] = Number(v) / 2 ** x.scale));
   }
 

@@ -51,6 +51,16 @@ export abstract class LocalEngine extends Engine {
     this.release(top);
   }
 
+  /** Both halves of a private tensor's mask together. */
+  protected secretMask(dst: number, source: SecretSource, first: number, bits: number, n: number): void {
+    const top = this.mark(),
+      other = this.scratch(n);
+    this.drawSecret(dst, source, 0, first, bits, n);
+    this.drawSecret(other, source, 1, first, bits, n);
+    this.kernels.add(dst, dst, other, n);
+    this.release(top);
+  }
+
   protected bytesAt(pointer: number, bytes: number): Uint8Array {
     return new Uint8Array(this.kernels.memory.buffer, pointer, bytes);
   }

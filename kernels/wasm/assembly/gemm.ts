@@ -217,10 +217,17 @@ function ringLow(out: usize, x: usize, w0: usize, w1: usize, w2: usize, w3: usiz
     a2 = i32x4.add(a2, i32x4.mul(v, v128.load(w2)));
     a3 = i32x4.add(a3, i32x4.mul(v, v128.load(w3)));
   }
-  putOne(out, sumLow(a0), mode);
-  if (n > 1) putOne(out + 8, sumLow(a1), mode);
-  if (n > 2) putOne(out + 16, sumLow(a2), mode);
-  if (n > 3) putOne(out + 24, sumLow(a3), mode);
+  putSome(out, sumLow(a0), sumLow(a1), sumLow(a2), sumLow(a3), n, mode);
+}
+
+/** The first n of four results. */
+// @ts-ignore: decorator
+@inline
+function putSome(out: usize, s0: u64, s1: u64, s2: u64, s3: u64, n: i32, mode: i32): void {
+  putOne(out, s0, mode);
+  if (n > 1) putOne(out + 8, s1, mode);
+  if (n > 2) putOne(out + 16, s2, mode);
+  if (n > 3) putOne(out + 24, s3, mode);
 }
 
 /** Sum of the four lanes mod 2^32. */
@@ -240,10 +247,7 @@ function ringWide(out: usize, x: usize, w0: usize, w1: usize, w2: usize, w3: usi
     a2 = i64x2.add(a2, i64x2.mul(v, v128.load(w2)));
     a3 = i64x2.add(a3, i64x2.mul(v, v128.load(w3)));
   }
-  putOne(out, sum2(a0), mode);
-  if (n > 1) putOne(out + 8, sum2(a1), mode);
-  if (n > 2) putOne(out + 16, sum2(a2), mode);
-  if (n > 3) putOne(out + 24, sum2(a3), mode);
+  putSome(out, sum2(a0), sum2(a1), sum2(a2), sum2(a3), n, mode);
 }
 
 // ---- float32 ------------------------------------------------------------------------------------------------------------

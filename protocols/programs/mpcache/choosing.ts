@@ -10,7 +10,7 @@ import type { LayerPlan, ModelPlan } from '../plan.ts';
 import { childRows, choosingHeads, equalRuns, inOrder, pick, transposed, type Layout, type LayerSelection, type Level } from './clusters.ts';
 import { comparedTogether, placesOfAll } from './levels.ts';
 import { compareAll, oneHotRows, rankBits, ranksOf } from './ranking.ts';
-import { levelled, quantised, selectorsOf, spreadOf, unitOf } from './scores.ts';
+import { apartOf, levelled, quantised, selectorsOf } from './scores.ts';
 import { slotsByHistogram } from './slots.ts';
 
 export interface Chosen {
@@ -41,7 +41,7 @@ export function* choose(
     { selectors } = selectorsOf(choosingHeads(plan.shape, selection), dynamic),
     negative = e.constant('tables', negativeTable(dynamic.bits)),
     isChosen = (rows: Tensor): { x: Tensor; bits: number }[] => (words ? [{ x: rows, bits: FLAG_BITS }] : []),
-    spread = (width: number): number => spreadOf(dynamic, layer.attention) * unitOf(plan.shape, dynamic, width * l.size);
+    spread = (width: number): number => apartOf(plan.shape, layer, dynamic, width * l.size);
   if (dynamic.ranking === 'pairs' && comparedTogether(l, selectors, dynamic.bits)) {
     const { keep, width } = l.levels.at(-1)!,
       count = l.candidates / width,

@@ -38,20 +38,24 @@ const LEVEL_BITS = 7;
 const MIDDLE = 32;
 const LEVEL_STEPS = MIDDLE - 2;
 
+/** How far a row's scores of clusters of `size` tokens may lie apart, in their integer form's unit. `shape`: the heads that choose. */
+export const apartOf = (shape: { readonly heads: number; readonly kvHeads: number }, layer: LayerPlan, d: DynamicPolicy, size: number): number =>
+  spreadOf(d, layer.attention) * unitOf(shape, d, size);
+
 /**
  * Scores of clusters of `size` tokens in their integer form's unit, summed over the heads that choose together: the step to which they are quantised, and how far a
  * row's may lie apart.
  */
 export function scoreStep(plan: ModelPlan, layer: LayerPlan, d: DynamicPolicy, size: number): { readonly size: number; readonly most: number } {
-  const spread = spreadOf(d, layer.attention) * unitOf(plan.shape, d, size);
-  return { size: 2 ** Math.ceil(Math.log2(spread / (d.ranking === 'pairs' ? steps(d.bits) : LEVEL_STEPS))), most: spread };
+  const most = apartOf(plan.shape, layer, d, size);
+  return { size: 2 ** Math.ceil(Math.log2(most / (d.ranking === 'pairs' ? steps(d.bits) : LEVEL_STEPS))), most };
 }
 
 /** Bits that the coarsest clusters' scores leave below one unit, in Z_2^32. */
 const roomOf = (plan: ModelPlan, layer: LayerPlan, d: DynamicPolicy): number =>
   RING.logits +
   Math.log2(d.ranking === 'pairs' ? steps(d.bits) / 2 ** d.bits : LEVEL_STEPS / 2 ** LEVEL_BITS) -
-  Math.log2(spreadOf(d, layer.attention) * unitOf(plan.shape, d, d.sizes[0]!));
+  Math.log2(apartOf(plan.shape, layer, d, d.sizes[0]!));
 
 /** Scale of the logits whose squares make scores; scores are at twice that scale. */
 const squareScale = (plan: ModelPlan, layer: LayerPlan, d: DynamicPolicy): number => Math.min(8, Math.floor(roomOf(plan, layer, d) / 2));

@@ -226,7 +226,7 @@ function attendedWords({ e, shape, choice, group, selectors, parts }: Attending,
     always = l.head + l.tail,
     rows = l.candidates + (always > 0 ? 1 : 0),
     all = e.zeros(booleanShare((shape.heads / group) * rows * cols, WORD_BITS)),
-    [ofChosen] = e.apply(and, { rows: selectors * l.candidates, cols: group * buckets.count }, [isChosen!, words!]),
+    [ofChosen] = e.apply(and, { rows: selectors * l.candidates, cols }, [isChosen!, words!]),
     own = l.candidates * cols;
   for (const r of parts)
     if (!r.streams) e.store(all, (r.first / group) * rows * cols, rows * cols, ofChosen!, (r.choosing / group) * own, own, r.count / group, own);

@@ -19,13 +19,19 @@ const PROBABILITY_SCALE = 13;
 /** Bits of 1 / sum where the sum is largest. */
 const RECIPROCAL_BITS = 6;
 
+/** Integer bits of what attention makes of values. */
+const valueBitsOf = (p: AttentionPlan): number => p.bits - 2 - p.exp.outputScale - SCALE.value - p.reciprocalScale;
+
+/** The largest sum of `n` exponentials: all logits at the reference's upper end, one bucket of it missed. */
+const highestSum = ({ reference, reciprocal }: AttentionPlan, n: number): number =>
+  reference.kind === 'buckets' ? Math.min(reciprocal.high, 2 ** Math.ceil(Math.log2(n * Math.exp(4)))) : reciprocal.high;
+
 /** Rings and scales of the softmax over `n` attended slots. */
 function budget(p: AttentionPlan, n: number): { ring: number; expScale: number; reciprocalScale: number; scale: number; outputRing: number; high: number } {
-  const valueBits = p.bits - 2 - p.exp.outputScale - SCALE.value - p.reciprocalScale,
+  const valueBits = valueBitsOf(p),
     scale = Math.min(PROBABILITY_SCALE, RING.logits - 2 - SCALE.value - valueBits),
     outputRing = scale + SCALE.value + valueBits + 2,
-    // All logits at the reference's upper end, one bucket of it missed.
-    high = p.reference.kind === 'buckets' ? Math.min(p.reciprocal.high, 2 ** Math.ceil(Math.log2(n * Math.exp(4)))) : p.reciprocal.high,
+    high = highestSum(p, n),
     expScale = p.exp.outputScale - 3;
   // Probabilities before they are narrowed: 2^(expScale + reciprocalScale), the output's ring and no more.
   const wanted = outputRing - scale + expScale + Math.ceil(Math.log2(high)) + RECIPROCAL_BITS,
@@ -39,10 +45,8 @@ export const LATE_RING = 48;
 
 /** Rings and scales where weights are normalised last: 2^(expScale + 10) of values and 2^reciprocalScale in one ring, two bits spare. */
 function lateBudget(p: AttentionPlan, n: number): { ring: number; expScale: number; reciprocalScale: number; high: number } {
-  const { high } = budget(p, n),
-    valueBits = p.bits - 2 - p.exp.outputScale - SCALE.value - p.reciprocalScale,
-    reciprocalScale = Math.min(LATE_RING - 2 - PROBABILITY_SCALE - SCALE.value - valueBits, p.reciprocal.outputScale);
-  return { ring: LATE_RING, expScale: PROBABILITY_SCALE, reciprocalScale, high };
+  const reciprocalScale = Math.min(LATE_RING - 2 - PROBABILITY_SCALE - SCALE.value - valueBitsOf(p), p.reciprocal.outputScale);
+  return { ring: LATE_RING, expScale: PROBABILITY_SCALE, reciprocalScale, high: highestSum(p, n) };
 }
 
 /** Buckets below those of any row's maximum in which that of the attended slots may lie. */
