@@ -9,6 +9,7 @@ import { policyCost } from './cost.ts';
 import { Float } from './engines/float.ts';
 import { describe, drive, headLogits } from './evaluate.ts';
 import { embedTokens } from './models/embedding.ts';
+import type { ModelShape } from './models/config.ts';
 import type { ModelWeights } from './models/weights.ts';
 import { chooserOf, FULL, PRESETS, votingQueries, type Policy } from './policy.ts';
 import type { ModelPlan } from './programs/plan.ts';
@@ -53,7 +54,7 @@ export interface PolicyQuality {
   readonly recall: number;
   /** The same by layer. */
   readonly recallByLayer: readonly number[];
-  /** The least of a head and query, by layer: a head that looks something up far away shows here. */
+  /** The least of a query, by layer and key/value head: a head that looks something up far away shows here. */
   readonly leastRecall: readonly number[];
   /** Share of a head's choice that its neighbour in the layer before chose as well, where both choose; null where no two do. */
   readonly overlap: number | null;
@@ -115,7 +116,7 @@ export function measureQuality(o: QualityOptions): PolicyQuality[] {
       plan: bindPlan(new Float({ next: () => undefined, emit: noOutput }), artefact),
       how: { exact: o.exact, shadow: o.shadow },
     },
-    runs = policies.map((policy): Run => ({ policy, tally: newTally(artefact.shape.layers) }));
+    runs = policies.map((policy): Run => ({ policy, tally: newTally(artefact.shape) }));
   const prompts: number[] = [];
   for (const [t, text] of texts.entries()) {
     const say = (what: string): void => o.onProgress?.(`text ${t + 1} of ${texts.length}, ${what}`);
@@ -158,31 +159,35 @@ export function withSpreads(o: QualityOptions): Policy[] {
 
 /** Clusters of 16 that streaming layers attend to: the first, which hold the public prefix and the sink, and the newest. */
 const STREAMING = { first: 2, recent: 16 };
-/** Shares of the layers that stream. */
-const STREAMING_SHARES = [0.2, 0.33, 0.47];
+/** Shares of the key/value heads that stream. */
+const STREAMING_SHARES = [0.2, 0.35, 0.5, 0.65];
 
 /**
- * Policies under which some layers attend to the beginning and the newest 256 tokens alone, the others to everything: those layers in which no head
- * pays much attention to anything else on these texts. Nothing is ranked, and the other logits of streaming layers are neither opened nor exponentiated.
+ * Policies under which some key/value heads attend to the beginning and the newest 256 tokens alone, the others to everything: those heads that pay least
+ * attention to anything else on these texts. Nothing is ranked, and the other logits of streaming heads are neither opened nor exponentiated.
  */
 export function streamingPolicies(o: Omit<QualityOptions, 'policies'>): Policy[] {
   const { layers, kvHeads } = o.artefact.shape,
-    policy = (name: string, chosen: readonly number[]): Policy => ({
-      ...PRESETS.mpcache,
-      name,
-      dynamic: { ...PRESETS.mpcache.dynamic!, score: 'mean', perHead: 'kv', always: STREAMING },
-      skipLayers: count(0, layers).filter((l) => !chosen.includes(l)),
-      streaming: Object.fromEntries(chosen.map((l) => [String(l), count(0, kvHeads)])),
-    }),
-    [row] = measureQuality({ ...o, policies: [policy('streaming', count(0, layers))], shadow: true }),
-    order = count(0, layers).sort((a, b) => row!.leastRecall[b]! - row!.leastRecall[a]!);
+    heads = count(0, layers * kvHeads),
+    policy = (name: string, chosen: readonly number[]): Policy => {
+      const of = (l: number): number[] => chosen.filter((h) => Math.floor(h / kvHeads) === l).map((h) => h % kvHeads);
+      return {
+        ...PRESETS.mpcache,
+        name,
+        dynamic: { ...PRESETS.mpcache.dynamic!, ratio: [1], score: 'mean', perHead: 'kv', always: STREAMING },
+        skipLayers: count(0, layers).filter((l) => of(l).length === 0),
+        streaming: Object.fromEntries(count(0, layers).flatMap((l) => (of(l).length > 0 ? [[String(l), of(l)]] : []))),
+      };
+    },
+    [row] = measureQuality({ ...o, policies: [policy('streaming', heads)], shadow: true }),
+    order = heads.toSorted((a, b) => row!.leastRecall[b]! - row!.leastRecall[a]!);
   return STREAMING_SHARES.map((share) => {
-    const chosen = order.slice(0, Math.max(1, Math.round(share * layers))).sort((a, b) => a - b);
+    const chosen = order.slice(0, Math.max(1, Math.round(share * heads.length))).sort((a, b) => a - b);
     return policy(`streaming-${chosen.length}`, chosen);
   });
 }
 
-const newTally = (layers: number): Tally => ({
+const newTally = (shape: ModelShape): Tally => ({
   positions: 0,
   loss: 0,
   fullLoss: 0,
@@ -193,11 +198,11 @@ const newTally = (layers: number): Tally => ({
   answered: 0,
   lost: 0,
   ms: 0,
-  attention: newAttentionTally(layers),
+  attention: newAttentionTally(shape),
 });
 
 function measureItem(model: Model, prompt: Prompt, item: QualityItem, runs: readonly Run[]): void {
-  const full: Run = { policy: FULL, tally: newTally(model.plan.shape.layers) };
+  const full: Run = { policy: FULL, tally: newTally(model.plan.shape) };
   if (item.kind === 'question') {
     const answers = answer(model, prompt, item, item.draft, [full]),
       before = item.right(answers[0]!);

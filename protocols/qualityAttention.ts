@@ -4,7 +4,7 @@
  * the measure of a policy's quality takes a batch where a session takes a token after the other. `test/quality.test.ts` compares both.
  */
 import { chooserOf, keptTokens, votingQueries, type Policy } from './policy.ts';
-import { attended, grown, layoutOf, selections, type Layout, type LayerSelection } from './programs/mpcache/clusters.ts';
+import { attended, attendsToAll, grown, layoutOf, selections, type Layout, type LayerSelection } from './programs/mpcache/clusters.ts';
 import { wholeLevel } from './programs/mpcache/importance.ts';
 import { ALPHA_BITS } from './programs/mpcache/representatives.ts';
 import { scoreStep, unitOf } from './programs/mpcache/scores.ts';
@@ -19,7 +19,7 @@ export interface AttentionTally {
   compared: number;
   /** Sum of the shares of choices that the layer before made too. */
   overlap: number;
-  /** Share of full attention's mass, by layer: sum, and the least of a head's row. */
+  /** Share of full attention's mass: sum by layer, and the least of a row by layer and key/value head. */
   readonly recall: number[];
   readonly leastRecall: number[];
   /** Largest difference of a row's scores, nats, by layer; how many rows left what the quantiser takes. */
@@ -27,13 +27,13 @@ export interface AttentionTally {
   outside: number;
 }
 
-export const newAttentionTally = (layers: number): AttentionTally => ({
+export const newAttentionTally = ({ layers, kvHeads }: { readonly layers: number; readonly kvHeads: number }): AttentionTally => ({
   rows: 0,
   choosing: 0,
   compared: 0,
   overlap: 0,
   recall: Array.from({ length: layers }, () => 0),
-  leastRecall: Array.from({ length: layers }, () => 1),
+  leastRecall: Array.from({ length: layers * kvHeads }, () => 1),
   spans: Array.from({ length: layers }, () => 0),
   outside: 0,
 });
@@ -185,28 +185,28 @@ export class Branch {
       const step = this.steps[layer]![r],
         slots = all.subarray(0, kept.length + r + 1),
         chooses = step !== undefined && step.leader === layer && step.from === r;
-      if (chooses && !streams) this.choose(layer, r, step.layout, selection!, tile, slots, keys);
+      if (chooses && !streams && !attendsToAll(step.layout)) this.choose(layer, r, step.layout, selection!, tile, slots, keys);
       for (let g = 0; g < group; g++) {
         const head = tile.kv * group + g;
         let clusters: Int32Array | undefined;
         if (step) {
           const { layout: l } = step;
-          on.fill(0, 0, slots.length);
+          on.fill(!streams && attendsToAll(l) ? 1 : 0, 0, slots.length);
           on.fill(1, 0, l.head);
           on.fill(1, l.slots - l.tail, l.slots);
-          if (!streams) {
+          if (!streams && !attendsToAll(l)) {
             clusters = this.chosen.get(step.leader)![step.from]![selection!.dynamic.perHead === 'kv' ? tile.kv : head]!;
             for (const c of clusters) on.fill(1, l.head + c * l.size, l.head + (c + 1) * l.size);
           }
         } else on.fill(1, 0, slots.length);
-        this.weigh(layer, tile.z, (g * tile.queries + this.start + r) * tile.stride, r, slots, on, marks);
+        this.weigh(layer, tile.kv, tile.z, (g * tile.queries + this.start + r) * tile.stride, r, slots, on, marks);
         if (chooses && clusters) this.compare(r, head, clusters, step.layout, slots);
       }
     }
   }
 
   /** One head's row, which begins at `at`. `on`: which slots are attended to; `marks`: room for a row. */
-  private weigh(layer: number, z: Float32Array, at: number, r: number, slots: Int32Array, on: Uint8Array, marks: Uint8Array): void {
+  private weigh(layer: number, kv: number, z: Float32Array, at: number, r: number, slots: Int32Array, on: Uint8Array, marks: Uint8Array): void {
     const prompt = this.prompt,
       own = prompt + this.start,
       t = this.tally;
@@ -233,7 +233,8 @@ export class Branch {
     each((s) => (z[at + s]! /= sum));
     t.rows++;
     t.recall[layer]! += part / all;
-    t.leastRecall[layer] = Math.min(t.leastRecall[layer]!, part / all);
+    const place = layer * this.plan.shape.kvHeads + kv;
+    t.leastRecall[place] = Math.min(t.leastRecall[place]!, part / all);
   }
 
   /** How much of a choice the same head made in the layer before. */

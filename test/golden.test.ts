@@ -47,6 +47,7 @@ const TECHNIQUES: Readonly<Record<string, Policy>> = {
   'a choice for two tokens': selecting({ reuse: 2 }),
   'budgets of layers': selecting({}, { layers: { 1: { ratio: [0.7] }, 3: { ratio: [0.3] } } }),
   'streaming heads': selecting({}, { streaming: { 1: [0], 2: [1] } }),
+  'streaming heads alone': selecting({ ratio: [1] }, { streaming: { 1: [0], 2: [1] } }),
 };
 
 /** A session of a case: its prompt without the last token, then that one and the answer's, a step each. */

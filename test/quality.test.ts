@@ -14,6 +14,7 @@ import { measureQuality, streamingPolicies, withSpreads, type QualityText } from
 import { golden, tinyNotes } from './support/tinyNotes.ts';
 
 const artefact = tinyNotes(),
+  { layers, kvHeads } = artefact.shape,
   tokenizer = await readTokenizer('tiny-notes'),
   count = (text: string): number => tokenizer.encode(text).length;
 const clusters: Policy = {
@@ -93,6 +94,7 @@ describe('the quality of policies', () => {
     ['meanvar per query head in levels', { score: 'meanvar', perHead: 'query', sizes: [8, 4], ratio: [0.6, 0.4] }, {}],
     ['minmax', { score: 'minmax', sizes: [4] }, {}],
     ['layers in pairs', { sizes: [4] }, { sharing: 'pairs' }],
+    ['streaming heads beside heads that attend to all', { ratio: [1], always: { first: 1, recent: 2 } }, { streaming: { 1: [0], 4: [0] }, skipLayers: [0, 2] }],
     ['a choice for three tokens, streaming heads', { sizes: [4], reuse: 3 }, { streaming: { 1: [0], 4: [0] } }],
     ['eviction by the sum', null, { static: { keep: 0.5, window: 0.2, heads: 'sum', ranking: 'histogram' } }],
     [
@@ -126,7 +128,7 @@ describe('the quality of policies', () => {
     expect(() => sessionPerplexity(fine!, ids.slice(0, 46), 44)).not.toThrow();
   });
 
-  it('finds the layers that may stream', () => {
+  it('finds the heads that may stream', () => {
     const long: QualityText = {
         ids: golden()
           .find((c) => c.promptIds.length > 700)!
@@ -135,14 +137,14 @@ describe('the quality of policies', () => {
       },
       found = streamingPolicies({ artefact, texts: [long] }),
       rows = measureQuality({ artefact, policies: found, texts: [long] });
-    expect(found.map((p) => Object.keys(p.streaming).length)).toEqual([1, 2, 3]);
+    expect(found.map((p) => Object.values(p.streaming).flat().length)).toEqual([0.2, 0.35, 0.5, 0.65].map((s) => Math.round(s * layers * kvHeads)));
     for (const [i, row] of rows.entries()) {
       expect(row.attended).toBeLessThan(1);
       expect(row.cost.onlineBytes + row.cost.dealtBytes).toBeLessThan(
         policyCost(artefact, FULL, row.cost.promptTokens).token.onlineBytes + policyCost(artefact, FULL, row.cost.promptTokens).token.dealtBytes,
       );
-      const streams = (l: number): boolean => found[i]!.streaming[l] !== undefined;
-      expect(row.leastRecall.every((least, l) => (streams(l) ? least < 1 : least === 1))).toBe(true);
+      const streams = (h: number): boolean => found[i]!.streaming[Math.floor(h / kvHeads)]?.includes(h % kvHeads) ?? false;
+      expect(row.leastRecall.every((least, h) => (streams(h) ? least < 1 : least === 1))).toBe(true);
     }
   });
 

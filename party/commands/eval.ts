@@ -53,7 +53,7 @@ export const evalCommand = new Command('eval')
   .addOption(new Option('--questions <n>', 'with --policy: facts asked for').argParser(integer(0)).default(50))
   .addOption(new Option('--seed <n>', 'with --policy: of the facts').argParser(integer(0)).default(1))
   .option('--spread', "with --policy: measure first how far the scores of each layer's clusters lie apart, and quantise them as finely as that allows")
-  .option('--streaming', 'with --policy: also policies in which the layers that need no more attend to the beginning and the newest tokens alone')
+  .option('--streaming', 'with --policy: also policies in which the heads that need no more attend to the beginning and the newest tokens alone')
   .option('--report', "with --policy: write the rows beside the artefact as the model's quality report; mpcache is what it recommends")
   .option('--json', 'print the result as JSON on stdout')
   .action(async (o: Options) => {
@@ -94,7 +94,7 @@ export function windowsOf(ids: readonly number[], prefix: readonly number[], win
 }
 
 async function comparePolicies(o: Options, names: readonly string[]): Promise<void> {
-  const progress = new Progress({ silent: o.json === true }),
+  const progress = new Progress(),
     artefact = await artefactOf(o.model),
     { policies, rows, samples } = await measure({
       ...o,

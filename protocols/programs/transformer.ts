@@ -13,7 +13,7 @@ import { enter, entry, leave } from './ends.ts';
 import { fill } from './filled.ts';
 import { mlp } from './mlp.ts';
 import type { Choice } from './mpcache/attending.ts';
-import { grown, layoutOf } from './mpcache/clusters.ts';
+import { attendsToAll, grown, layoutOf } from './mpcache/clusters.ts';
 import { evict, planEviction } from './mpcache/eviction.ts';
 import { fillUnused } from './mpcache/gather.ts';
 import { represent } from './mpcache/representatives.ts';
@@ -76,7 +76,7 @@ function choiceOf(
 ): Choice | undefined {
   if (!selection) return undefined;
   const led = choices.get(selection.leader);
-  if (led?.rows && led.layout.slots === slots) return { selection, layout: led.layout, rows: led.rows, taken: true, representatives };
+  if (led && (led.rows || attendsToAll(led.layout)) && led.layout.slots === slots) return { selection, layout: led.layout, rows: led.rows, taken: true, representatives };
   const again = reused?.layout && reused.left > 0 ? grown(reused.layout, slots) : undefined,
     layout = again ?? layoutOf(selection, slots);
   if (reused) {
@@ -84,7 +84,7 @@ function choiceOf(
     reused.left = again ? reused.left - 1 : selection.dynamic.reuse - 1;
   }
   if (!layout) return undefined;
-  const rows = reused?.rows ?? (selection.leads ? keptRows(e, plan, selection, layout) : undefined),
+  const rows = reused?.rows ?? (selection.leads && !attendsToAll(layout) ? keptRows(e, plan, selection, layout) : undefined),
     choice = { selection, layout, rows, taken: again !== undefined, representatives };
   if (selection.leads) choices.set(l, choice);
   return choice;

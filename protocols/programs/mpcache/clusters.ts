@@ -16,7 +16,7 @@ export interface LayerSelection {
   readonly leader: number;
   /** Whether other layers take this layer's choice. */
   readonly leads: boolean;
-  /** Key/value heads that attend to the always attended slots alone, wherever there is something to choose. */
+  /** Key/value heads that attend to the always attended slots alone. */
   readonly streaming: readonly number[];
 }
 
@@ -61,7 +61,7 @@ export function choosingHeads(
   return { heads: (heads / kvHeads) * left, kvHeads: left };
 }
 
-/** Neighbouring heads that all stream or all choose, and where their rows begin: among all heads, among those that choose, in the packed rows. */
+/** Neighbouring heads that all stream or all do not, and where their rows begin: among all heads, among those that choose, in the packed rows. */
 export interface HeadRun {
   readonly streams: boolean;
   readonly first: number;
@@ -164,15 +164,18 @@ export interface Layout {
   readonly candidates: number;
   readonly chosen: number;
   readonly tail: number;
-  /** Coarsest first; each but the first ranks the children of what the one before kept. The last keeps `chosen` clusters of `size`. */
+  /**
+   * Coarsest first; each but the first ranks the children of what the one before kept. The last keeps `chosen` clusters of `size`. None where all candidates are
+   * attended to by the heads that do not stream.
+   */
   readonly levels: readonly Level[];
 }
 
 /**
- * The layout of a row, or undefined where nothing is left to choose. The budget is the last ratio of all finest clusters, the last, incomplete one included; the
+ * The layout of a row, or undefined where every head attends to everything. The budget is the last ratio of all finest clusters, the last, incomplete one included; the
  * always attended ones count in it, and at least one candidate is chosen. Candidates fill clusters of the coarsest size: what is left over is always attended to.
  */
-export function layoutOf({ dynamic, ratio }: LayerSelection, slots: number): Layout | undefined {
+export function layoutOf({ dynamic, ratio, streaming }: LayerSelection, slots: number): Layout | undefined {
   const { sizes, always } = dynamic,
     size = sizes.at(-1)!,
     coarse = sizes[0]! / size,
@@ -180,8 +183,8 @@ export function layoutOf({ dynamic, ratio }: LayerSelection, slots: number): Lay
     first = Math.min(Math.ceil(always.first / coarse) * coarse, complete),
     candidates = Math.max(0, Math.floor((complete - always.recent - first) / coarse) * coarse),
     all = Math.ceil(slots / size),
-    chosen = Math.max(1, Math.round(ratio.at(-1)! * all) - (all - candidates));
-  if (chosen >= candidates) return undefined;
+    chosen = Math.min(candidates, Math.max(1, Math.round(ratio.at(-1)! * all) - (all - candidates)));
+  if (candidates === 0 || (chosen === candidates && streaming.length === 0)) return undefined;
   const levels: Level[] = [];
   sizes.forEach((s, i) => {
     const width = s / size,
@@ -195,6 +198,9 @@ export function layoutOf({ dynamic, ratio }: LayerSelection, slots: number): Lay
 
 /** The same choice when slots have been added: they join the tail. */
 export const grown = (l: Layout, slots: number): Layout => ({ ...l, slots, tail: l.tail + slots - l.slots });
+
+/** Whether heads that do not stream attend to everything: there is nothing to choose. */
+export const attendsToAll = (l: Layout): boolean => l.levels.length === 0;
 
 /** Slots that a query attends to. */
 export const attended = (l: Layout): number => l.head + l.chosen * l.size + l.tail;
@@ -312,13 +318,17 @@ export function unusedRow(slots: number, unused: Slots, value: number, scale: nu
 /** The slots that no token fills, counted from the first candidate's. */
 export const unusedCandidates = (l: Layout, unused: Slots): Slots => within(unused, l.head, l.slots - l.tail).map(([from, to]) => [from - l.head, to - l.head]);
 
-/** The always attended slots that no token fills, as places in the packed rows of attended slots: head, chosen where the head chooses, tail. */
+/** The attended slots that no token fills, those of chosen clusters apart, as places in the packed rows of attended slots: head, chosen where the head chooses, tail. */
 export function unusedAttended(l: Layout, runs: readonly HeadRun[], unused: Slots): Slots {
   const [head, tail] = [within(unused, 0, l.head), within(unused, l.slots - l.tail, l.slots)];
   return runs.flatMap(({ streams, count, attended: start }) => {
     const length = streams ? l.head + l.tail : attended(l),
+      between = streams || !attendsToAll(l) ? [] : within(unused, l.head, l.slots - l.tail),
       moved = (ranges: Slots, by: number) => ranges.map(([from, to]) => [from + by, to + by] as const);
-    return Array.from({ length: count }, (_, i) => [...moved(head, start + i * length), ...moved(tail, start + (i + 1) * length - l.slots)]).flat();
+    return Array.from({ length: count }, (_, i) => [
+      ...moved([...head, ...between], start + i * length),
+      ...moved(tail, start + (i + 1) * length - l.slots),
+    ]).flat();
   });
 }
 

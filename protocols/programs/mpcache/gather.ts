@@ -14,7 +14,7 @@ import type { Engine } from '../../engines/engine.ts';
 import { columns, rearrange, rowSums, segmentSum, type Linear, type Move, type Slots } from '../../gates/linear.ts';
 import { mix, scores, type AttentionShape } from '../../gates/mul.ts';
 import { share, wire, type Tensor } from '../../tensor.ts';
-import { attended, equalRuns, pick, rowsOfChoosing, unusedCandidates, unusedRow, type HeadRun, type Layout } from './clusters.ts';
+import { attended, attendsToAll, equalRuns, pick, rowsOfChoosing, unusedCandidates, unusedRow, type HeadRun, type Layout } from './clusters.ts';
 
 /** A step's layout, heads in runs, and shape over the whole cache; `group` of the choosing heads choose together. */
 export interface Moved {
@@ -85,7 +85,7 @@ function shapeOf({ layout: l, shape, group }: Moved, r: HeadRun): AttentionShape
   return {
     ...shape,
     heads: r.count,
-    group: r.streams ? shape.group : group,
+    group: r.streams || attendsToAll(l) ? shape.group : group,
     past: slots - 1,
     capacity: slots,
     firstKv: 0,
@@ -95,7 +95,7 @@ function shapeOf({ layout: l, shape, group }: Moved, r: HeadRun): AttentionShape
 
 /**
  * Of each cache the attended slots, head, chosen clusters by rank and tail, by runs of heads: wires [run's heads / group, slots, dim] over Z_2^bits.
- * rows: wire [selectors, chosen, candidates]; undefined where all heads stream. 1 round for all caches.
+ * rows: wire [selectors, chosen, candidates]; undefined where no head chooses. 1 round for all caches.
  */
 export function* attendedSlots(e: Engine, moved: Moved, rows: Tensor | undefined, caches: readonly Tensor[], bits: number): Program<Tensor[][]> {
   const { layout: l, runs, shape, choosing, selectors } = moved,
@@ -106,6 +106,7 @@ export function* attendedSlots(e: Engine, moved: Moved, rows: Tensor | undefined
     always = (x: Tensor, from: number, count: number): Tensor => e.mod(e.linear(columns(kvHeads, capacity * dim, from * dim, count * dim), x), bits);
   return caches.map((x, which) => {
     const head = l.head > 0 ? always(x, 0, l.head) : undefined,
+      between = attendsToAll(l) ? always(x, l.head, l.candidates * l.size) : undefined,
       tail = l.tail > 0 ? always(x, l.slots - l.tail, l.tail) : undefined;
     return runs.map((r) => {
       const { capacity: slots, group } = shapeOf(moved, r),
@@ -115,7 +116,7 @@ export function* attendedSlots(e: Engine, moved: Moved, rows: Tensor | undefined
       for (let i = 0; i < r.count / group; i++) {
         const kv = Math.floor((r.first + i * group) / shape.group);
         if (head) put(i, 0, head, kv, l.head);
-        if (!r.streams) put(i, l.head, chosen[which]!, r.choosing / group + i, l.chosen * l.size);
+        if (!r.streams) put(i, l.head, between ?? chosen[which]!, between ? kv : r.choosing / group + i, l.chosen * l.size);
         if (tail) put(i, slots - l.tail, tail, kv, l.tail);
       }
       return into;
@@ -176,7 +177,7 @@ function belowAlways(moved: Moved, { slots, nats }: Empty, z: Tensor): BigInt64A
   for (const r of runs) {
     const { capacity } = shapeOf(moved, r);
     for (let h = 0; h < r.count; h++) {
-      out.set(row.subarray(0, l.head), r.attended + h * capacity);
+      out.set(row.subarray(0, r.streams || !attendsToAll(l) ? l.head : l.slots), r.attended + h * capacity);
       out.set(row.subarray(l.slots - l.tail), r.attended + (h + 1) * capacity - l.tail);
     }
   }

@@ -14,7 +14,8 @@
  * With `gather: 'values'`, as in the paper, the same rows gather keys and values (`gather.ts`): scores, comparisons, ranks, rows, keys and values, logits, a reference
  * (2), exponentials, 1 / sum, probabilities, output: 10 and the reference; 6 and the reference with another layer's rows.
  *
- * Streaming heads rank nothing and attend to head and tail: their other logits are computed (the product is one for all heads) but never opened.
+ * Streaming heads rank nothing and attend to head and tail: their other logits are computed (the product is one for all heads) but never opened. Where the other
+ * heads attend to everything, nothing is ranked in the layer: 4 rounds, and 2 for a reference.
  */
 import type { Program } from '../../engines/effects.ts';
 import type { Engine } from '../../engines/engine.ts';
@@ -29,6 +30,7 @@ import { choose, type Chosen } from './choosing.ts';
 import {
   alwaysAttended,
   attended,
+  attendsToAll,
   byCluster,
   byHead,
   candidateBlocks,
@@ -87,7 +89,7 @@ export function* chosenAttention(
   choice: Choice,
 ): Program<Tensor> {
   const { layout: l, selection } = choice,
-    choosing = choosingHeads(plan.shape, selection),
+    choosing = attendsToAll(l) ? { heads: 0, kvHeads: 0 } : choosingHeads(plan.shape, selection),
     parts = headRuns(l, plan.shape, selection),
     lengths = rowLengths(l, parts, attended(l)),
     a: Attending = {
@@ -192,7 +194,7 @@ function* byLogits(a: Attending): Program<Attended> {
   }
   return {
     row: yield* relative(a, attendedRow(e, l, parts, runs.array, zw, gathered), shift),
-    late: here,
+    late: here || !blocks,
     scatter(weights) {
       if (!blocks) return undefined;
       const chosen = e.linear(streams ? chosenPart(l, parts, choosing.heads) : columns(shape.heads, attended(l), l.head, l.chosen * l.size), weights),
@@ -290,6 +292,7 @@ function attendedRow(e: Engine, l: Layout, runs: readonly HeadRun[], lengths: Ui
     );
   for (const r of runs)
     if (r.streams) e.store(row, r.attended, head + tail, all, r.logits, head + tail, r.count, head + tail);
+    else if (attendsToAll(l)) e.store(row, r.attended, n, all, r.logits, slots, r.count, slots);
     else {
       e.store(row, r.attended, n, all, r.logits, slots, r.count, head);
       e.store(row, r.attended + head, n, chosen!, r.choosing * middle, middle, r.count, middle);
@@ -306,6 +309,10 @@ function wholeRow(e: Engine, l: Layout, runs: readonly HeadRun[], count: number,
   for (const r of runs) {
     const n = r.streams ? head + tail : attended(l),
       to = r.first * slots;
+    if (n === slots) {
+      e.store(row, to, slots, attendedOnes, r.attended, n, r.count, n);
+      continue;
+    }
     e.store(row, to, slots, attendedOnes, r.attended, n, r.count, head);
     if (!r.streams) e.store(row, to + head, slots, candidates!, r.choosing * middle, middle, r.count, middle);
     e.store(row, to + slots - tail, slots, attendedOnes, r.attended + n - tail, n, r.count, tail);

@@ -1,7 +1,7 @@
 /**
  * Softmax over attended logits, and what it makes of values: relative to a reference near each row's maximum, normalised before or after values are weighed.
  *
- * Scales. Normalised last (where a layer ranks): exponentials 2^13, values 2^10, 1 / sum 2^sr, all in Z_2^48. Normalised first (with another layer's rows, or gathered
+ * Scales. Normalised last (where a layer ranks or nothing is scattered): exponentials 2^13, values 2^10, 1 / sum 2^sr, all in Z_2^48. Normalised first (with another layer's rows, or gathered
  * values): exponentials 2^sp in Z_2^n, 1 / sum 2^sr, probabilities 2^(sp + sr) in Z_2^n, narrowed to 2^13 in Z_2^a; with values 2^10 in Z_2^a.
  */
 import type { Program } from '../../engines/effects.ts';
@@ -102,15 +102,17 @@ export function* normalisedFirst(a: Attending, { row, scatter, output }: Attende
   return result!;
 }
 
-/** Exponentials meet values first, and 1 / sum comes with what is scattered: 4 rounds over a ring that holds the product of both. */
+/** Exponentials meet values first, and 1 / sum comes with what is scattered: 4 rounds, 3 without, over a ring that holds the product of both. */
 export function* normalisedLast(a: Attending, { row, scatter, output }: Attended): Program<Tensor> {
   const { e, layer, shape, choice } = a,
     { reciprocal } = layer.attention,
     form = lateBudget(layer.attention, attended(choice.layout)),
     { p, sums } = yield* exponentials(a, row, form),
     more = reciprocal.outputScale - form.reciprocalScale,
-    [r, back] = yield* e.open([{ x: e.windows(windowsBelow(reciprocal, form.high), sums), bits: Math.min(64, form.ring + more) }, scatter(p)!]),
-    [sum] = yield* e.open([output(p, back)]),
+    inverse = { x: e.windows(windowsBelow(reciprocal, form.high), sums), bits: Math.min(64, form.ring + more) },
+    scattered = scatter(p),
+    [r, found] = yield* e.open([inverse, scattered ?? output(p, undefined)]),
+    [sum] = scattered ? yield* e.open([output(p, found)]) : [found],
     [result] = yield* e.open([e.mul(scaleRows(shape.heads, shape.dim), sum!, e.narrow(r!, more))]);
   return result!;
 }
