@@ -292,11 +292,15 @@ export async function openModel(model: string): Promise<OpenModel> {
   };
 }
 
-/** @throws CachetError 'model' if there is none, or one that cannot be used; 'usage' for a random model, which has none. */
+/**
+ * Of a folder its tokenizer.json, unless only a GGUF file in it has a chat template.
+ * @throws CachetError 'model' if there is none, or one that cannot be used; 'usage' for a random model, which has none.
+ */
 export async function readTokenizer(model: string): Promise<Tokenizer> {
   const folder = modelFolder(model),
-    path = !isGguf(model) && existsSync(join(folder, 'tokenizer.json')) ? undefined : ggufPath(model),
-    { json, config } = path === undefined ? await folderTokenizer(folder) : ggufTokenizer(openGguf(path));
+    path = ggufPath(model),
+    own = path === undefined || (!isGguf(model) && existsSync(join(folder, 'tokenizer.json'))) ? await folderTokenizer(folder) : undefined,
+    { json, config } = path === undefined || (own && 'chat_template' in own.config) ? own! : ggufTokenizer(openGguf(path));
   return new Tokenizer(json, config);
 }
 

@@ -44,7 +44,8 @@ export type EngineStart =
 /** Worker to main. `round`, `input`, `output` and `turn` block the worker until it is told that they are complete. */
 export type EngineMessage =
   | { readonly type: 'round'; readonly out: number; readonly into: number; readonly bytes: number; readonly hash: DesyncHash }
-  | { readonly type: 'input'; readonly into: number; readonly bytes: number; readonly optional: boolean }
+  /** `taken`: dealt bytes of the first stream that the engine has taken in all. */
+  | { readonly type: 'input'; readonly into: number; readonly bytes: number; readonly optional: boolean; readonly taken: number }
   | { readonly type: 'output'; readonly out: number; readonly bytes: number }
   /** The program is ready for another turn. */
   | { readonly type: 'turn' }

@@ -90,7 +90,9 @@ class Run implements DealtSource, DealtSink {
           this.ask({ type: 'round', out: effect.out, into: effect.into, bytes: effect.bytes, hash: effect.hash });
           break;
         case 'input':
-          this.ask({ type: 'input', into: effect.into, bytes: effect.bytes, optional: effect.optional });
+          // Another engine may go on from here.
+          this.release();
+          this.ask({ type: 'input', into: effect.into, bytes: effect.bytes, optional: effect.optional, taken: this.taken[0] });
           effect.over = this.reply[0] === REPLY.over;
           break;
         case 'output':

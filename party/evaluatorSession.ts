@@ -43,7 +43,7 @@ export interface EvaluatorSessionOptions {
 /** How long a token's round is waited for without sleeping. */
 const POLL_MS = 1;
 
-type Ask = Extract<EngineMessage, { type: 'input' | 'turn' }>;
+type Ask = Omit<Extract<EngineMessage, { type: 'input' }>, 'taken'> | Extract<EngineMessage, { type: 'turn' }>;
 
 /** The end of a step at an engine. */
 interface Reached extends Pick<Extract<EngineMessage, { type: 'step' }>, 'skipped' | 'hash' | 'dealt' | 'rounds' | 'waitDealtMs'> {
@@ -70,7 +70,6 @@ export class EvaluatorSession {
   /** P0, relaying: bytes that it consumed in all, and what P1 allows: nothing before it is there. */
   private consumed = 0;
   /** Dealt bytes of the steps so far. */
-  private taken = 0;
   private relayLimit = 0;
   private steps = 0;
   private rows = 0;
@@ -247,7 +246,6 @@ export class EvaluatorSession {
         }
         break;
       case 'step':
-        this.taken = m.dealt[0]!;
         this.reached.push({ ...m, rows: this.rows, ms: performance.now() - this.stepStarted });
         this.settleSteps();
         break;
@@ -278,7 +276,7 @@ export class EvaluatorSession {
       keys,
       kernels,
       steps: this.steps + this.reached.length,
-      taken: this.taken,
+      taken: m.taken,
       onConsumed: (total) => {
         this.consumed = total;
         this.credit();

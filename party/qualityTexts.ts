@@ -1,5 +1,6 @@
 /** What policies are compared on: pieces of a text to go on with, and generated facts to ask for. */
 import { EMBEDDED_MODEL } from '../client/node.ts';
+import { privateIds } from '../client/generate.ts';
 import { needles, notes, type FactText } from '../client/questions.ts';
 import type { Tokenizer } from '../client/tokenizer.ts';
 import type { Artefact } from '../protocols/artefact.ts';
@@ -109,7 +110,7 @@ function questionsAbout(artefact: Artefact, tokenizer: Tokenizer, { text, questi
           : tokenizer.chat([{ role: 'user', content: `${text}\n\nQuestion: ${question}` }], true),
       ),
     ),
-    [first, ...rest] = prompts,
+    [first, ...rest] = prompts.map((ids) => [...artefact.prefixIds, ...privateIds(artefact, ids)]),
     differ = first!.findIndex((id, i) => rest.some((p) => p[i] !== id)),
     common = differ < 0 ? first!.length - LAST : differ - 2;
   return {

@@ -33,7 +33,7 @@ export function policyCost(
   tokens: number,
 ): { readonly token: StepCost; readonly eviction: { readonly rounds: number; readonly bytes: number } | null } {
   // A prompt of one token, which competes with the filled ones, then the token.
-  const [prompt, token] = meterSession(artefact, { promptTokens: 1, maxTokens: 2, filled: tokens - 1, policy, evictFilled: true }).steps;
+  const [prompt, token] = meterSession(artefact, { promptTokens: 1, maxTokens: 2, filled: tokens - 1, policy, evictFilled: true }, [], 0).steps;
   const once = (of: ReadonlyMap<string, number>): number => (of.get('eviction') ?? 0) + (of.get('representatives') ?? 0);
   return {
     token: token!,
@@ -84,11 +84,12 @@ const withoutSelection = (p: Policy): Policy =>
 export const cheapestPolicy = (artefact: Artefact, policies: readonly Policy[], tokens: number, answer: number): Policy =>
   policyChoices(artefact, policies, tokens, answer)[0]!.policy;
 
-/** `turns`: those after the first. */
+/** `turns`: those after the first. `aheadTokens`: as `session` takes it; with 0 each step has all that is dealt for it. */
 export function meterSession(
   artefact: Artefact,
   spec: Pick<SessionSpec, 'promptTokens' | 'maxTokens'> & Partial<Pick<SessionSpec, 'dealer' | 'filled' | 'policy' | 'evictFilled'>>,
   turns: readonly Turn[] = [],
+  aheadTokens?: number,
 ): SessionCost {
   const meter = new Meter(),
     first: Turn = { tokens: spec.promptTokens, answer: spec.maxTokens },
@@ -104,6 +105,7 @@ export function meterSession(
     spec.policy,
     spec.evictFilled,
     spec.dealer === 'store' ? 0 : undefined,
+    aheadTokens,
   ))
     if (effect.kind === 'turn') effect.turn = waiting.shift();
   const steps = filled > 0 ? meter.steps.slice(1) : meter.steps,

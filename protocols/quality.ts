@@ -160,7 +160,7 @@ export function withSpreads(o: QualityOptions): Policy[] {
 /** Clusters of 16 that streaming layers attend to: the first, which hold the public prefix and the sink, and the newest. */
 const STREAMING = { first: 2, recent: 16 };
 /** Shares of the key/value heads that stream. */
-const STREAMING_SHARES = [0.2, 0.35, 0.5, 0.65];
+const STREAMING_SHARES = [0.1, 0.2, 0.35, 0.5];
 
 /**
  * Policies under which some key/value heads attend to the beginning and the newest 256 tokens alone, the others to everything: those heads that pay least

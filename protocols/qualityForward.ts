@@ -80,8 +80,12 @@ export function* realForward(
   for (const [l, layer] of plan.layers.entries()) {
     e.layer = l;
     const [xw] = yield* e.open([{ x: current, bits: layer.norm1.openBits }]),
-      h = yield* operand(e, layer.q, yield* norm(e, layer.norm1, xw!, rows, width, 'squares')),
-      [q, k, v] = yield* e.open([yield* project(e, layer.q, h, rows), yield* project(e, layer.k, h, rows), yield* project(e, layer.v, h, rows)]),
+      h = yield* operand(e, plan, layer.q, yield* norm(e, layer.norm1, xw!, rows, width, 'squares')),
+      [q, k, v] = yield* e.open([
+        yield* project(e, plan, layer.q, h, rows),
+        yield* project(e, plan, layer.k, h, rows),
+        yield* project(e, plan, layer.v, h, rows),
+      ]),
       rotated = (y: Tensor, n: number): Float64Array => (tables ? e.linear(rope(tables, rows, n * dim, 0, n, dim, 0), y) : y).real!,
       own = rotated(k!, kvHeads),
       { keys, values, capacity } = caches[l]!;
@@ -94,7 +98,7 @@ export function* realForward(
       }
     const mixed = e.zeros(share(rows * heads * dim, 64, plan.residualScale - layer.o.fraction));
     mix(mixed.real!, plan, caches[l]!, rotated(q!, heads), rows, slots, (tile) => attend(l, tile, caches[l]!));
-    const middle = e.add(current, yield* project(e, layer.o, yield* operand(e, layer.o, mixed), rows)),
+    const middle = e.add(current, yield* project(e, plan, layer.o, yield* operand(e, plan, layer.o, mixed), rows)),
       [mw] = yield* e.open([{ x: middle, bits: layer.norm2.openBits }]);
     current = e.add(middle, yield* mlp(e, plan, layer, mw!, rows));
   }

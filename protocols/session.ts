@@ -3,20 +3,21 @@ import { z } from 'zod';
 import type { Kernels } from '../kernels/kernels.ts';
 import type { Arena } from '../kernels/memory.ts';
 import { bindPlan, partyBytes, type Artefact } from './artefact.ts';
-import { entryColumns, isSecret, logitRing, secretBytes } from './secret.ts';
+import { entryColumns, isSecret, logitRing, secretBytes, secretTensors } from './secret.ts';
 import { Dealer, type DealerKeys } from './engines/dealer.ts';
 import type { BulkRunner, DealtSink, DealtSource, Program, Turn } from './engines/effects.ts';
 import type { Trace } from './engines/engine.ts';
 import { Evaluator, type EvaluatorKeys } from './engines/evaluator.ts';
 import { CachetError } from './errors.ts';
 import { checkPolicy, policyDifference, policySchema } from './policy.ts';
+import { aheadBytes } from './programs/ahead.ts';
 import { evictionBytes } from './programs/mpcache/eviction.ts';
 import { REPRESENTATIVES_BYTES } from './programs/mpcache/representatives.ts';
 import { session, TURN_ROWS } from './programs/transformer.ts';
 
 export type { DealerKeys, EvaluatorKeys };
 
-export const PROTOCOL_VERSION = 5;
+export const PROTOCOL_VERSION = 6;
 
 /**
  * Who deals the correlated randomness: a helper, the client for itself (two parties; it may know all masks of its own session), or somebody did before,
@@ -207,6 +208,12 @@ export function arenaBytes(role: 'evaluator' | 'helper', artefact: Artefact, spe
     weights = secret ? secretBytes(role, artefact.header) : role === 'evaluator' ? partyBytes(artefact) : 0,
     // One-hot rows: share, wire, mask, packed both ways; logits, and what a knockout of them keeps.
     ends = secret ? 5 * 8 * entryColumns(s) * Math.max(first, later) + (artefact.header.secret?.hideLogits ? 60 : 5) * 8 * s.vocab : 0,
+    ahead = secret
+      ? aheadBytes(
+          secretTensors(artefact.header).filter((t) => t.kind === 'matrix'),
+          spec.context - first,
+        )
+      : 0,
     tables = 16 << 20;
   // Per logit: wires and shares of logits (twice), words, probabilities, temporaries; per activation the same.
   const rule = spec.policy.static,
@@ -215,5 +222,5 @@ export function arenaBytes(role: 'evaluator' | 'helper', artefact: Artefact, spe
     representatives = spec.policy.dynamic?.score === 'minmax' ? REPRESENTATIVES_BYTES + cache : 0,
     // Copies of a layer's candidates and of what is attended to; an answer's slots in all layers, opened again.
     moved = spec.policy.dynamic?.gather === 'values' ? 8 * 20 * s.heads * s.headDim * context + 6 * cache : 0;
-  return weights + ends + tables + cache + eviction + representatives + moved + 8 * (40 * logits + 40 * activations) + (32 << 20);
+  return weights + ends + ahead + tables + cache + eviction + representatives + moved + 8 * (40 * logits + 40 * activations) + (32 << 20);
 }

@@ -47,6 +47,17 @@ export class Tensor implements TensorSpec {
     this.boolean = spec.boolean;
     this.cyclic = spec.cyclic ?? false;
   }
+
+  /** Some of its elements, in place. A wire's part keeps the opening's number, not its place in that opening's stream: caches do not take it. */
+  part(from: number, size: number): Tensor {
+    const y = new Tensor({ form: this.form, size, bits: this.bits, scale: this.scale, boolean: this.boolean, cyclic: this.cyclic });
+    y.lane = this.lane && this.lane + 8 * from;
+    y.mask = this.mask && this.mask + 8 * from;
+    y.halves = this.halves;
+    y.root = this.root;
+    y.real = this.real?.subarray(from, from + size);
+    return y;
+  }
 }
 
 export const share = (size: number, bits: number, scale: number): TensorSpec => ({ form: 'share', size, bits, scale, boolean: false });

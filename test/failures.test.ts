@@ -155,7 +155,7 @@ describe('a man in the middle', () => {
       refused = expectControl(link, 'ready', 3000);
     link.control({ type: 'hello', role: 'client', ticket: new Uint8Array(16), nonce: new Uint8Array(32), spec: { version: 1 } } as never);
     await expect(refused).rejects.toThrow(
-      /bad control message, field spec.version; expected the messages of protocol version 5; got invalid_value; try: run the same version/,
+      /bad control message, field spec.version; expected the messages of protocol version 6; got invalid_value; try: run the same version/,
     );
   });
 });

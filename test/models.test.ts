@@ -217,6 +217,18 @@ describe('checkpoints', () => {
     expect((await readTokenizer(at)).encode('ab<end>ba')).toEqual([2, 3, 1, 0]);
   });
 
+  it('a GGUF file has the chat template where the tokenizer.json beside it has none', async () => {
+    const { shape, w } = families.find((f) => inGguf(f.shape))!,
+      template = '{% for m in messages %}<end>{{ m.content }}{% endfor %}',
+      gguf = writeGguf({ ...ggufMetadata(shape), ...TOKENIZER, 'tokenizer.chat_template': template }, ggufTensors(w)),
+      { json } = ggufTokenizer(readGguf(bytesSource(gguf))),
+      said = async (files: Parameters<typeof folderWith>[0]): Promise<string> =>
+        (await readTokenizer(folderWith(files))).chat([{ role: 'user', content: 'ab' }]);
+    expect(await said({ 'small.gguf': gguf, 'tokenizer.json': json })).toBe('<end>ab');
+    expect(await said({ 'small.gguf': gguf, 'tokenizer.json': json, 'chat_template.jinja': '{{ messages[0].content }}' })).toBe('ab');
+    expect(await said({ 'tokenizer.json': json })).toBe('ab\n');
+  });
+
   it.each(Object.keys(ENCODERS))('GGUF with matrices in %s', (type) => {
     const shape: ModelShape = { ...vectors.logits[1]!.shape, layers: 1, width: 256, heads: 8, kvHeads: 4, headDim: 32, inner: 512, vocab: 8 },
       w = patternWeights(shape, { qkv: false, o: false, mlp: false }, vectors.roles),

@@ -137,7 +137,7 @@ describe('the quality of policies', () => {
       },
       found = streamingPolicies({ artefact, texts: [long] }),
       rows = measureQuality({ artefact, policies: found, texts: [long] });
-    expect(found.map((p) => Object.values(p.streaming).flat().length)).toEqual([0.2, 0.35, 0.5, 0.65].map((s) => Math.round(s * layers * kvHeads)));
+    expect(found.map((p) => Object.values(p.streaming).flat().length)).toEqual([0.1, 0.2, 0.35, 0.5].map((s) => Math.round(s * layers * kvHeads)));
     for (const [i, row] of rows.entries()) {
       expect(row.attended).toBeLessThan(1);
       expect(row.cost.onlineBytes + row.cost.dealtBytes).toBeLessThan(

@@ -8,9 +8,9 @@ import { chooser } from '../../client/head.ts';
 import { PrivateSession, type StepReport } from '../../client/session.ts';
 import type { Artefact } from '../../protocols/artefact.ts';
 import { meterSession } from '../../protocols/cost.ts';
-import type { StepCost } from '../../protocols/engines/engine.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { keptTokens, type Policy } from '../../protocols/policy.ts';
+import { AHEAD_TOKENS } from '../../protocols/programs/ahead.ts';
 import { checkSpec, PROTOCOL_VERSION, weightsOf, type SessionSpec } from '../../protocols/session.ts';
 import { engineSpace } from '../engine.ts';
 import { Trio, type TrioEvent, type TrioOptions } from '../launch.ts';
@@ -24,6 +24,7 @@ export interface Spread {
   readonly max: number;
 }
 
+/** Of a token or prefill; with private weights a mean over the session's steps, some of which bring what is dealt ahead for later ones. */
 interface Cost {
   readonly rounds: number;
   /** All parties together, headers included. */
@@ -90,6 +91,8 @@ const WARM_TOKENS = 3,
 /** Tokens' material that fits the evaluators' and the helper's rings together. */
 const DEALT_AT_ONCE = 8;
 const COLLECT_MS = 500;
+/** In which evaluators have computed ahead what they can. */
+const AHEAD_MS = 2_000;
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => void setTimeout(resolve, ms));
 
@@ -122,15 +125,18 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     ring = engineSpace('evaluator', artefact, shape(steps), o.aheadMib, { whole: true }).rings[0],
     // Both evaluators' bytes are more than one's.
     fits = predicted.dealtBytes <= ring,
+    // With private weights evaluators compute ahead for so many tokens, first before the prompt.
+    ahead = weightsOf(artefact) === 'private' && task === 'decode',
     // What may be dealt before it is asked for waits at the evaluators and at the helper.
-    group = Math.max(1, Math.floor(ring / predicted.dealtBytes)),
+    fitting = Math.max(1, Math.floor(ring / predicted.dealtBytes)),
+    group = ahead ? 2 ** Math.floor(Math.log2(Math.min(fitting, AHEAD_TOKENS))) : fitting,
     after = task === 'decode' ? Math.ceil((4 * ring) / predicted.dealtBytes) : 0;
   const warm = task === 'decode' ? WARM_READY : 0;
   checkSpec(artefact, shape(skip + Math.max(after, warm) + steps));
   const trio = await Trio.start(o.model, { net: o.net, aheadMib: o.aheadMib, threads: o.threads, benchmark: true, ...(o.parts && { models: o.parts }) }),
     choose = chooser(artefact),
     prompt = Array.from({ length: promptTokens }, (_, i) => 5 + ((i * 37) % (artefact.shape.vocab - 5))),
-    last: { reports: readonly StepReport[]; ended: readonly TrioEvent[] } = { reports: [], ended: [] };
+    last: { steps: number; reports: readonly StepReport[]; ended: readonly TrioEvent[] } = { steps: 0, reports: [], ended: [] };
   /** Of the session before. */
   const dealMs = (): number => last.ended.find((e) => e.role === 'helper')?.stepMs ?? 0;
   const run = async (n: number, ready: boolean, name: string): Promise<number[]> => {
@@ -148,10 +154,10 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     if (evicts) ids = [choose(await session.step(ids))];
     for (let i = 0; i < n; i++) {
       o.onProgress(`${name}, ${task === 'decode' ? `token ${i + 1} of ${n}` : `${promptTokens} tokens`}`);
-      if (ready && i % group === 0) {
+      if (ready && (ahead ? i === 0 || (i - 1) % group === 0 : i % group === 0)) {
         // As many tokens as fit the ring, one after another as in use: after a pause a core is cold. The helper is idle when they begin.
         await session.dealtAhead();
-        await pause(dealMs() * DEALT_AT_ONCE);
+        await pause(Math.max(dealMs() * DEALT_AT_ONCE, ahead ? AHEAD_MS : 0));
       }
       const start = performance.now(),
         result = await session.step(ids);
@@ -159,6 +165,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
       times.push(performance.now() - start);
     }
     await session.stop();
+    last.steps = skip + n;
     last.reports = session.reports.slice(skip);
     last.ended = await trio.ended(session.id);
     // Parties give a session's memory back before the next one's is reserved.
@@ -179,8 +186,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
   } finally {
     await trio.stop();
   }
-  const { rounds, onlineBytes, dealtBytes } = last.reports[0]!,
-    of = (role: string): TrioEvent => last.ended.find((e) => e.role === role)!,
+  const of = (role: string): TrioEvent => last.ended.find((e) => e.role === role)!,
     mib = (bytes: number): number => Math.round(bytes / 2 ** 20);
   return {
     task,
@@ -197,11 +203,9 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     dealMs: of('helper').stepMs!,
     endToEndMs: spread(endToEnd),
     after,
-    rounds,
-    onlineBytes,
-    dealtBytes,
+    ...costOf(last.reports, ahead),
     attentionBytes: predicted.parts.get('attention') ?? 0,
-    predicted: costOf(predicted),
+    predicted: costOf(ahead ? meterSession(artefact, shape(last.steps)).steps.slice(skip) : [predicted], ahead),
     peakRssMiB: { p0: mib(of('p0').memory!), p1: mib(of('p1').memory!), helper: mib(of('helper').memory!), client: mib(peakResident()) },
     commit: commit(),
     cpu: describeMachine(),
@@ -217,7 +221,12 @@ export function keptContext(policy: Policy, { shape, prefixIds }: Artefact, toke
 
 const spread = (ms: readonly number[]): Spread => ({ median: median(ms), min: Math.min(...ms), max: Math.max(...ms) });
 
-const costOf = ({ rounds, onlineBytes, dealtBytes }: StepCost): Cost => ({ rounds, onlineBytes, dealtBytes });
+/** Of the first step, or a mean over all. */
+function costOf(steps: readonly Cost[], mean: boolean): Cost {
+  const of = mean ? steps : steps.slice(0, 1),
+    each = (cost: (s: Cost) => number): number => Math.round(of.reduce((sum, s) => sum + cost(s), 0) / of.length);
+  return { rounds: each((s) => s.rounds), onlineBytes: each((s) => s.onlineBytes), dealtBytes: each((s) => s.dealtBytes) };
+}
 
 /** The sources' commit, where they are a git repository. */
 function commit(): string | null {

@@ -117,24 +117,26 @@ export class Dealer extends LocalEngine implements DealContext {
     this.kernels.reduce(x.mask, x.mask, x.bits, x.size);
   }
 
-  protected override *exchange(_: readonly Tensor[], wires: readonly Tensor[], __: number, firstGate: number): Program<void> {
+  protected override *exchange(): Program<void> {}
+
+  protected override drawMasks(wires: readonly Tensor[]): void {
     const top = this.mark();
-    if (!this.drawInBulk(wires, firstGate)) {
-      const other = this.scratch(Math.max(...wires.map((w) => w.size)));
-      wires.forEach((w, i) => {
-        this.masks[0].draw(w.mask, firstGate + i, w.bits, w.size);
-        this.masks[1].draw(other, firstGate + i, w.bits, w.size);
+    if (!this.drawInBulk(wires)) {
+      const other = this.scratch(Math.max(0, ...wires.map((w) => w.size)));
+      for (const w of wires) {
+        this.masks[0].draw(w.mask, w.root, w.bits, w.size);
+        this.masks[1].draw(other, w.root, w.bits, w.size);
         open.deal(this.kernels, w, other);
-      });
+      }
     }
     this.arena.release(top);
   }
 
   /** The masks of a large opening by the backend, if it does that; both halves of all wires at once. */
-  private drawInBulk(wires: readonly Tensor[], firstGate: number): boolean {
+  private drawInBulk(wires: readonly Tensor[]): boolean {
     if (!this.bulk?.runner.kinds.includes('prg') || wires.reduce((n, w) => n + w.size, 0) < BULK_MASKS) return false;
     const others = wires.map((w) => this.scratch(w.size)),
-      jobs = wires.flatMap((w, i) => [this.masks[0].job(w.mask, firstGate + i, w.bits, w.size), this.masks[1].job(others[i]!, firstGate + i, w.bits, w.size)]);
+      jobs = wires.flatMap((w, i) => [this.masks[0].job(w.mask, w.root, w.bits, w.size), this.masks[1].job(others[i]!, w.root, w.bits, w.size)]);
     if (!this.bulk.runner.run(jobs)) runInPlace(this.kernels, jobs);
     wires.forEach((w, i) => open.deal(this.kernels, w, others[i]!));
     return true;

@@ -19,7 +19,7 @@ import { open } from '../gates/open.ts';
 import { spline } from '../gates/spline.ts';
 import { widen } from '../gates/widen.ts';
 import { windowsIdeal, type WindowsParams } from '../gates/windows.ts';
-import { Tensor, type Constant, type TensorSpec, type WeightWire } from '../tensor.ts';
+import { share, Tensor, wire, type Constant, type TensorSpec, type WeightWire } from '../tensor.ts';
 import { FLUSH_BYTES, type DesyncHash, type Program, type Turn, type TurnEffect } from './effects.ts';
 
 /**
@@ -238,12 +238,21 @@ export abstract class Engine {
     this.following = true;
   }
 
-  /** Passes over one step; the evaluators know that it does not come, the dealer does not. `program` must yield nothing then. */
-  *skip(size: number, scale: number, bits: number, program: (x: Tensor) => Program<void>): Program<void> {
+  /** Makes what outlives a step: an engine that follows gives it the same places and writes nothing. */
+  placing<T>(make: () => T): T {
+    const { following } = this;
+    if (following) [this.skipping, this.attaching] = [false, true];
+    const made = make();
+    if (following) [this.skipping, this.attaching] = [true, false];
+    return made;
+  }
+
+  /** Passes over one step; the evaluators know that it does not come, the dealer does not. `program` must yield nothing then; `end` ends the step. */
+  *skip(size: number, scale: number, bits: number, program: (x: Tensor) => Program<void>, end: () => void): Program<void> {
     this.skipping = true;
     yield* program(this.tensor({ form: 'share', size, bits, scale, boolean: false }));
     this.gateNumber++; // the output's
-    this.endStep();
+    end();
     this.skipping = false;
   }
 
@@ -283,8 +292,8 @@ export abstract class Engine {
   }
 
   // ---- gates ------------------------------------------------------------------------------------------------------------------------
-  /** Opens shares in one round, each over its own ring or `bits` of it. */
-  *open(items: readonly (Tensor | { x: Tensor; bits: number })[]): Program<Tensor[]> {
+  /** Opens shares in one round, each over its own ring or `bits` of it, under a fresh mask or under one of `maskAhead`. */
+  *open(items: readonly (Tensor | { x: Tensor; bits: number; mask?: Tensor | undefined })[]): Program<Tensor[]> {
     const shares = items.map((i) => (i instanceof Tensor ? i : i.x));
     const first = this.gateNumber;
     let bytes = 0;
@@ -293,10 +302,14 @@ export abstract class Engine {
       this.absorb(open.name, spec.size, spec.bits, spec.scale);
       this.gateNumber++;
       const size = open.cost(spec),
-        w = this.tensor(spec);
+        w = this.tensor(spec),
+        ahead = item instanceof Tensor ? undefined : item.mask;
       w.halves = true;
-      w.root = first + i;
-      if (this.has.mask && !w.mask) w.mask = this.allocate(w.size);
+      if (ahead) takeMask(w, ahead);
+      else {
+        w.root = first + i;
+        if (this.has.mask && !w.mask) w.mask = this.allocate(w.size);
+      }
       bytes += size;
       this.count(open.name, 2 * size, 0);
       return w;
@@ -305,13 +318,39 @@ export abstract class Engine {
     this.step.rounds++;
     if (this.part !== '') this.step.partRounds.set(this.part, (this.step.partRounds.get(this.part) ?? 0) + 1);
     this.step.onlineBytes += 2 * framedBytes(bytes);
-    yield* this.exchange(shares, wires, bytes, first);
+    this.drawMasks(wires.filter((w, i) => w.root === first + i));
+    yield* this.exchange(shares, wires, bytes);
     this.trace?.gate(first, open.name, this.layer, wires.length, elements(wires), 1, 2 * bytes, 0);
     if (this.observe) wires.forEach((w, i) => this.observe!(first + i, open.name, [w], [shares[i]!]));
     return wires;
   }
 
-  protected abstract exchange(shares: readonly Tensor[], wires: readonly Tensor[], bytes: number, firstGate: number): Program<void>;
+  protected abstract exchange(shares: readonly Tensor[], wires: readonly Tensor[], bytes: number): Program<void>;
+
+  /** What this engine holds of the masks of wires, by the stream of the number in `root`. */
+  protected drawMasks(_wires: readonly Tensor[]): void {}
+
+  /** A mask before anything is opened under it: a wire without its public part. It serves one opening, of a tensor of its size over its ring. */
+  maskAhead(size: number, bits: number): Tensor {
+    const w = this.tensor(wire(size, bits, 0));
+    w.halves = true;
+    w.root = this.gateNumber;
+    if (this.has.mask && !w.mask) w.mask = this.allocate(size);
+    this.absorb('maskAhead', size, bits, 0);
+    if (!this.skipping && !this.attaching) this.drawMasks([w]);
+    this.finished('maskAhead', [w], []);
+    return w;
+  }
+
+  /** [r_x] m_W of a wire whose public part is not there yet: what `mulWeights` takes of it. Local; nothing but the evaluators computes it. */
+  maskProduct(w: WeightWire, rows: number, x: Tensor): Tensor {
+    const z = this.tensor(share(rows * w.cols, Math.min(x.bits, w.bits), 0));
+    this.absorb('maskProduct', z.size, z.bits, x.size);
+    if (!this.skipping && !this.attaching) this.weighMask(z, w, rows, x);
+    this.finished('maskProduct', [z], [x]);
+    return z;
+  }
+  protected weighMask(_z: Tensor, _w: WeightWire, _rows: number, _x: Tensor): void {}
 
   narrow(x: Tensor, shift: number): Tensor {
     return shift === 0 ? x : this.apply(narrow, { shift }, [x])[0]!;
@@ -380,8 +419,16 @@ export abstract class Engine {
   /** Deals the halves of a narrowed wire's mask, once. */
   withHalves(x: Tensor): Tensor {
     if (x.halves) return x;
-    if (this.name === 'evaluator' && !this.skipping) x.mask = this.allocate(x.size);
+    if (this.name === 'evaluator') x.mask = this.allocate(x.size);
     this.apply(maskShares, null, [x]);
+    x.halves = true;
+    return x;
+  }
+
+  /** The same where they were dealt before: those of `of`, a wire under the same mask. */
+  withHalvesOf(x: Tensor, of: Tensor): Tensor {
+    if (x.halves) return x;
+    if (this.name === 'evaluator') x.mask = of.mask;
     x.halves = true;
     return x;
   }
@@ -529,6 +576,22 @@ export abstract class Engine {
     this.step.gates.set(name, entry);
     if (this.part !== '') this.step.parts.set(this.part, (this.step.parts.get(this.part) ?? 0) + online + dealt);
   }
+}
+
+/** Gives a wire the mask that was drawn ahead for it, which serves no other. */
+function takeMask(w: Tensor, ahead: Tensor): void {
+  if (ahead.root < 0 || ahead.size !== w.size || ahead.bits !== w.bits)
+    throw new CachetError({
+      code: 'internal',
+      step: open.name,
+      what: 'mask drawn ahead does not serve',
+      expected: `an unused mask of ${w.size} elements over ${w.bits} bits`,
+      got: ahead.root < 0 ? 'a used one' : `${ahead.size} over ${ahead.bits}`,
+      hint: 'report this as a bug',
+    });
+  w.mask = ahead.mask;
+  w.root = ahead.root;
+  ahead.root = -1;
 }
 
 const elements = (tensors: readonly Tensor[]): number => tensors.reduce((n, t) => n + t.size, 0);

@@ -5,6 +5,7 @@
 import type { Arena } from '../../kernels/memory.ts';
 import type { Kernels } from '../../kernels/kernels.ts';
 import type { EvaluateContext, Gate, DealtCost } from '../gates/gate.ts';
+import { weighMask } from '../gates/mulWeights.ts';
 import { open } from '../gates/open.ts';
 import type { Tensor, WeightWire } from '../tensor.ts';
 import { MAX_TAKE_BYTES, type DealtSource, type InputEffect, type Program } from './effects.ts';
@@ -120,14 +121,13 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
     this.drawSecret(x.mask, source, this.party, 0, x.bits, x.size);
   }
 
-  protected override *exchange(shares: readonly Tensor[], wires: readonly Tensor[], bytes: number, firstGate: number): Program<void> {
+  protected override *exchange(shares: readonly Tensor[], wires: readonly Tensor[], bytes: number): Program<void> {
     const top = this.mark(),
       out = this.arena.alloc(bytes),
       into = this.arena.alloc(bytes);
     let at = 0,
       largest = 0;
     wires.forEach((w, i) => {
-      this.masks.draw(w.mask, firstGate + i, w.bits, w.size);
       open.evaluate(this.kernels, shares[i]!, w, out + at);
       at += open.cost(w);
       largest = Math.max(largest, w.size);
@@ -140,6 +140,14 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
       at += open.cost(w);
     }
     this.release(top);
+  }
+
+  protected override drawMasks(wires: readonly Tensor[]): void {
+    for (const w of wires) this.masks.draw(w.mask, w.root, w.bits, w.size);
+  }
+
+  protected override weighMask(z: Tensor, w: WeightWire, rows: number, x: Tensor): void {
+    weighMask(this.kernels, z, w, rows, x);
   }
 
   protected override run<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void {

@@ -81,17 +81,22 @@ export class Fixed extends LocalEngine implements FixedContext {
     values.forEach((v, i) => (x.real![i] = Number(v) / 2 ** x.scale));
   }
 
-  protected override *exchange(shares: readonly Tensor[], wires: readonly Tensor[], _: number, firstGate: number): Program<void> {
-    const top = this.mark(),
-      other = this.scratch(Math.max(...wires.map((w) => w.size)));
+  protected override *exchange(shares: readonly Tensor[], wires: readonly Tensor[]): Program<void> {
     wires.forEach((w, i) => {
-      this.masks[0].draw(w.mask, firstGate + i, w.bits, w.size);
-      this.masks[1].draw(other, firstGate + i, w.bits, w.size);
-      open.deal(this.kernels, w, other);
       open.fixed(this.kernels, shares[i]!, w);
       w.real!.set(shares[i]!.real!);
       this.checkRing(open.name, w);
     });
+  }
+
+  protected override drawMasks(wires: readonly Tensor[]): void {
+    const top = this.mark(),
+      other = this.scratch(Math.max(0, ...wires.map((w) => w.size)));
+    for (const w of wires) {
+      this.masks[0].draw(w.mask, w.root, w.bits, w.size);
+      this.masks[1].draw(other, w.root, w.bits, w.size);
+      open.deal(this.kernels, w, other);
+    }
     this.release(top);
   }
 

@@ -3,14 +3,17 @@
  *   x W^T = m_x (m_W - r_W) - r_x m_W + r_x r_W; H deals r_x r_W. P0 holds A_0 = m_W - r_W0, P1 A_1 = -r_W1 (additive shares of W), both m_W, and halves of r_x:
  *   z_i = dealt_i + m_x A_i - r_xi m_W.
  *
+ * Where the operand's mask was drawn ahead (`maskAhead`), r_xi m_W is computed before x is there (`maskProduct`) and comes as a second input: one pass over one matrix
+ * is left online.
+ *
  * Source: Beaver 1991 in masked-wire form, with one operand's mask kept (Cachet DESIGN 3). Exact over Z_2^n, n the smaller of the rings of x and W; the
  * value must satisfy |x W| < 2^(n-1) at scale s_x + fraction. Dealt: ceil(n / 8) bytes an output to P1. Leakage: none, since r_x is fresh, the product of
  * masks is dealt in fresh shares and m_W is the same in every session.
  */
-import { ADD, SET, SUB } from '../../kernels/kernels.ts';
+import { ADD, SET, SUB, type Kernels } from '../../kernels/kernels.ts';
 import { CachetError } from '../errors.ts';
 import { realProduct } from '../realProduct.ts';
-import { share, type WeightWire } from '../tensor.ts';
+import { share, type Tensor, type WeightWire } from '../tensor.ts';
 import { bytesOf, type Gate } from './gate.ts';
 
 /** Rows up to which backends sum exactly; longer ones (an embedding table's) are computed in place. */
@@ -23,8 +26,8 @@ export interface WeightProduct {
 
 export const mulWeights: Gate<WeightProduct> = {
   name: 'mulWeights',
-  shape({ w, rows }, [x]) {
-    if (x!.form !== 'wire' || !x!.halves || x!.size !== rows * w.inner)
+  shape({ w, rows }, [x, ahead]) {
+    if (x!.form !== 'wire' || !x!.halves || x!.size !== rows * w.inner || (ahead && ahead.size !== rows * w.cols))
       throw new CachetError({
         code: 'shape',
         step: 'mulWeights',
@@ -53,9 +56,15 @@ export const mulWeights: Gate<WeightProduct> = {
     compute(product);
     dealIt(product);
   },
-  evaluate({ kernels: k, receive }, { w, rows }, [x], [z]) {
+  evaluate({ kernels: k, receive }, { w, rows }, [x, ahead], [z]) {
     receive(z!.lane, z!.bits, z!.size);
     k.gemmRing(z!.lane, x!.lane, w.lane, rows, w.inner, w.cols, w.bits, ADD);
-    k.gemmRing(z!.lane, x!.mask, w.masked, rows, w.inner, w.cols, w.bits, SUB);
+    if (ahead) k.sub(z!.lane, z!.lane, ahead.lane, z!.size);
+    else k.gemmRing(z!.lane, x!.mask, w.masked, rows, w.inner, w.cols, w.bits, SUB);
   },
 };
+
+/** Evaluator: z = r_xi m_W, from its half of the operand's mask. */
+export function weighMask(k: Kernels, z: Tensor, w: WeightWire, rows: number, x: Tensor): void {
+  k.gemmRing(z.lane, x.mask, w.masked, rows, w.inner, w.cols, w.bits, SET);
+}

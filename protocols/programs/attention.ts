@@ -149,11 +149,15 @@ export function* attention(
     { bits } = layer.attention,
     normed = yield* norm(e, layer.norm1, x, rows, width, 'squares');
   e.part = 'projections';
-  const h = yield* operand(e, layer.q, normed),
+  const h = yield* operand(e, plan, layer.q, normed),
     hq = queries === rows ? h : e.linear(columns(1, rows * width, (rows - queries) * width, queries * width), h),
     // Of the first new row: behind padding the prompt begins where it would without.
     position = past.position - (past.padding ?? 0),
-    [yq, yk, yv] = yield* e.open([yield* project(e, layer.q, hq, queries), yield* project(e, layer.k, h, rows), yield* project(e, layer.v, h, rows)]);
+    [yq, yk, yv] = yield* e.open([
+      yield* project(e, plan, layer.q, hq, queries),
+      yield* project(e, plan, layer.k, h, rows),
+      yield* project(e, plan, layer.v, h, rows),
+    ]);
   const [q, k] = [yq!, yk!].map((y) => e.widen(y, y.scale - SCALE.activation)),
     v = e.widen(yv!, yv!.scale - SCALE.value);
   e.note('q', q!);
@@ -190,7 +194,7 @@ export function* attention(
       on = yield* chosenAttention(e, plan, layer, cache.keys, cache.values, query, shape, past.unused, choice),
       output = e.widen(on, on.scale - outputScale);
     e.part = '';
-    return yield* project(e, layer.o, yield* operand(e, layer.o, output), queries);
+    return yield* project(e, plan, layer.o, yield* operand(e, plan, layer.o, output), queries);
   }
   const all = tiled ? e.zeros(share(queries * qSize, 64, outputScale)) : undefined;
   for (let first = 0; first < kvHeads; first += tile) {
@@ -210,13 +214,13 @@ export function* attention(
       output = e.widen(on, on.scale - outputScale);
     if (!all) {
       e.part = '';
-      return yield* project(e, layer.o, yield* operand(e, layer.o, output), queries);
+      return yield* project(e, plan, layer.o, yield* operand(e, plan, layer.o, output), queries);
     }
     e.store(all, first * group * headDim, qSize, output, 0, tile * group * headDim, queries, tile * group * headDim);
     e.release(mark);
   }
   e.part = '';
-  return yield* project(e, layer.o, yield* operand(e, layer.o, all!), queries);
+  return yield* project(e, plan, layer.o, yield* operand(e, plan, layer.o, all!), queries);
 }
 
 /** What a layer's cache holds: what the session has, without what the layer has dropped. */

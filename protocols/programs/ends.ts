@@ -5,8 +5,8 @@
 import type { Program } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
 import { times } from '../gates/linear.ts';
-import { mulWeights } from '../gates/mulWeights.ts';
 import type { Tensor } from '../tensor.ts';
+import { timesWeights } from './ahead.ts';
 import { argmax } from './argmax.ts';
 import { norm } from './norm.ts';
 import type { ModelPlan } from './plan.ts';
@@ -20,19 +20,16 @@ export const entry = ({ secret, shape, residualScale }: ModelPlan): { readonly c
  * x: what the client sent for tokens at positions `position` .. -> their embeddings, share [rows, width] 2^R in Z_2^64. `pads`: rows before them that pad the
  * prompt, at no position.
  */
-export function* enter(
-  e: Engine,
-  { secret, shape: { width }, residualScale }: ModelPlan,
-  x: Tensor,
-  rows: number,
-  position: number,
-  pads: number,
-): Program<Tensor> {
+export function* enter(e: Engine, plan: ModelPlan, x: Tensor, rows: number, position: number, pads: number): Program<Tensor> {
+  const {
+    secret,
+    shape: { width },
+    residualScale,
+  } = plan;
   if (!secret) return x;
-  const { table, positions } = secret,
-    [hot] = yield* e.open([x]),
-    [token] = e.apply(mulWeights, { w: table, rows }, [hot!]);
-  let y = token!;
+  const { table, positions, ahead } = secret,
+    [hot] = yield* e.open([{ x, bits: x.bits, mask: ahead?.operands.get(table)?.opened }]);
+  let y = timesWeights(e, plan, table, hot!, rows);
   if (positions) {
     const at = { pointer: positions.pointer + 8 * position * width, array: positions.array.subarray(position * width, (position + rows - pads) * width) };
     y = e.addRow(y, at, true, pads * width);
@@ -42,10 +39,14 @@ export function* enter(
 }
 
 /** The last position's residual stream -> what the client gets: the same, its logits, or the most likely token. */
-export function* leave(e: Engine, { secret, shape: { width } }: ModelPlan, hidden: Tensor): Program<Tensor> {
+export function* leave(e: Engine, plan: ModelPlan, hidden: Tensor): Program<Tensor> {
+  const {
+    secret,
+    shape: { width },
+  } = plan;
   if (!secret) return hidden;
   const [x] = yield* e.open([{ x: hidden, bits: secret.norm.openBits }]),
     h = yield* norm(e, secret.norm, x!, 1, width, 'squaresOfHead');
-  const logits = yield* project(e, secret.head, yield* operand(e, secret.head, h), 1);
+  const logits = yield* project(e, plan, secret.head, yield* operand(e, plan, secret.head, h), 1);
   return secret.argmax ? yield* argmax(e, logits, secret.argmax) : logits;
 }

@@ -13,19 +13,19 @@ import { operand, project } from './project.ts';
 export function* mlp(e: Engine, plan: ModelPlan, layer: LayerPlan, x: Tensor, rows: number): Program<Tensor> {
   const { width, inner } = plan.shape,
     p = layer.mlp,
-    h = yield* operand(e, p.up, yield* norm(e, layer.norm2, x, rows, width, 'squares2'));
+    h = yield* operand(e, plan, p.up, yield* norm(e, layer.norm2, x, rows, width, 'squares2'));
   if (p.kind === 'plain') {
-    const [y] = yield* e.open([yield* project(e, p.up, h, rows)]);
-    return yield* project(e, p.down, yield* operand(e, p.down, activation(e, p, y!)), rows);
+    const [y] = yield* e.open([yield* project(e, plan, p.up, h, rows)]);
+    return yield* project(e, plan, p.down, yield* operand(e, plan, p.down, activation(e, p, y!)), rows);
   }
-  const [y, z] = yield* e.open([yield* project(e, p.gate, h, rows), yield* project(e, p.up, h, rows)]);
+  const [y, z] = yield* e.open([yield* project(e, plan, p.gate, h, rows), yield* project(e, plan, p.up, h, rows)]);
   const up = e.widen(z!, z!.scale - SCALE.activation);
   e.note('up', up);
   const [a, u] = yield* e.open([activation(e, p, y!), { x: up, bits: RING.mlp }]);
   const [product] = yield* e.open([e.mul(hadamard(rows * inner), a!, u!)]);
   e.note('product', product!);
   const wide = e.widen(product!, product!.scale - (plan.residualScale - p.down.fraction));
-  return yield* project(e, p.down, yield* operand(e, p.down, wide), rows);
+  return yield* project(e, plan, p.down, yield* operand(e, plan, p.down, wide), rows);
 }
 
 function activation(e: Engine, p: MlpPlan, y: Tensor): Tensor {

@@ -17,6 +17,7 @@ import type { RopeTables } from '../gates/linear.ts';
 import type { LookupTable } from '../gates/lookup.ts';
 import type { WindowsParams } from '../gates/windows.ts';
 import type { ModelShape } from '../models/config.ts';
+import type { Ahead } from './ahead.ts';
 import type { ArgmaxPlan } from './argmax.ts';
 import type { Constant, Matrix, Tensor, WeightWire } from '../tensor.ts';
 
@@ -57,6 +58,8 @@ export interface SecretPlan {
   readonly argmax: ArgmaxPlan | undefined;
   /** Keys over Z_2^64, whatever ring a cache needs. */
   readonly prefix: readonly { readonly keys: Tensor; readonly values: Tensor }[];
+  /** What was computed of the present step before it: of a token of an answer. */
+  ahead?: Ahead | undefined;
 }
 
 /**

@@ -5,21 +5,23 @@
 import type { Program } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
 import { matmul } from '../gates/linear.ts';
-import { mulWeights } from '../gates/mulWeights.ts';
 import type { Tensor } from '../tensor.ts';
-import type { Projection } from './plan.ts';
+import { droppedFrom, timesWeights } from './ahead.ts';
+import type { ModelPlan, Projection } from './plan.ts';
 
 /** What `project` multiplies by p and by others of the same operand: the share x itself, or with private weights x opened and narrowed: 1 round. */
-export function* operand(e: Engine, { secret }: Projection, x: Tensor): Program<Tensor> {
+export function* operand(e: Engine, plan: ModelPlan, { secret }: Projection, x: Tensor): Program<Tensor> {
   if (!secret) return x;
-  const [w] = yield* e.open([{ x, bits: secret.operandBits }]);
-  return e.withHalves(e.narrow(w!, Math.max(0, w!.bits - secret.w.bits)));
+  const own = plan.secret?.ahead?.operands.get(secret.w),
+    [w] = yield* e.open([{ x, bits: secret.operandBits, mask: own?.opened }]),
+    y = e.narrow(w!, droppedFrom(w!.bits, secret.w));
+  return own ? e.withHalvesOf(y, own.narrowed) : e.withHalves(y);
 }
 
-export function* project(e: Engine, p: Projection, x: Tensor, rows: number): Program<Tensor> {
+export function* project(e: Engine, plan: ModelPlan, p: Projection, x: Tensor, rows: number): Program<Tensor> {
   if (p.secret) {
-    const [z] = e.apply(mulWeights, { w: p.secret.w, rows }, [x]);
-    return p.bias ? e.addRow(z!, p.bias, true) : z!;
+    const z = timesWeights(e, plan, p.secret.w, x, rows);
+    return p.bias ? e.addRow(z, p.bias, true) : z;
   }
   const y = yield* e.linearJob(matmul(p, rows, x.bits), x);
   return p.bias ? e.addRow(y, p.bias) : y;

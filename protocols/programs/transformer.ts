@@ -8,6 +8,7 @@ import type { Engine } from '../engines/engine.ts';
 import { row } from '../gates/linear.ts';
 import { FULL, type Policy } from '../policy.ts';
 import { share, type Tensor } from '../tensor.ts';
+import { aheadOf, AHEAD_TOKENS, type Ahead } from './ahead.ts';
 import { attention, createCache, pastOf, representedBy, type LayerCache, type Past } from './attention.ts';
 import { enter, entry, leave } from './ends.ts';
 import { fill } from './filled.ts';
@@ -76,7 +77,8 @@ function choiceOf(
 ): Choice | undefined {
   if (!selection) return undefined;
   const led = choices.get(selection.leader);
-  if (led && (led.rows || attendsToAll(led.layout)) && led.layout.slots === slots) return { selection, layout: led.layout, rows: led.rows, taken: true, representatives };
+  if (led && (led.rows || attendsToAll(led.layout)) && led.layout.slots === slots)
+    return { selection, layout: led.layout, rows: led.rows, taken: true, representatives };
   const again = reused?.layout && reused.left > 0 ? grown(reused.layout, slots) : undefined,
     layout = again ?? layoutOf(selection, slots);
   if (reused) {
@@ -102,6 +104,7 @@ export const TURN_ROWS = 64;
  * last step of the first turn's prompt ends with it, after its output (part 'eviction'); filled slots compete like tokens of the prompt with `evictFilled`, and
  * stay otherwise. `padding`: so many of the first turn's rows, the first ones, only pad its prompt: nothing attends to them, they have no vote, and in eviction
  * they go before any token does; 0 at the dealer, which does not know; undefined where no prompt is padded. What survives is counted with them.
+ * With private weights what can be of an answer's tokens is computed before they come, `aheadTokens` at a time: before the first prompt, and when none is left.
  */
 export function* session(
   e: Engine,
@@ -112,6 +115,7 @@ export function* session(
   policy: Policy = FULL,
   evictFilled = false,
   padding?: number,
+  aheadTokens = AHEAD_TOKENS,
 ): Program<void> {
   const { cols, scale, bits } = entry(plan),
     before = plan.prefixIds.length + filled,
@@ -127,6 +131,25 @@ export function* session(
   if (voting) for (const { leader, votes } of voting.groups) caches[leader]!.votes = votes;
   if (padding !== undefined) past = unused;
   const padded: Past['padded'] = padding ? [before, before + padding] : undefined;
+  const bottom = e.mark(),
+    ready: Ahead[] = [];
+  // Above `bottom` lies what is ready of tokens to come, above `floor` what a step uses. `coming`: of this turn's answer.
+  let floor = bottom,
+    coming = first.answer - 1;
+  function prepare(): void {
+    if (!plan.secret || ready.length > 0 || coming === 0 || aheadTokens === 0) return;
+    e.release(bottom);
+    const { secret } = plan;
+    ready.push(...e.placing(() => aheadOf(e, plan, secret, Math.min(coming, aheadTokens))));
+    floor = e.mark();
+  }
+  function endStep(): void {
+    if (plan.secret) plan.secret.ahead = undefined;
+    if (ready.length === 0) floor = bottom;
+    prepare();
+    e.endStep();
+    e.release(floor);
+  }
   // Made in steps that are always run: of a prompt, after its output. What an answer's steps add is made again with the next prompt.
   function* settle(rows: number): Program<void> {
     const missing = caches.flatMap((c) => representedBy(c, pastOf(c, { slots, position, unused: past, padded }), rows) ?? []);
@@ -157,14 +180,16 @@ export function* session(
     voting = undefined;
     if (padding !== undefined && slots === before) yield* fillSlots(slots + rows, rows);
     if (settling) yield* settle(rows);
-    e.endStep();
+    endStep();
   }
   if (filled > 0) {
     e.beginFilling();
     yield* fill(e, plan, caches, plan.prefixIds.length, filled);
     if (!evictFilled) yield* settle(0);
     e.endStep();
+    e.release(bottom);
   }
+  prepare();
   for (let turn: Turn | undefined = first; turn; turn = yield* e.turn()) {
     let pads = turn === first ? (padding ?? 0) : 0;
     // What was chosen in a step that was passed over is not there.
@@ -172,12 +197,11 @@ export function* session(
       if (reused) reused.left = 0;
       if (representatives) representatives.made = representatives.settled;
     }
+    coming = turn.answer - 1;
     for (let left = turn.tokens; left > 0;) {
-      const mark = e.mark(),
-        rows = Math.min(left, most);
+      const rows = Math.min(left, most);
       left -= rows;
       yield* run(yield* e.input(rows * cols, scale, bits), rows, left === 0, pads);
-      e.release(mark);
       slots += rows;
       position += rows - pads;
       pads = 0;
@@ -185,19 +209,25 @@ export function* session(
     most = TURN_ROWS;
     const end = slots + turn.answer - 1;
     for (let over = false; slots < end; slots++) {
-      const mark = e.mark(),
-        x = over ? undefined : yield* e.token(cols, scale, bits);
+      coming--;
+      if (plan.secret) plan.secret.ahead = ready.shift();
+      const x = over ? undefined : yield* e.token(cols, scale, bits);
       if (x) {
         yield* run(x, 1, false);
         position++;
       } else {
         if (!over) unused.push([slots, end]);
         over = true;
-        yield* e.skip(cols, scale, bits, function* (nothing) {
-          yield* through(nothing, 1, 0);
-        });
+        yield* e.skip(
+          cols,
+          scale,
+          bits,
+          function* (nothing) {
+            yield* through(nothing, 1, 0);
+          },
+          endStep,
+        );
       }
-      e.release(mark);
     }
     past = unused;
     answered = turn.answer - 1;
