@@ -2,8 +2,8 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { chooser, inputShares, logitsOf, resultOf } from '../client/head.ts';
 import { bindPlan, readArtefact, type Artefact, type SecretRole } from '../protocols/artefact.ts';
-import { meterSession } from '../protocols/cost.ts';
-import type { Program } from '../protocols/engines/effects.ts';
+import { meterSession, type SessionCost } from '../protocols/cost.ts';
+import type { Program, Turn } from '../protocols/engines/effects.ts';
 import type { Engine } from '../protocols/engines/engine.ts';
 import { negativeTable } from '../protocols/gates/less.ts';
 import { parsePolicy, PRESETS, type Policy } from '../protocols/policy.ts';
@@ -118,6 +118,84 @@ describe('tiny-notes with private weights', () => {
       });
       expect(cost.steps[1]!.rounds - meterSession(artefact, lengths).steps[1]!.rounds).toBe(4 * artefact.shape.layers + 6);
     }
+  });
+});
+
+describe('tokens whose masks are drawn ahead', () => {
+  // Six of an answer's tokens come, of eight: the second four are drawn when the first are used up, and one of them serves none. Then a turn whose answer is whole.
+  const first: Turn = { tokens: privateIds.length, answer: 9 },
+    later: Turn[] = [{ tokens: 2, answer: 3 }],
+    fed: (readonly number[] | undefined)[] = [privateIds, ...[9, 8, 7, 6, 5, 4].map((id) => [id]), undefined, [3, 12], [10], [11]],
+    context = privateIds.length + 8 + 4,
+    program =
+      (of: (e: Engine) => Artefact, tokens?: number) =>
+      (e: Engine): Program<void> =>
+        session(e, bindPlan(e, of(e)), first, context, 0, undefined, false, undefined, tokens),
+    local = (tokens?: number): ReturnType<typeof runLocal> => {
+      const shares = fed.map((ids, i) => ids && inputShares(parts.client, ids, 1 + 9 * i));
+      let evaluators = 0;
+      return runLocal(
+        program((e) => (e.name === 'dealer' ? parts.helper : evaluators++ === 0 ? parts.p0 : parts.p1), tokens),
+        [shares.map((s) => s?.[0]), shares.map((s) => s?.[1])],
+        { seed: 5, turns: later },
+      );
+    },
+    fixed = (tokens?: number): Float64Array[] =>
+      runFixed(
+        program(() => owner, tokens),
+        fed.map((ids) => ids && oneHot(ids)),
+        { seed: 5, turns: later },
+      ).outputs;
+
+  it('equal Fixed bit for bit, however many at once, through answers that end early and further turns', () => {
+    const float = runFloat(
+      program(() => owner),
+      fed.map((ids) => ids && oneHot(ids)),
+      later,
+    );
+    for (const tokens of [undefined, 1, 0]) {
+      const run = local(tokens),
+        got = run.outputs[0].map((a, i) => resultOf(parts.client, [a, run.outputs[1][i]!]));
+      expect(got).toHaveLength(10);
+      expect(got).toEqual(fixed(tokens));
+      got.forEach((v, i) => v.forEach((x, j) => expect(Math.abs(x - float[i]![j]!)).toBeLessThan(0.3)));
+    }
+  });
+
+  it('cost as many bytes and rounds as later, at other times', () => {
+    const [four, none] = [undefined, 0].map((tokens) => meterSession(parts.client, { promptTokens: first.tokens, maxTokens: 9 }, later, tokens)) as [
+        SessionCost,
+        SessionCost,
+      ],
+      run = local(),
+      payload = ({ steps }: SessionCost): number => steps.reduce((n, s) => n + [...s.gates.values()].reduce((m, g) => m + g.dealt, 0), 0);
+    expect(run.dealtBytes).toBe(four.dealtBytes);
+    expect([four.rounds, four.onlineBytes, payload(four)]).toEqual([none.rounds, none.onlineBytes, payload(none)]);
+    // Four tokens' halves with the prompt, the next four's with the fourth token.
+    const halves = four.steps.map((s) => s.gates.get('maskShares')!.dealt),
+      before = none.steps.map((s) => s.gates.get('maskShares')!.dealt),
+      more = halves.map((b, i) => b - before[i]!),
+      each = -more[1]!;
+    expect(each).toBeGreaterThan(0);
+    expect(more).toEqual([4, -1, -1, -1, 3, -1, -1, -1, -1, 2, -1, -1].map((n) => n * each));
+  });
+
+  it('serve one opening each', () => {
+    runFixed(
+      (e) =>
+        (function* (): Program<void> {
+          const x = yield* e.input(4, 8),
+            mask = e.maskAhead(4, 32);
+          expect(() => e.open([{ x, bits: 31, mask }]).next()).toThrow(
+            /mask drawn ahead does not serve; expected an unused mask of 4 elements over 31 bits; got 4 over 32/,
+          );
+          yield* e.open([{ x, bits: 32, mask }]);
+          expect(() => e.open([{ x, bits: 32, mask }]).next()).toThrow(/mask drawn ahead does not serve.*got a used one/);
+          yield* e.output(x);
+          e.endStep();
+        })(),
+      [Float64Array.of(1, 2, 3, 4)],
+    );
   });
 });
 
