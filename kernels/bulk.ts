@@ -195,6 +195,18 @@ export function inputsOf(j: BulkJob): readonly Region[] {
   }
 }
 
+/** Whether a job reads anything of `from` .. `to`; between the operands of a batch may lie what it does not read. */
+export function readsWithin(j: BulkJob, from: number, to: number): boolean {
+  const touches = ({ pointer, bytes }: Region): boolean => pointer < to && from < pointer + bytes,
+    regions = inputsOf(j);
+  if (!regions.some(touches)) return false;
+  if (j.kind !== 'gemm') return true;
+  const one = inputsOf({ ...j, batch: 1 }) as [Region, Region],
+    each = [8 * j.xBatch, (j.yBits / 8) * j.yBatch];
+  for (let b = 0; b < j.batch; b++) if (one.some(({ pointer, bytes }, i) => touches({ pointer: pointer + b * each[i]!, bytes }))) return true;
+  return false;
+}
+
 /** Elements (u64) that a backend computes for a job, without gaps; each key takes whole ones. */
 export function resultsOf(j: BulkJob): number {
   switch (j.kind) {

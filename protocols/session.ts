@@ -182,7 +182,7 @@ export function dealerProgram(o: {
   bulk?: BulkRunner | undefined;
   trace?: Trace | undefined;
 }): Program<void> {
-  return programOf(new Dealer(o), o, 0);
+  return programOf(new Dealer({ ...o, stepsTogether: o.spec.dealer === 'store' }), o, 0);
 }
 
 /** `padding`: rows of the prompt that the engine knows to pad it, where a unit of a store may be longer than the prompt. */

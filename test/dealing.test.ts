@@ -39,12 +39,12 @@ function* program(e: Engine): Program<void> {
 }
 
 /** The same of a private model, by its helper's part. */
-function privately(): (e: Engine) => Program<void> {
+function privately(answer = 2): (e: Engine) => Program<void> {
   const { promptIds } = golden()[0]!,
     owner = secretModel({ artefact, documents: [promptIds] }),
     { bytes } = [...splitModel(owner)].find(({ role }) => role === 'helper')!,
     helper = readArtefact(bytes);
-  return (e) => session(e, bindPlan(e, helper), { tokens: 20, answer: 2 }, 21);
+  return (e) => session(e, bindPlan(e, helper), { tokens: 20, answer }, 19 + answer);
 }
 
 interface Dealt {
@@ -55,7 +55,7 @@ interface Dealt {
 }
 
 /** `kinds` of jobs are computed by the runner, in reverse order; from list `failing` on it answers that it cannot. */
-function deal(kinds: readonly BulkKind[] | undefined, failing = Infinity, of = program): Dealt {
+function deal(kinds: readonly BulkKind[] | undefined, failing = Infinity, of = program, stepsTogether = false): Dealt {
   const at = place('wasm', 512 << 20),
     parts: [Buffer[], Buffer[]] = [[], []],
     lengths = [0, 0],
@@ -84,7 +84,7 @@ function deal(kinds: readonly BulkKind[] | undefined, failing = Infinity, of = p
       return true;
     },
   };
-  const dealer = new Dealer({ ...at, keys: testKeys(7).dealer, sink, bulk });
+  const dealer = new Dealer({ ...at, keys: testKeys(7).dealer, sink, bulk, stepsTogether });
   for (const effect of of(dealer)) if (effect.kind === 'job') void effect.run();
   return { streams: [Buffer.concat(parts[0]), Buffer.concat(parts[1])], cuts, lists };
 }
@@ -109,6 +109,19 @@ describe('a dealer with a bulk backend deals the same bytes', () => {
       all = deal(BULK_KINDS, Infinity, of);
     same(all, deal(undefined, Infinity, of));
     expect(new Set(all.lists.flat().flatMap((j) => (j.kind === 'gemm' && j.batch === 1 ? [j.yBits] : [])))).toEqual(new Set([32, 64]));
+  });
+  it.each([
+    ['open', () => (e: Engine) => session(e, bindPlan(e, artefact), { tokens: 3, answer: 9 }, 11)],
+    ['private', () => privately(9)],
+  ])('with several tokens in a list where nobody waits for one, %s weights', (_, open) => {
+    const of = open(),
+      gemms = ({ lists }: Dealt): number[] => lists.map((l) => l.filter((j) => j.kind === 'gemm').length),
+      [apart, together] = [false, true].map((steps) => deal(BULK_KINDS, Infinity, of, steps)) as [Dealt, Dealt];
+    same(apart, deal(undefined, Infinity, of));
+    same(together, apart);
+    expect(together.lists.length).toBeLessThan(apart.lists.length / 2);
+    expect(Math.max(...gemms(together))).toBeGreaterThan(2 * gemms(apart).at(-1)!);
+    same(deal(BULK_KINDS, 1, of, true), apart);
   });
   it('where the backend fails on the way', () => same(deal(BULK_KINDS, 5)));
 });

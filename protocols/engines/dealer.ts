@@ -3,16 +3,16 @@
  * P1 (P0's are its stream) and correction words to both. It knows shapes and its own streams; nothing that it does depends on an online value.
  *
  * With a bulk backend, gates' bulk jobs are parked: a list of them, of all layers of a step as far as PARKED_BYTES of results and HELD_BYTES of operands go, is
- * computed at once, before any memory that it reads is given back or overwritten. What is dealt meanwhile waits behind them, so that all bytes leave in program
- * order, the same as without.
+ * computed at once, before any memory that it reads is given back or overwritten. Where nobody waits for a step, as in a store, further tokens' jobs join the list
+ * as far as that goes. What is dealt meanwhile waits behind them, so that all bytes leave in program order, the same as without.
  */
-import { inputsOf, runInPlace, type BulkJob, type BulkKind } from '../../kernels/bulk.ts';
+import { readsWithin, runInPlace, type BulkJob, type BulkKind } from '../../kernels/bulk.ts';
 import { Arena } from '../../kernels/memory.ts';
 import type { Kernels } from '../../kernels/kernels.ts';
 import type { DealContext, Gate } from '../gates/gate.ts';
 import { open } from '../gates/open.ts';
 import type { Tensor, WeightWire } from '../tensor.ts';
-import type { BulkRunner, DealtSink, Program } from './effects.ts';
+import type { BulkRunner, DealtSink, Program, Turn } from './effects.ts';
 import type { SecretSource } from './engine.ts';
 import { LocalEngine } from './local.ts';
 import { highWords, Stream } from './streams.ts';
@@ -60,10 +60,13 @@ export class Dealer extends LocalEngine implements DealContext {
   /** Number of the gate whose results are being dealt by `later`. */
   private dealing: number | undefined;
   private inGate = false;
+  private readonly stepsTogether: boolean;
 
-  constructor(o: { kernels: Kernels; arena: Arena; keys: DealerKeys; sink: DealtSink; bulk?: BulkRunner | undefined }) {
+  /** `stepsTogether`: nobody waits for a step before a turn's end. */
+  constructor(o: { kernels: Kernels; arena: Arena; keys: DealerKeys; sink: DealtSink; bulk?: BulkRunner | undefined; stepsTogether?: boolean | undefined }) {
     super(o.kernels, o.arena, o.keys.tweak);
     this.sink = o.sink;
+    this.stepsTogether = o.stepsTogether ?? false;
     this.masks = [new Stream(o.kernels, this.place(o.keys.mask0)), new Stream(o.kernels, this.place(o.keys.mask1))];
     this.dealtKey = this.place(o.keys.dealt0);
     this.halves = new Stream(o.kernels, this.dealtKey);
@@ -95,7 +98,7 @@ export class Dealer extends LocalEngine implements DealContext {
     const [dst, from, stride, , , , rows, cols] = a,
       first = dst.mask + 8 * from,
       end = first + 8 * ((rows - 1) * stride + cols);
-    if (dst.mask && this.parked.some(({ jobs }) => jobs.some((j) => inputsOf(j).some((r) => r.pointer < end && first < r.pointer + r.bytes)))) this.settle();
+    if (dst.mask && this.parked.some(({ jobs }) => jobs.some((j) => readsWithin(j, first, end)))) this.settle();
     super.store(...a);
   }
 
@@ -150,9 +153,15 @@ export class Dealer extends LocalEngine implements DealContext {
     this.arena.release(top);
   }
 
-  protected override finishStep(): void {
+  override *turn(): Program<Turn | undefined> {
     this.settle();
-    this.sink.endStep(this.hash);
+    return yield* super.turn();
+  }
+
+  protected override finishStep(): void {
+    const { hash } = this;
+    if (!this.stepsTogether) this.settle();
+    this.inTurn(() => this.sink.endStep(hash));
   }
 
   protected override cutDealt(): void {
