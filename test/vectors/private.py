@@ -53,6 +53,29 @@ for bits in (32, 64):
         z, _ = multiply(hot, m_w, r_w, bits)
         assert (mod(z[0] + z[1], bits) == w[:, token]).all()
 
+# Ahead of time (protocols/programs/ahead.ts): masks of several tokens' operands are drawn, halves of what narrowing leaves of them dealt, and [r_x] m_W computed for
+# all of them, before any operand is there. A token then opens x over more bits under its mask, narrows, and has one product left. It equals the product of whatever
+# was opened, narrowed: floor(x / 2^d), or one more.
+for bits, wide in ((32, 45), (64, 64)):
+    drop, tokens = wide - bits, 4
+    w = mod(rng.integers(-(2**15), 2**15, size=(5, 16)).astype(np.int64).view(np.uint64), bits)
+    m_w, r_w = split_matrix(w, bits)
+    additive = [m_w - r_w[0], np.uint64(0) - r_w[1]]
+    mask = [uniform(wide, tokens, 16) for _ in range(2)]
+    r_x = mod(mask[0] + mask[1], wide) >> np.uint64(drop)
+    half0 = uniform(bits, tokens, 16)
+    halves = [half0, r_x - half0]
+    ahead = [h @ m_w.T for h in halves]
+    for j in range(tokens):
+        x = mod(rng.integers(-(2 ** (bits - 3)), 2 ** (bits - 3), size=(1, 16)).astype(np.int64).view(np.uint64) << np.uint64(drop), wide)
+        m_x = mod(x + mask[0][j] + mask[1][j], wide) >> np.uint64(drop)
+        product = r_x[j : j + 1] @ (r_w[0] + r_w[1]).T
+        d0 = uniform(bits, *product.shape)
+        z = [d + m_x @ a.T - p[j : j + 1] for d, a, p in zip([d0, product - d0], additive, ahead)]
+        narrowed = m_x - r_x[j : j + 1]
+        assert (mod(narrowed - (x >> np.uint64(drop)), bits) <= 1).all()
+        assert (mod(z[0] + z[1], bits) == mod(narrowed @ w.T, bits)).all()
+
 # Reuse, by counting over Z_2^2: for every W the pair (m_W, r_W0) that P0 keeps takes each of its 16 values once as (r_W0, r_W1) runs over all masks.
 for value in range(4):
     seen = {((value + a + b) % 4, a) for a, b in itertools.product(range(4), repeat=2)}
