@@ -55,14 +55,15 @@ export class DirectEngine implements DealtSource {
     });
     for (let left = o.steps - (o.spec.filled > 0 ? 1 : 0); left >= 0; left--) {
       const effect = this.next();
-      if (effect?.kind !== 'input') throw new CachetError({ code: 'internal', what: 'engine out of step', hint: 'report this as a bug' });
+      if (effect === undefined || effect === 'later' || effect.kind !== 'input')
+        throw new CachetError({ code: 'internal', what: 'engine out of step', hint: 'report this as a bug' });
       effect.elsewhere = left > 0;
       if (left === 0) this.first = effect;
     }
   }
 
-  /** Runs to the next effect that waits for somebody else, or an output; undefined at the program's end. */
-  next(): Exclude<Effect, JobEffect> | undefined {
+  /** Runs to the next effect that waits for somebody else, or an output; to 'later' where the thread may do other things first; undefined at the program's end. */
+  next(): Exclude<Effect, JobEffect> | 'later' | undefined {
     const { first } = this;
     this.first = undefined;
     if (first) return first;
@@ -72,6 +73,7 @@ export class DirectEngine implements DealtSource {
       if (effect.kind === 'round') this.rounds++;
       if (effect.kind !== 'job') return effect;
       void effect.run();
+      if (effect.idle) return 'later';
     }
   }
 

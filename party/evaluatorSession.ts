@@ -302,6 +302,7 @@ export class EvaluatorSession {
       const effect = this.direct!.next();
       this.progressed = performance.now();
       this.settleSteps();
+      if (effect === 'later') return void setImmediate(() => this.guard(() => this.drive()));
       if (effect === undefined || effect.kind === 'turn') return this.drain();
       if (effect.kind === 'output') client.send(FRAME.output, this.engine.view(effect.out, effect.bytes));
       else if (effect.kind === 'input') {

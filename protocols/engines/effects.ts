@@ -48,6 +48,8 @@ export interface OutputEffect {
 /** A kernel call that a backend may answer later; a synchronous backend runs it in place. */
 export interface JobEffect {
   readonly kind: 'job';
+  /** Nobody waits for it: a thread that has other things to do does them first. */
+  readonly idle?: boolean;
   run(): void | Promise<void>;
 }
 

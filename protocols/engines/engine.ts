@@ -239,20 +239,20 @@ export abstract class Engine {
   }
 
   /** Makes what outlives a step: an engine that follows gives it the same places and writes nothing. */
-  placing<T>(make: () => T): T {
+  *placing<T>(make: Program<T>): Program<T> {
     const { following } = this;
     if (following) [this.skipping, this.attaching] = [false, true];
-    const made = make();
+    const made = yield* make;
     if (following) [this.skipping, this.attaching] = [true, false];
     return made;
   }
 
   /** Passes over one step; the evaluators know that it does not come, the dealer does not. `program` must yield nothing then; `end` ends the step. */
-  *skip(size: number, scale: number, bits: number, program: (x: Tensor) => Program<void>, end: () => void): Program<void> {
+  *skip(size: number, scale: number, bits: number, program: (x: Tensor) => Program<void>, end: () => Program<void>): Program<void> {
     this.skipping = true;
     yield* program(this.tensor({ form: 'share', size, bits, scale, boolean: false }));
     this.gateNumber++; // the output's
-    end();
+    yield* end();
     this.skipping = false;
   }
 
@@ -343,10 +343,10 @@ export abstract class Engine {
   }
 
   /** [r_x] m_W of a wire whose public part is not there yet: what `mulWeights` takes of it. Local; nothing but the evaluators computes it. */
-  maskProduct(w: WeightWire, rows: number, x: Tensor): Tensor {
+  *maskProduct(w: WeightWire, rows: number, x: Tensor): Program<Tensor> {
     const z = this.tensor(share(rows * w.cols, Math.min(x.bits, w.bits), 0));
     this.absorb('maskProduct', z.size, z.bits, x.size);
-    if (!this.skipping && !this.attaching) this.weighMask(z, w, rows, x);
+    if (z.lane && !this.skipping && !this.attaching) yield { kind: 'job', idle: true, run: () => this.weighMask(z, w, rows, x) };
     this.finished('maskProduct', [z], [x]);
     return z;
   }

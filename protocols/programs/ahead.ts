@@ -5,6 +5,7 @@
  *
  * Source: Cachet DESIGN 3. Nothing is revealed: a mask drawn ahead serves one opening, as one that is drawn there does; where an answer ends early it serves none.
  */
+import type { Program } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
 import { mulWeights } from '../gates/mulWeights.ts';
 import type { Tensor, WeightWire } from '../tensor.ts';
@@ -53,7 +54,7 @@ function operandsOf(
 }
 
 /** For each of so many tokens what can be there before it: dealt as many bytes as its operands' halves would take later, 0 rounds. */
-export function aheadOf(e: Engine, plan: ModelPlan, secret: SecretPlan, tokens: number): Ahead[] {
+export function* aheadOf(e: Engine, plan: ModelPlan, secret: SecretPlan, tokens: number): Program<Ahead[]> {
   const each = Array.from({ length: tokens }, () => ({
     operands: new Map<WeightWire, { opened: Tensor; narrowed: Tensor }>(),
     products: new Map<WeightWire, Tensor>(),
@@ -65,7 +66,7 @@ export function aheadOf(e: Engine, plan: ModelPlan, secret: SecretPlan, tokens: 
     const opened = e.maskAhead(tokens * inner, bits),
       narrowed = e.withHalves(e.narrow(opened, droppedFrom(bits, first)));
     for (const w of of) {
-      const products = e.maskProduct(w, tokens, narrowed);
+      const products = yield* e.maskProduct(w, tokens, narrowed);
       each.forEach((token, j) => token.products.set(w, products.part(j * w.cols, w.cols)));
     }
     each.forEach((token, j) => token.operands.set(first, { opened: opened.part(j * inner, inner), narrowed: narrowed.part(j * inner, inner) }));

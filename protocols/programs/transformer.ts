@@ -136,17 +136,17 @@ export function* session(
   // Above `bottom` lies what is ready of tokens to come, above `floor` what a step uses. `coming`: of this turn's answer.
   let floor = bottom,
     coming = first.answer - 1;
-  function prepare(): void {
+  function* prepare(): Program<void> {
     if (!plan.secret || ready.length > 0 || coming === 0 || aheadTokens === 0) return;
     e.release(bottom);
     const { secret } = plan;
-    ready.push(...e.placing(() => aheadOf(e, plan, secret, Math.min(coming, aheadTokens))));
+    ready.push(...(yield* e.placing(aheadOf(e, plan, secret, Math.min(coming, aheadTokens)))));
     floor = e.mark();
   }
-  function endStep(): void {
+  function* endStep(): Program<void> {
     if (plan.secret) plan.secret.ahead = undefined;
     if (ready.length === 0) floor = bottom;
-    prepare();
+    yield* prepare();
     e.endStep();
     e.release(floor);
   }
@@ -180,7 +180,7 @@ export function* session(
     voting = undefined;
     if (padding !== undefined && slots === before) yield* fillSlots(slots + rows, rows);
     if (settling) yield* settle(rows);
-    endStep();
+    yield* endStep();
   }
   if (filled > 0) {
     e.beginFilling();
@@ -189,7 +189,7 @@ export function* session(
     e.endStep();
     e.release(bottom);
   }
-  prepare();
+  yield* prepare();
   for (let turn: Turn | undefined = first; turn; turn = yield* e.turn()) {
     let pads = turn === first ? (padding ?? 0) : 0;
     // What was chosen in a step that was passed over is not there.
