@@ -259,7 +259,16 @@ export function describePolicy(p: Policy): string {
       voters = typeof window === 'number' ? `last ${part(window)} of the queries` : `last ${window.queries} queries`;
     pieces.push(`keeps ${kept} (${voters}, ${heads} over heads, by ${by})`);
   }
-  if (p.dynamic) {
+  const streaming = Object.keys(p.streaming),
+    streamsAlone = !p.static && p.dynamic?.ratio.at(-1) === 1 && streaming.length > 0 && Object.keys(p.layers).length === 0;
+  if (p.dynamic && streamsAlone) {
+    const { sizes, always } = p.dynamic,
+      heads = streaming.map((l) => `${l}: ${p.streaming[l]!.join(' ')}`).join('; '),
+      [first, recent] = [always.first, always.recent].map((n) => n * sizes.at(-1)!);
+    pieces.push(
+      `${Object.values(p.streaming).flat().length} key/value heads attend to the first ${first} and the newest ${recent} tokens alone, the others to all (${heads})`,
+    );
+  } else if (p.dynamic) {
     const d = p.dynamic,
       score = d.score === 'minmax' ? `minmax ${d.alpha}` : d.score;
     pieces.push(
@@ -271,9 +280,10 @@ export function describePolicy(p: Policy): string {
   if (pieces.length === 0) return `${p.name}: every token attends to all`;
   if (p.sharing === 'pairs') pieces.push('layers in pairs');
   else if (p.sharing !== 'none') pieces.push(`layers ${p.sharing.map((g) => g.join('+')).join(' ')} together`);
+  if (streamsAlone) return `${p.name}: ${pieces.join('; ')}`;
   if (p.skipLayers.length > 0) pieces.push(`layers ${p.skipLayers.join(' ')} full`);
   if (Object.keys(p.layers).length > 0) pieces.push(`own budgets in layers ${Object.keys(p.layers).join(' ')}`);
-  if (Object.keys(p.streaming).length > 0) pieces.push(`streaming heads in layers ${Object.keys(p.streaming).join(' ')}`);
+  if (streaming.length > 0) pieces.push(`streaming heads in layers ${streaming.join(' ')}`);
   return `${p.name}: ${pieces.join('; ')}`;
 }
 

@@ -35,6 +35,19 @@ describe('a policy', () => {
     expect(Array.from({ length: 9 }, (_, l) => chooserOf(paper, l, 9))).toEqual([0, 1, 2, 2, 4, 4, 6, 6, 8]);
   });
 
+  it('says which heads stream where nothing is chosen', () => {
+    const p: Policy = {
+      ...PRESETS.mpcache,
+      name: 'streams',
+      dynamic: { ...PRESETS.mpcache.dynamic!, ratio: [1], always: { first: 2, recent: 16 } },
+      skipLayers: [0],
+      streaming: { 1: [0, 2], 7: [1] },
+    };
+    checkPolicy(p, shape);
+    expect(describePolicy(p)).toBe('streams: 3 key/value heads attend to the first 32 and the newest 256 tokens alone, the others to all (1: 0 2; 7: 1)');
+    expect(describePolicy({ ...p, dynamic: { ...p.dynamic!, ratio: [0.9] } })).toMatch(/attends to 90 % .*layers 0 full; streaming heads in layers 1 7$/);
+  });
+
   it('has one canonical text, whatever the order of its fields, and defaults are part of it', () => {
     const { dynamic, ...rest } = json(paper) as { dynamic: Record<string, unknown> } & Record<string, unknown>,
       { alpha: _, reuse: __, ...short } = dynamic;
