@@ -5,19 +5,38 @@ import { ask } from '../../client/ask.ts';
 import type { Tokenizer } from '../../client/tokenizer.ts';
 import { promptIds } from '../../client/generate.ts';
 import { CachetError } from '../../protocols/errors.ts';
+import { flagOf } from '../config.ts';
 import { reach, type DealerChoice } from '../reach.ts';
 import { onInterrupt, Progress } from '../terminal.ts';
 import { describeFigures, figures, show, traced } from './answer.ts';
-import { addConfig, addSampling, beginTrace, configOf, dealerOption, readNote, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
+import {
+  addConfig,
+  addSampling,
+  beginTrace,
+  configOf,
+  dealerOption,
+  needing,
+  readNote,
+  samplingOf,
+  TRACE_HELP,
+  traceOption,
+  type SamplingOptions,
+} from './options.ts';
 
 interface Options extends SamplingOptions {
   config?: string;
   helper: DealerChoice;
   question?: string;
   note?: string;
+  kernels?: string;
+  backend?: string;
+  threads?: number;
   json?: boolean;
   trace?: string;
 }
+
+/** What a client that deals for itself does with the machine. */
+const DEALING = ['kernels', 'backend', 'threads'] as const;
 
 export const askCommand = addConfig(
   addSampling(
@@ -27,6 +46,7 @@ export const askCommand = addConfig(
       .option('--question <text>', 'a question, in place of the prompt')
       .option('--note <file>', 'with --question: the private text that it is about'),
   ),
+  { client: true },
 )
   .addOption(dealerOption(true))
   .option('--json', 'answer and figures as JSON on stdout')
@@ -36,12 +56,22 @@ export const askCommand = addConfig(
     `\nExamples:\n  cachet ask --config parties.json --note note.txt --question "Who is Nina?"\n  cachet ask --config parties.json " It is 9.<|user|> What is it?<|assistant|>"\n${TRACE_HELP}`,
   )
   .action(async (prompt: string | undefined, o: Options) => {
+    const idle = o.helper === 'client' ? undefined : DEALING.find((field) => o[field] !== undefined);
+    if (idle)
+      throw new CachetError({
+        code: 'usage',
+        step: flagOf(idle),
+        what: 'option without effect',
+        expected: '--helper client, where this process deals',
+        got: `--helper ${o.helper}`,
+        hint: `leave ${flagOf(idle)} out, or give it to the parties`,
+      });
     const config = await configOf(o),
       artefact = await readModelArtefact(config.model),
       tokenizer = await readTokenizer(config.model),
       progress = new Progress({ silent: o.json === true });
     if (o.question !== undefined && prompt !== undefined)
-      throw new CachetError({ code: 'usage', what: 'prompt and --question', expected: 'one of them', got: 'both' });
+      throw new CachetError({ code: 'usage', what: 'prompt and --question', expected: 'one of them', got: 'both', hint: 'leave one out' });
     const text = o.question !== undefined ? await questionText(tokenizer, o.question, o.note) : prompt === undefined || prompt === '-' ? await stdin() : prompt,
       ids = promptIds(artefact, tokenizer, text),
       abort = new AbortController();
@@ -68,6 +98,7 @@ export const askCommand = addConfig(
       process.stderr.write(`${describeFigures(result)}\n`);
     }
   });
+needing(askCommand, '--question', '--note');
 
 /** A note and a question as the model's chat template has them. */
 async function questionText(tokenizer: Tokenizer, question: string, note: string | undefined): Promise<string> {
