@@ -161,7 +161,29 @@ describe('cachet', () => {
     [
       'kernels for dealing where nothing is dealt',
       ['ask', '--p0', 'ws://127.0.0.1:1', '--p1', 'ws://127.0.0.1:1', '--threads', '2', 'Hello'],
-      /--threads: option without effect; expected --helper client.*; got --helper server; try: /,
+      /--threads: option without effect; expected --helper client.*; got another dealer; try: /,
+    ],
+    [
+      'sampling where nothing is sampled',
+      ['demo', '--top-k', '5'],
+      /--top-k: option without effect; expected --temperature above 0; got .*; try: leave --top-k/,
+    ],
+    ['a comparison of policies without any', ['eval', '--model', 'tiny-notes', '--report'], /--report: option without effect; expected --policy as well/],
+    [
+      'windows for a comparison of policies',
+      ['eval', '--model', 'x', '--policy', 'full', '--window', '9'],
+      /--window: option without effect; .*; got --policy/,
+    ],
+    [
+      'a network for kernels',
+      ['bench', '--only', 'kernels', '--net', 'lan'],
+      /--net: option without effect; expected sessions to be measured; got --only kernels/,
+    ],
+    ['timed policies without a time', ['bench', 'policies', '--timed', 'full'], /--timed: option without effect; expected --time as well/],
+    [
+      'a helper for two parties',
+      ['init', '--out', join(folder, 'never'), '--two', '--helper-at', 'x:1'],
+      /'--helper-at <host:port>' cannot be used with option '--two'/,
     ],
     ["a party's option for a client", ['ask', '--config', 'x', '--max-sessions', '2', 'Hello'], /unknown option '--max-sessions'/],
     ['a note that is not there', ['demo', '--note', join(folder, 'none')], /cannot read file; expected .*none; got ENOENT; try: --note FILE/],

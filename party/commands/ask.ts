@@ -5,7 +5,6 @@ import { ask } from '../../client/ask.ts';
 import type { Tokenizer } from '../../client/tokenizer.ts';
 import { promptIds } from '../../client/generate.ts';
 import { CachetError } from '../../protocols/errors.ts';
-import { flagOf } from '../config.ts';
 import { reach, type DealerChoice } from '../reach.ts';
 import { onInterrupt, Progress } from '../terminal.ts';
 import { describeFigures, figures, show, traced } from './answer.ts';
@@ -15,6 +14,7 @@ import {
   beginTrace,
   configOf,
   dealerOption,
+  idleUnless,
   needing,
   readNote,
   samplingOf,
@@ -28,15 +28,9 @@ interface Options extends SamplingOptions {
   helper: DealerChoice;
   question?: string;
   note?: string;
-  kernels?: string;
-  backend?: string;
-  threads?: number;
   json?: boolean;
   trace?: string;
 }
-
-/** What a client that deals for itself does with the machine. */
-const DEALING = ['kernels', 'backend', 'threads'] as const;
 
 export const askCommand = addConfig(
   addSampling(
@@ -56,16 +50,6 @@ export const askCommand = addConfig(
     `\nExamples:\n  cachet ask --config parties.json --note note.txt --question "Who is Nina?"\n  cachet ask --config parties.json " It is 9.<|user|> What is it?<|assistant|>"\n${TRACE_HELP}`,
   )
   .action(async (prompt: string | undefined, o: Options) => {
-    const idle = o.helper === 'client' ? undefined : DEALING.find((field) => o[field] !== undefined);
-    if (idle)
-      throw new CachetError({
-        code: 'usage',
-        step: flagOf(idle),
-        what: 'option without effect',
-        expected: '--helper client, where this process deals',
-        got: `--helper ${o.helper}`,
-        hint: `leave ${flagOf(idle)} out, or give it to the parties`,
-      });
     const config = await configOf(o),
       artefact = await readModelArtefact(config.model),
       tokenizer = await readTokenizer(config.model),
@@ -99,6 +83,15 @@ export const askCommand = addConfig(
     }
   });
 needing(askCommand, '--question', '--note');
+idleUnless(
+  askCommand,
+  (own) => own.opts<Options>().helper === 'client',
+  '--helper client, where this process deals',
+  'another dealer',
+  '--kernels',
+  '--backend',
+  '--threads',
+);
 
 /** A note and a question as the model's chat template has them. */
 async function questionText(tokenizer: Tokenizer, question: string, note: string | undefined): Promise<string> {

@@ -9,7 +9,7 @@ import { artefactOf } from '../preparing.ts';
 import { measure } from '../measuring.ts';
 import { qualityTable } from '../qualityTable.ts';
 import { percent, Progress, table, wrap } from '../terminal.ts';
-import { integer, integers } from './options.ts';
+import { idleUnless, integer, integers, needing } from './options.ts';
 
 interface Options {
   model: string;
@@ -80,6 +80,9 @@ export const evalCommand = new Command('eval')
     progress.done(`${result.positions} positions in ${windows.length} windows, ${seconds.toFixed(1)} s`);
     for (const line of describe(artefact.name, result)) console.log(line);
   });
+
+needing(evalCommand, '--policy', '--prompt-tokens', '--continuation', '--questions', '--seed', '--spread', '--streaming', '--report');
+idleUnless(evalCommand, (own) => own.opts<Options>().policy === undefined, 'a comparison with float32', '--policy', '--weights', '--window');
 
 /** Pieces of a text, each after the public prefix; a token more than is predicted. */
 export function windowsOf(ids: readonly number[], prefix: readonly number[], window: number, positions: number): number[][] {

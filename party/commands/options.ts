@@ -89,21 +89,27 @@ export function addConfig(command: Command, o: { readonly client?: boolean } = {
   return command;
 }
 
-/** Refuses options that say nothing without another one. */
-export const needing = (command: Command, other: string, ...options: readonly string[]): Command =>
-  command.hook('preAction', (_, acting) => {
-    const given = (name: string): boolean => acting.getOptionValueSource(attribute(name)) === 'cli',
-      idle = given(other) ? undefined : options.find(given);
+/** Refuses options where they would be passed over in silence: unless `met`, `expected` is wanted and `got` there instead. */
+export const idleUnless = (command: Command, met: (command: Command) => boolean, expected: string, got: string, ...options: readonly string[]): Command =>
+  command.hook('preAction', (own, acting) => {
+    // A command below has options of its own.
+    const idle = own !== acting || met(own) ? undefined : options.find((option) => isGiven(own, option));
     if (idle !== undefined)
       throw new CachetError({
         code: 'usage',
         step: idle,
         what: 'option without effect',
-        expected: `${other} as well`,
-        got: `no ${other}`,
-        hint: `leave ${idle} out, or see cachet ${nameOf(acting)} --help`,
+        expected,
+        got,
+        hint: `leave ${idle} out, or see cachet ${nameOf(own)} --help`,
       });
   });
+
+/** Refuses options that say nothing without another one. */
+export const needing = (command: Command, other: string, ...options: readonly string[]): Command =>
+  idleUnless(command, (own) => isGiven(own, other), `${other} as well`, `no ${other}`, ...options);
+
+const isGiven = (command: Command, option: string): boolean => command.getOptionValueSource(attribute(option)) === 'cli';
 
 /** A command as it is called, without the program's own name. */
 export function nameOf(command: Command): string {
@@ -160,7 +166,7 @@ export const dealerOption = (stored = false): Option =>
     .default('server');
 
 export const addSampling = (command: Command): Command =>
-  command
+  idleUnless(command, (own) => own.opts<SamplingOptions>().temperature > 0, '--temperature above 0', 'the best token each time', '--top-k', '--top-p', '--seed')
     .addOption(new Option('--max-tokens <n>', 'tokens to generate at most').argParser(integer(1)).default(16))
     .addOption(new Option('--temperature <t>', '0: greedy').argParser(real).default(0))
     .addOption(new Option('--top-k <k>', 'sample from the k best tokens, 0: all').argParser(integer(0)).default(0))
