@@ -113,7 +113,7 @@ export const demoCommand = addSampling(
       });
     try {
       progress.done(
-        `started on loopback: ${Object.entries(trio.pids)
+        `started: ${Object.entries(trio.pids)
           .map(([role, pid]) => `${role} (process ${pid})`)
           .join(', ')}`,
       );
