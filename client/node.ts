@@ -54,7 +54,8 @@ export const packageVersion = (): string => (JSON.parse(readFileSync(join(packag
 /** The folder of a model: the embedded model by its name, a folder, or the folder of a GGUF file. @throws CachetError 'usage' for a random model, which has none. */
 export function modelFolder(model: string): string {
   if (model === EMBEDDED_MODEL) return join(packageRoot(), 'protocols', 'models', EMBEDDED_MODEL);
-  if (model.startsWith(RANDOM)) throw new CachetError({ code: 'usage', what: 'a random model has no folder', expected: 'a folder or a GGUF file', got: model });
+  if (model.startsWith(RANDOM))
+    throw new CachetError({ code: 'usage', what: 'a random model has no folder', expected: 'a folder or a GGUF file', got: model, hint: 'cachet models' });
   return isGguf(model) ? dirname(model) : model;
 }
 

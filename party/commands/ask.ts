@@ -60,7 +60,13 @@ export const askCommand = addConfig(
       ids = promptIds(artefact, tokenizer, text),
       abort = new AbortController();
     if (ids.length <= artefact.prefixIds.length)
-      throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'text as an argument or on stdin', got: 'nothing' });
+      throw new CachetError({
+        code: 'usage',
+        what: 'empty prompt',
+        expected: 'text as an argument or on stdin',
+        got: 'nothing',
+        hint: 'cachet ask --help has examples',
+      });
     const use = { promptTokens: ids.length - artefact.prefixIds.length, maxTokens: o.maxTokens },
       policy = await readPolicy(config.policy ?? 'full', config.model, artefact, use);
     onInterrupt(() => abort.abort());

@@ -85,7 +85,14 @@ needing(policiesCommand, '--auto', '--answer');
 function timedOf(o: Options, named: readonly Policy[]): readonly Policy[] {
   const unknown = o.timed?.find((name) => !named.some((p) => p.name === name));
   if (unknown !== undefined)
-    throw new CachetError({ code: 'usage', step: '--timed', what: 'no such policy', expected: named.map((p) => p.name).join(', '), got: unknown });
+    throw new CachetError({
+      code: 'usage',
+      step: '--timed',
+      what: 'no such policy',
+      expected: named.map((p) => p.name).join(', '),
+      got: unknown,
+      hint: 'one of those',
+    });
   return o.timed ? named.filter((p) => o.timed!.includes(p.name)) : named;
 }
 

@@ -269,11 +269,19 @@ async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer,
       what: 'bad file of cases',
       expected: '{ "cases": [{ "promptIds": [..] or "prompt": "..", "continuationIds": [..] }] }',
       got: parsed.error.issues[0]!.message,
+      hint: 'mend that place of the file',
     });
   const cases = parsed.data.cases.map((c, i): Case => {
     const promptTokens = c.promptIds ?? c.prompt_ids ?? (c.prompt === undefined ? undefined : promptIds(artefact, tokenizer, c.prompt));
     if (!promptTokens)
-      throw new CachetError({ code: 'usage', step: `${path}, case ${i + 1}`, what: 'no prompt', expected: 'promptIds or prompt', got: 'neither' });
+      throw new CachetError({
+        code: 'usage',
+        step: `${path}, case ${i + 1}`,
+        what: 'no prompt',
+        expected: 'promptIds or prompt',
+        got: 'neither',
+        hint: 'give it one of them',
+      });
     return { name: c.name, promptIds: promptTokens, continuationIds: (c.continuationIds ?? c.greedy_ids)!, margins: c.margins };
   });
   const missing = only?.find((name) => !cases.some((c) => c.name === name));
@@ -284,6 +292,7 @@ async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer,
       what: 'no such case',
       expected: cases.map((c) => c.name ?? 'without a name').join(', '),
       got: missing,
+      hint: 'one of those',
     });
   const chosen = cases.filter((c) => !only || only.includes(c.name ?? ''));
   const usable = chosen.filter((c) => artefact.prefixIds.every((id, i) => c.promptIds[i] === id)),
@@ -294,6 +303,7 @@ async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer,
       what: "no case begins with the model's public prefix",
       expected: `token ids ${artefact.prefixIds.join(' ')}`,
       got: 'other beginnings',
+      hint: 'cases that were made for this model',
     });
   if (kept.length === 0)
     throw new CachetError({
@@ -301,6 +311,7 @@ async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer,
       what: 'no case is short enough',
       expected: `prompts of at most ${most} tokens`,
       got: `${Math.min(...usable.map((c) => c.promptIds.length))} tokens and more`,
+      hint: 'a larger --max-prompt',
     });
   return kept;
 }
