@@ -54,7 +54,8 @@ export const packageVersion = (): string => (JSON.parse(readFileSync(join(packag
 /** The folder of a model: the embedded model by its name, a folder, or the folder of a GGUF file. @throws CachetError 'usage' for a random model, which has none. */
 export function modelFolder(model: string): string {
   if (model === EMBEDDED_MODEL) return join(packageRoot(), 'protocols', 'models', EMBEDDED_MODEL);
-  if (model.startsWith(RANDOM)) throw new CachetError({ code: 'usage', what: 'a random model has no folder', expected: 'a folder or a GGUF file', got: model });
+  if (model.startsWith(RANDOM))
+    throw new CachetError({ code: 'usage', what: 'a random model has no folder', expected: 'a folder or a GGUF file', got: model, hint: 'cachet models' });
   return isGguf(model) ? dirname(model) : model;
 }
 
@@ -83,9 +84,16 @@ const cannotRead = (path: string, code: 'config' | 'artefact' | 'model' | 'polic
     what: 'cannot read file',
     expected: path,
     got: (cause as NodeJS.ErrnoException).code ?? String(cause),
-    ...(hint === undefined ? {} : { hint }),
+    hint: hint ?? UNREADABLE[(cause as NodeJS.ErrnoException).code ?? ''] ?? 'another file',
     cause,
   });
+
+const UNREADABLE: Readonly<Record<string, string>> = {
+  ENOENT: 'check the path',
+  ENOTDIR: 'check the path',
+  EISDIR: 'a file, not a folder',
+  EACCES: 'its permissions',
+};
 
 /** A file, read by ranges; it is open only while it is being read. @throws CachetError 'model' naming the file. */
 export function fileSource(path: string): ByteSource & { readonly path: string; readonly modifiedMs: number } {
@@ -148,8 +156,14 @@ function parseJson(text: string, path: string, code: 'config' | 'model' | 'polic
   try {
     return JSON.parse(text);
   } catch (cause) {
-    throw new CachetError({ code, what: 'not JSON', expected: `JSON in ${path}`, got: (cause as Error).message, cause });
+    throw new CachetError({ code, what: 'not JSON', expected: `JSON in ${path}`, got: whereNot(cause as Error), hint: 'another file, or mend this one' });
   }
+}
+
+/** Where a parser stopped. Its message may quote the text, which may be a private one; a position at its end follows no quotation. */
+function whereNot(error: Error): string {
+  const at = / at position (\d+)(?: \(line \d+ column \d+\))?$/.exec(error.message)?.[1];
+  return at === undefined ? 'other text' : `other text at character ${at}`;
 }
 
 /** Its artefact: `model.cachet` in the folder, beside a GGUF file under its name, or for a random model in the cache. */

@@ -1,6 +1,7 @@
 /**
  * Writes TOUR.md: screens of the real commands, in a folder of their own, 80 columns wide. A screen is an entry of SCREENS; `npm run tour` makes all of them.
- * Fails if a screen is wider than 80 columns or a command ends otherwise than it should.
+ * Fails if a screen is wider than 80 columns or a command ends otherwise than it should. What is one line by rule (errors, JSON, a party's log) is shown as a
+ * terminal breaks it.
  */
 import { spawn } from 'node:child_process';
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -37,7 +38,7 @@ const SCREENS = [
   { run: 'cachet party --role p0 --config p0.json', background: true },
   { run: 'cachet party --role p1 --config p1.json', background: true },
   { title: 'A question', run: 'cat note.txt' },
-  { run: 'cachet ask --config client.json --note note.txt --question "What is Nina\'s pin?"' },
+  { run: 'cachet ask --config client.json --note note.txt \\\n  --question "What is Nina\'s pin?"' },
   { title: 'A conversation', run: 'cat questions.txt' },
   {
     text: 'The note is sent with the first question; the next ones cost their own tokens alone (the lines in brackets). Questions are typed, or lines of stdin.',
@@ -48,11 +49,15 @@ const SCREENS = [
   { run: 'cachet cost --prompt-tokens 150 --helper client' },
   { title: 'Models', run: 'cachet models' },
   { title: 'When something is wrong', run: 'cachet ask --config client.json ""', status: 1 },
-  { run: 'cachet ask --p0 ws://127.0.0.1:9 --p1 ws://127.0.0.1:9 --timeout-ms 300 "Hello."', status: 1 },
+  { run: 'cachet ask --p0 ws://127.0.0.1:9 --p1 ws://127.0.0.1:9 \\\n  --timeout-ms 300 "Hello."', status: 1 },
   { run: 'cachet party --role p0 --config p0.json', status: 1 },
   { run: 'cachet cost --model nowhere', status: 1 },
   { run: 'cachet cost --prompt-tokens many --json', status: 1 },
 ];
+
+const COLUMNS = 80;
+const wide = SCREENS.flatMap((s) => s.run.split('\n')).find((line) => line.length > COLUMNS - '$ '.length);
+if (wide) throw new Error(`a command of more than ${COLUMNS} columns: ${wide}`);
 
 mkdirSync(join(folder, '.bin'));
 writeFileSync(join(folder, '.bin', 'cachet'), `#!/bin/sh\nexec "${process.execPath}" "${ROOT}dist/party/cli.js" "$@"\n`);
@@ -60,13 +65,20 @@ chmodSync(join(folder, '.bin', 'cachet'), 0o755);
 writeFileSync(join(folder, 'note.txt'), NOTE);
 writeFileSync(join(folder, 'questions.txt'), QUESTIONS);
 
-/** Lines as they stand in the end: progress that was overwritten is gone; long lines are broken where a terminal would. */
-function screen(raw) {
+/** What is never more than one line, however wide. */
+const ONE_LINE = /^(cachet|helper|p0|p1): |^\{/;
+
+/** Lines as they stand in the end: progress that was overwritten is gone. @throws Error naming a line that is too wide. */
+function screen(raw, command) {
   return raw
     .split('\n')
     .map((line) => line.split('\r').filter(Boolean).at(-1) ?? '')
     .map((line) => stripVTControlCharacters(line).trimEnd())
-    .flatMap((line) => line.match(/.{1,80}/g) ?? [''])
+    .flatMap((line) => {
+      if (line.length <= COLUMNS) return line;
+      if (!ONE_LINE.test(line)) throw new Error(`${command}: a line of ${line.length} columns: ${line}`);
+      return line.match(new RegExp(`.{1,${COLUMNS}}`, 'g'));
+    })
     .join('\n')
     .trim();
 }
@@ -97,7 +109,7 @@ try {
   await Promise.all(shown.map((s) => s.ended));
 }
 const parts = SCREENS.map((s, i) => {
-  const text = screen(shown[i].raw).replaceAll(folder, '.').replaceAll(ROOT, '').replaceAll(/ +$/gm, '');
+  const text = screen(shown[i].raw.replaceAll(folder, '.').replaceAll(ROOT, ''), s.run).replaceAll(/ +$/gm, '');
   return `${s.title ? `## ${s.title}\n\n` : ''}${s.text ? `${s.text}\n\n` : ''}\`\`\`console\n$ ${s.run}\n${text}\n\`\`\`\n`;
 });
 writeFileSync(

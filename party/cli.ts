@@ -1,58 +1,27 @@
 #!/usr/bin/env node
-/** The command line: one file a command in commands/, listed here. Errors are one line on stderr and a non-zero exit status. */
-import { Command, CommanderError } from 'commander';
-import { packageVersion } from '../client/node.ts';
+/** The command line, of the commands in commands/. Errors are one line on stderr and a non-zero exit status. */
+import { CommanderError } from 'commander';
 import { CachetError } from '../protocols/errors.ts';
-import { askCommand } from './commands/ask.ts';
-import { chatCommand } from './commands/chat.ts';
-import { completionCommand } from './commands/completion.ts';
-import { benchCommand } from './commands/bench.ts';
-import { costCommand } from './commands/cost.ts';
-import { dealCommand } from './commands/deal.ts';
-import { demoCommand } from './commands/demo.ts';
-import { doctorCommand } from './commands/doctor.ts';
-import { evalCommand } from './commands/eval.ts';
-import { initCommand } from './commands/init.ts';
-import { modelsCommand } from './commands/models.ts';
-import { partyCommand } from './commands/party.ts';
-import { policyCommand } from './commands/policy.ts';
-import { prepareCommand } from './commands/prepare.ts';
-import { storeCommand } from './commands/store.ts';
-import { traceCommand } from './commands/trace.ts';
-import { weightsCommand } from './commands/weights.ts';
+import { nameOf } from './commands/options.ts';
+import { makeProgram } from './commands/program.ts';
 
-const commands = [
-  demoCommand,
-  askCommand,
-  chatCommand,
-  initCommand,
-  partyCommand,
-  doctorCommand,
-  modelsCommand,
-  prepareCommand,
-  dealCommand,
-  storeCommand,
-  weightsCommand,
-  evalCommand,
-  costCommand,
-  policyCommand,
-  benchCommand,
-  traceCommand,
-  completionCommand,
-];
-
-const program = new Command('cachet')
-  // A subcommand's options are its own, whatever its parent's are called.
-  .enablePositionalOptions()
-  .description('Private transformer inference: a prompt that nobody else may see.')
-  .version(packageVersion())
-  .showHelpAfterError('(add --help for the options)');
-for (const command of commands) program.addCommand(command);
 const json = process.argv.includes('--json');
-for (const command of [program, ...commands.flatMap((c) => [c, ...c.commands])]) {
-  command.exitOverride().configureHelp({ helpWidth: 80 });
-  // A program that reads JSON gets its errors as JSON too, below.
-  if (json) command.showHelpAfterError(false).configureOutput({ writeErr: () => undefined });
+/** The command that refused its arguments. */
+let refusing = '';
+const program = makeProgram((command) => (refusing = command === program ? '' : `${nameOf(command)} `));
+
+/** A word as commands are called: anything else may be a prompt whose command was forgotten. */
+const WORD = /^error: unknown command '[\w-]{1,30}'/;
+
+/** Of commander's own errors: what is wrong, and what to try; undefined where that is a help text, which it has written. */
+function refusal({ code, message }: CommanderError): { readonly what: string; readonly hint: string } | undefined {
+  if (code === 'commander.help') return json ? { what: 'no command', hint: 'cachet --help lists them' } : undefined;
+  const [what, similar] = message.split('\n', 2) as [string, string?],
+    meant = /Did you mean (?:one of )?(.*)\?/.exec(similar ?? '')?.[1];
+  return {
+    what: code === 'commander.unknownCommand' && !WORD.test(what) ? 'unknown command' : what.replace(/^error: /, '').replace(/\.$/, ''),
+    hint: `${meant ? `${meant}, or ` : ''}cachet ${refusing}--help`,
+  };
 }
 
 /** One line; of an error that is not ours the name alone, since its text may quote what it stumbled over. */
@@ -60,7 +29,9 @@ function complain(error: unknown): void {
   const ours = error instanceof CachetError ? error.details : undefined;
   if (error instanceof CommanderError) {
     process.exitCode = error.exitCode;
-    if (json && error.exitCode !== 0) console.error(JSON.stringify({ error: { code: 'usage', what: error.message.replace(/^error: /, '') } }));
+    const refused = error.exitCode === 0 ? undefined : refusal(error);
+    if (refused && json) console.error(JSON.stringify({ error: { code: 'usage', ...refused } }));
+    else if (refused) process.stderr.write(`cachet: ${refused.what}; try: ${refused.hint}\n`);
     return;
   }
   process.exitCode = ours?.code === 'aborted' && ours.what === 'interrupted' ? 130 : 1;

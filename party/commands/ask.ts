@@ -8,7 +8,20 @@ import { CachetError } from '../../protocols/errors.ts';
 import { reach, type DealerChoice } from '../reach.ts';
 import { onInterrupt, Progress } from '../terminal.ts';
 import { describeFigures, figures, show, traced } from './answer.ts';
-import { addConfig, addSampling, beginTrace, configOf, dealerOption, readNote, samplingOf, TRACE_HELP, traceOption, type SamplingOptions } from './options.ts';
+import {
+  addConfig,
+  addSampling,
+  beginTrace,
+  configOf,
+  dealerOption,
+  idleUnless,
+  needing,
+  readNote,
+  samplingOf,
+  TRACE_HELP,
+  traceOption,
+  type SamplingOptions,
+} from './options.ts';
 
 interface Options extends SamplingOptions {
   config?: string;
@@ -27,6 +40,7 @@ export const askCommand = addConfig(
       .option('--question <text>', 'a question, in place of the prompt')
       .option('--note <file>', 'with --question: the private text that it is about'),
   ),
+  { client: true },
 )
   .addOption(dealerOption(true))
   .option('--json', 'answer and figures as JSON on stdout')
@@ -41,12 +55,18 @@ export const askCommand = addConfig(
       tokenizer = await readTokenizer(config.model),
       progress = new Progress({ silent: o.json === true });
     if (o.question !== undefined && prompt !== undefined)
-      throw new CachetError({ code: 'usage', what: 'prompt and --question', expected: 'one of them', got: 'both' });
+      throw new CachetError({ code: 'usage', what: 'prompt and --question', expected: 'one of them', got: 'both', hint: 'leave one out' });
     const text = o.question !== undefined ? await questionText(tokenizer, o.question, o.note) : prompt === undefined || prompt === '-' ? await stdin() : prompt,
       ids = promptIds(artefact, tokenizer, text),
       abort = new AbortController();
     if (ids.length <= artefact.prefixIds.length)
-      throw new CachetError({ code: 'usage', what: 'empty prompt', expected: 'text as an argument or on stdin', got: 'nothing' });
+      throw new CachetError({
+        code: 'usage',
+        what: 'empty prompt',
+        expected: 'text as an argument or on stdin',
+        got: 'nothing',
+        hint: 'cachet ask --help has examples',
+      });
     const use = { promptTokens: ids.length - artefact.prefixIds.length, maxTokens: o.maxTokens },
       policy = await readPolicy(config.policy ?? 'full', config.model, artefact, use);
     onInterrupt(() => abort.abort());
@@ -68,6 +88,16 @@ export const askCommand = addConfig(
       process.stderr.write(`${describeFigures(result)}\n`);
     }
   });
+needing(askCommand, '--question', '--note');
+idleUnless(
+  askCommand,
+  (own) => own.opts<Options>().helper === 'client',
+  '--helper client, where this process deals',
+  'another dealer',
+  '--kernels',
+  '--backend',
+  '--threads',
+);
 
 /** A note and a question as the model's chat template has them. */
 async function questionText(tokenizer: Tokenizer, question: string, note: string | undefined): Promise<string> {

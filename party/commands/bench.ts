@@ -8,7 +8,7 @@ import { artefactOf } from '../preparing.ts';
 import { bytes, describeMachine, onInterrupt } from '../terminal.ts';
 import { policiesCommand } from './benchPolicies.ts';
 import { backendsCommand, dealingCommand, decodeCommand, evictCommand, operatorsCommand, opsCommand, prefillCommand, storeRowCommand } from './benchSteps.ts';
-import { integer } from './options.ts';
+import { idleUnless, integer } from './options.ts';
 
 const nets = (text: string): string[] =>
   text
@@ -62,6 +62,8 @@ export const benchCommand = new Command('bench')
   .addOption(tokens())
   .addOption(json())
   .action(measure);
+
+idleUnless(benchCommand, (own) => own.opts<Options>().only !== 'kernels', 'sessions to be measured', '--only kernels', '--model', '--net', '--tokens');
 
 async function measure(o: Options): Promise<void> {
   const abort = new AbortController();

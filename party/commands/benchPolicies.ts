@@ -8,7 +8,7 @@ import { ablation, choiceRows, fixedBudget, policyRows, type ChoiceRow, type Pol
 import { benchSteps, type StepsRow } from '../bench/steps.ts';
 import { artefactOf } from '../preparing.ts';
 import { bytes, describeMachine, onInterrupt, Progress, table } from '../terminal.ts';
-import { integer, integers } from './options.ts';
+import { integer, integers, needing } from './options.ts';
 
 interface Options {
   readonly model: string;
@@ -78,11 +78,21 @@ export const policiesCommand = new Command('policies')
     if (found.rows) console.log(`\ntokens through three processes on loopback, ${o.reps} sessions of ${o.tokens}\n\n${times(found.rows)}`);
   });
 
+needing(policiesCommand, '--time', '--timed', '--tokens', '--reps');
+needing(policiesCommand, '--auto', '--answer');
+
 /** @throws CachetError 'usage' naming one that is not among the policies. */
 function timedOf(o: Options, named: readonly Policy[]): readonly Policy[] {
   const unknown = o.timed?.find((name) => !named.some((p) => p.name === name));
   if (unknown !== undefined)
-    throw new CachetError({ code: 'usage', step: '--timed', what: 'no such policy', expected: named.map((p) => p.name).join(', '), got: unknown });
+    throw new CachetError({
+      code: 'usage',
+      step: '--timed',
+      what: 'no such policy',
+      expected: named.map((p) => p.name).join(', '),
+      got: unknown,
+      hint: 'one of those',
+    });
   return o.timed ? named.filter((p) => o.timed!.includes(p.name)) : named;
 }
 

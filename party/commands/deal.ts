@@ -51,8 +51,8 @@ Example:
 Sessions have the policy that the store was dealt for (ask --policy).
 Give P0 the folder store/p0 and p0.key, P1 the folder store/p1 and p1.key, and
 neither the other's; of a private model it is the helper's part that deals
-(--model parts/helper). Whoever deals knows all masks: the machine that does must
-not be an evaluator's.`,
+(--model parts/helper). Whoever deals knows all masks: the machine that does
+must not be an evaluator's.`,
   )
   .action(async (o: Options) => {
     const artefact = await artefactOf(o.model);

@@ -20,6 +20,8 @@ import {
   beginTrace,
   dealerOption,
   integer,
+  needing,
+  netOption,
   policyOption,
   readNote,
   samplingOf,
@@ -69,6 +71,9 @@ interface Options extends SamplingOptions {
   trace?: string;
 }
 
+/** What a file of cases says itself. */
+const OF_A_QUESTION = ['note', 'question', 'maxTokens', 'temperature', 'topK', 'topP', 'seed'];
+
 export const demoCommand = addSampling(
   new Command('demo')
     .description('Start P0, P1 and the helper as processes on this machine, ask a question about a private note, show what each party saw.')
@@ -78,9 +83,11 @@ export const demoCommand = addSampling(
     .addOption(dealerOption())
     .addOption(policyOption())
     .addOption(weightsOption())
-    .option('--net <net>', 'links are made to be loopback, lan, wan or rtt=MS,mbps=N', 'loopback'),
+    .addOption(netOption()),
 )
-  .option('--cases <file>', 'run the cases of a file instead: JSON { cases: [{ promptIds or prompt, continuationIds }] }')
+  .addOption(
+    new Option('--cases <file>', 'run the cases of a file instead: JSON { cases: [{ promptIds or prompt, continuationIds }] }').conflicts(OF_A_QUESTION),
+  )
   .option('--case <name...>', 'with --cases: those of these names alone')
   .addOption(new Option('--max-prompt <n>', 'with --cases: skip prompts of more tokens').argParser(integer(1)))
   .option('--json', 'result as JSON on stdout')
@@ -90,6 +97,7 @@ export const demoCommand = addSampling(
     const progress = new Progress({ silent: o.json === true }),
       { artefact, parts } = await localModel(o.model, o.weights, (text) => progress.update(text)),
       tokenizer = await readTokenizer(o.model),
+      note = o.note === undefined ? NOTE : await readNote(o.note),
       fixed = o.policy === AUTO ? undefined : await readPolicy(o.policy, o.model, artefact),
       abort = new AbortController();
     const cases = o.cases === undefined ? undefined : await readCases(o.cases, artefact, tokenizer, o.case, o.maxPrompt);
@@ -105,7 +113,7 @@ export const demoCommand = addSampling(
       });
     try {
       progress.done(
-        `started on loopback: ${Object.entries(trio.pids)
+        `started: ${Object.entries(trio.pids)
           .map(([role, pid]) => `${role} (process ${pid})`)
           .join(', ')}`,
       );
@@ -114,6 +122,7 @@ export const demoCommand = addSampling(
         trio,
         artefact,
         tokenizer,
+        note,
         progress,
         async *asked(prompt, maxTokens, sampling) {
           const promptTokens = prompt.length - artefact.prefixIds.length,
@@ -137,6 +146,7 @@ export const demoCommand = addSampling(
       await trace?.close();
     }
   });
+needing(demoCommand, '--cases', '--case', '--max-prompt');
 
 /** A demo whose parties are up. */
 interface Running {
@@ -144,12 +154,12 @@ interface Running {
   readonly trio: Trio;
   readonly artefact: Artefact;
   readonly tokenizer: Tokenizer;
+  readonly note: string;
   readonly progress: Progress;
   asked(prompt: readonly number[], maxTokens: number, sampling: Sampling): AsyncIterable<AskEvent>;
 }
 
-async function runQuestion({ o, trio, artefact, tokenizer, progress, asked }: Running): Promise<void> {
-  const note = o.note === undefined ? NOTE : await readNote(o.note);
+async function runQuestion({ o, trio, artefact, tokenizer, note, progress, asked }: Running): Promise<void> {
   const messages: Message[] = [
       { role: 'system', content: note.trim() },
       { role: 'user', content: o.question.trim() },
@@ -251,7 +261,7 @@ const casesSchema = z.object({ cases: z.array(caseSchema).min(1) });
 const MARGIN = 0.1;
 
 async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer, only: readonly string[] | undefined, most = Infinity): Promise<Case[]> {
-  const parsed = casesSchema.safeParse(await readJson(path, 'usage'));
+  const parsed = casesSchema.safeParse(await readJson(path, 'usage', '--cases FILE, of JSON'));
   if (!parsed.success)
     throw new CachetError({
       code: 'usage',
@@ -259,11 +269,19 @@ async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer,
       what: 'bad file of cases',
       expected: '{ "cases": [{ "promptIds": [..] or "prompt": "..", "continuationIds": [..] }] }',
       got: parsed.error.issues[0]!.message,
+      hint: 'mend that place of the file',
     });
   const cases = parsed.data.cases.map((c, i): Case => {
     const promptTokens = c.promptIds ?? c.prompt_ids ?? (c.prompt === undefined ? undefined : promptIds(artefact, tokenizer, c.prompt));
     if (!promptTokens)
-      throw new CachetError({ code: 'usage', step: `${path}, case ${i + 1}`, what: 'no prompt', expected: 'promptIds or prompt', got: 'neither' });
+      throw new CachetError({
+        code: 'usage',
+        step: `${path}, case ${i + 1}`,
+        what: 'no prompt',
+        expected: 'promptIds or prompt',
+        got: 'neither',
+        hint: 'give it one of them',
+      });
     return { name: c.name, promptIds: promptTokens, continuationIds: (c.continuationIds ?? c.greedy_ids)!, margins: c.margins };
   });
   const missing = only?.find((name) => !cases.some((c) => c.name === name));
@@ -274,6 +292,7 @@ async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer,
       what: 'no such case',
       expected: cases.map((c) => c.name ?? 'without a name').join(', '),
       got: missing,
+      hint: 'one of those',
     });
   const chosen = cases.filter((c) => !only || only.includes(c.name ?? ''));
   const usable = chosen.filter((c) => artefact.prefixIds.every((id, i) => c.promptIds[i] === id)),
@@ -284,6 +303,7 @@ async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer,
       what: "no case begins with the model's public prefix",
       expected: `token ids ${artefact.prefixIds.join(' ')}`,
       got: 'other beginnings',
+      hint: 'cases that were made for this model',
     });
   if (kept.length === 0)
     throw new CachetError({
@@ -291,6 +311,7 @@ async function readCases(path: string, artefact: Artefact, tokenizer: Tokenizer,
       what: 'no case is short enough',
       expected: `prompts of at most ${most} tokens`,
       got: `${Math.min(...usable.map((c) => c.promptIds.length))} tokens and more`,
+      hint: 'a larger --max-prompt',
     });
   return kept;
 }

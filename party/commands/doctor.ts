@@ -1,10 +1,12 @@
 /** `cachet doctor`: will it run here? One line a check, with what to do. */
+import { execFile } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { access, constants } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { cpus, freemem } from 'node:os';
-import { Command } from 'commander';
-import { EMBEDDED_MODEL, readModelArtefact, readTokenizer } from '../../client/node.ts';
+import { dirname, join } from 'node:path';
+import { Command, Option } from 'commander';
+import { EMBEDDED_MODEL, packageRoot, readModelArtefact, readTokenizer } from '../../client/node.ts';
 import { reserveMemory } from '../../kernels/memory.ts';
 import { BACKENDS } from '../../kernels/registry.ts';
 import { selfTest } from '../../kernels/selfTest.ts';
@@ -64,7 +66,7 @@ function machine(threads: number): Check[] {
         return exact ? ['ok', choices ? `exact, ${choices}` : 'exact'] : ['FAILED', 'differs from the reference; try: report this as a bug'];
       },
     ]),
-    ...BULK_BACKENDS.map((backend): Check => [`bulk ${backend}`, () => bulkBackend(backend)]),
+    ...BULK_BACKENDS.map((backend): Check => [`bulk ${backend}`, () => probed(backend)]),
   ];
 }
 
@@ -79,6 +81,17 @@ async function bulkBackend(name: string): Promise<Outcome> {
     return ['warning', `${(error as Error).message.split(':')[0]}: left to wasm`];
   }
 }
+
+/** How long a driver may take to compile its programs. */
+const PROBE_MS = 60_000;
+
+/** Tried in a process of its own: drivers write on stderr what they like, and some end their process. */
+const probed = (name: string): Promise<Outcome> =>
+  new Promise((resolve) => {
+    execFile(process.execPath, [join(packageRoot(), 'dist', 'party', 'cli.js'), 'doctor', '--probe', name, '--json'], { timeout: PROBE_MS }, (error, stdout) =>
+      resolve(error ? ['warning', 'its driver ends or stops the process: left to wasm'] : (JSON.parse(stdout) as Outcome)),
+    );
+  });
 
 function model(name: string): Check[] {
   return [
@@ -98,9 +111,7 @@ function deployment(config: Config): Check[] {
           return ['ok', `${address}: a party answers`];
         } catch {
           const { hostname, port } = new URL(address.replace('ws:', 'http:'));
-          return (await free(hostname, Number(port)))
-            ? ['warning', `${address}: none yet; port free`]
-            : ['FAILED', `${address}: no party answers, port not free; try: another port`];
+          return unanswered(address, await bind(hostname, Number(port)));
         }
       },
     ]),
@@ -109,9 +120,13 @@ function deployment(config: Config): Check[] {
       : ([
           [
             'ledger',
-            async () => {
-              await (await open(config.ledger!, 'a')).close();
-              return ['ok', config.ledger!];
+            () => {
+              const path = config.ledger!;
+              // Looked at, not made: it is the party's, which may be on another machine.
+              return access(existsSync(path) ? path : dirname(path), constants.R_OK | constants.W_OK).then(
+                (): Outcome => ['ok', path],
+                (error: NodeJS.ErrnoException): Outcome => ['FAILED', `${path}: ${error.code}; try: a place that can be written to`],
+              );
             },
           ],
         ] satisfies Check[])),
@@ -119,11 +134,29 @@ function deployment(config: Config): Check[] {
   ];
 }
 
-const free = (host: string, port: number): Promise<boolean> =>
+/** Nobody answers at an address: is it this machine's, and is there room for a party? */
+function unanswered(address: string, code: string | undefined): Outcome {
+  switch (code) {
+    case undefined:
+      return ['warning', `${address}: none yet; port free`];
+    case 'EADDRNOTAVAIL':
+      return ['warning', `${address}: on another machine; not up yet`];
+    case 'ENOTFOUND':
+    case 'EAI_AGAIN':
+      return ['warning', `${address}: not up yet; its name is not known here`];
+    case 'EADDRINUSE':
+      return ['FAILED', `${address}: no party answers, port not free; try: another port`];
+    default:
+      return ['FAILED', `${address}: cannot be listened at: ${code}; try: another port`];
+  }
+}
+
+/** Listens for a moment; the code of what was in the way, if anything. */
+const bind = (host: string, port: number): Promise<string | undefined> =>
   new Promise((resolve) => {
     const server = createServer();
-    server.once('error', () => resolve(false));
-    server.listen(port, host, () => server.close(() => resolve(true)));
+    server.once('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? error.name));
+    server.listen(port, host, () => server.close(() => resolve(undefined)));
   });
 
 export const doctorCommand = new Command('doctor')
@@ -131,7 +164,9 @@ export const doctorCommand = new Command('doctor')
   .option('--config <file>', "a deployment's configuration: its addresses and ledger are checked too")
   .option('--model <dir>', "model folder (default: the configuration's, or the embedded model)")
   .option('--json', 'checks as JSON on stdout')
-  .action(async (o: { config?: string; model?: string; json?: boolean }) => {
+  .addOption(new Option('--probe <backend>', 'try one backend of bulk work, for the process that checks all').choices(BULK_BACKENDS).hideHelp())
+  .action(async (o: { config?: string; model?: string; json?: boolean; probe?: string }) => {
+    if (o.probe !== undefined) return void console.log(JSON.stringify(await bulkBackend(o.probe)));
     const config = o.config === undefined ? undefined : await readConfigFile(o.config),
       results: { check: string; state: Outcome[0]; what: string }[] = [];
     for (const [check, run] of [

@@ -9,7 +9,7 @@ import { artefactOf } from '../preparing.ts';
 import { measure } from '../measuring.ts';
 import { qualityTable } from '../qualityTable.ts';
 import { percent, Progress, table, wrap } from '../terminal.ts';
-import { integer, integers } from './options.ts';
+import { idleUnless, integer, integers, needing } from './options.ts';
 
 interface Options {
   model: string;
@@ -58,16 +58,33 @@ export const evalCommand = new Command('eval')
   .option('--json', 'print the result as JSON on stdout')
   .action(async (o: Options) => {
     if (o.policy) return comparePolicies(o, o.policy);
-    if (o.text === undefined) throw new CachetError({ code: 'usage', what: 'no text', expected: '--text FILE, or --policy', got: 'neither' });
+    if (o.text === undefined)
+      throw new CachetError({ code: 'usage', what: 'no text', expected: '--text FILE, or --policy', got: 'neither', hint: 'cachet eval --help' });
     const progress = new Progress({ silent: o.json === true }),
       started = performance.now(),
       artefact = await artefactOf(o.model),
       model = await openModel(o.weights ?? o.model);
-    if (!model.tokenizer) throw new CachetError({ code: 'model', what: 'no tokenizer', expected: 'one beside the weights', got: 'none' });
-    const ids = new Tokenizer(model.tokenizer, model.tokenizerConfig).encode(new TextDecoder().decode(await readBytes(o.text, 'usage'))),
+    if (!model.tokenizer)
+      throw new CachetError({
+        code: 'model',
+        what: 'no tokenizer',
+        expected: 'one beside the weights',
+        got: 'none',
+        hint: '--weights MODEL, with a tokenizer.json',
+      });
+    const ids = new Tokenizer(model.tokenizer, model.tokenizerConfig).encode(
+        new TextDecoder().decode(await readBytes(o.text, 'usage', '--text FILE, with the text in it')),
+      ),
       windows = windowsOf(ids, artefact.prefixIds, o.window, o.positions);
     if (windows.length === 0)
-      throw new CachetError({ code: 'usage', step: o.text, what: 'text too short', expected: 'at least two tokens', got: String(ids.length) });
+      throw new CachetError({
+        code: 'usage',
+        step: o.text,
+        what: 'text too short',
+        expected: 'at least two tokens',
+        got: String(ids.length),
+        hint: 'a longer text',
+      });
     const result = evaluate({
       artefact,
       weights: model.weights(),
@@ -80,6 +97,9 @@ export const evalCommand = new Command('eval')
     progress.done(`${result.positions} positions in ${windows.length} windows, ${seconds.toFixed(1)} s`);
     for (const line of describe(artefact.name, result)) console.log(line);
   });
+
+needing(evalCommand, '--policy', '--prompt-tokens', '--continuation', '--questions', '--seed', '--spread', '--streaming', '--report');
+idleUnless(evalCommand, (own) => own.opts<Options>().policy === undefined, 'a comparison with float32', '--policy', '--weights', '--window');
 
 /** Pieces of a text, each after the public prefix; a token more than is predicted. */
 export function windowsOf(ids: readonly number[], prefix: readonly number[], window: number, positions: number): number[][] {
@@ -101,7 +121,7 @@ async function comparePolicies(o: Options, names: readonly string[]): Promise<vo
       artefact,
       tokenizer: await readTokenizer(o.model),
       policies: await Promise.all(names.map((name) => readPolicy(name, o.model, artefact))),
-      text: o.text === undefined ? undefined : new TextDecoder().decode(await readBytes(o.text, 'usage')),
+      text: o.text === undefined ? undefined : new TextDecoder().decode(await readBytes(o.text, 'usage', '--text FILE, with the text in it')),
       spread: o.spread === true,
       streaming: o.streaming === true,
       report: o.report === true,

@@ -1,11 +1,12 @@
 /** `cachet init`: configurations for the machines of a deployment, and what to run where. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { EMBEDDED_MODEL } from '../../client/node.ts';
 import { CachetError } from '../../protocols/errors.ts';
 import { checkConfig, type PartyRole } from '../config.ts';
 import { writeAtomically } from '../files.ts';
+import { hostPort } from './options.ts';
 
 interface Options {
   out: string;
@@ -23,13 +24,21 @@ export const initCommand = new Command('init')
   .description('Write configurations for the parties and their clients, and say what to run where.')
   .option('--out <dir>', 'folder to write to', '.')
   .option('--model <dir>', 'model folder, or the embedded model', EMBEDDED_MODEL)
-  .option('--p0 <host:port>', 'where evaluator P0 is', '127.0.0.1:7700')
-  .option('--p1 <host:port>', 'where evaluator P1 is', '127.0.0.1:7701')
-  .option('--helper-at <host:port>', 'where the helper is', '127.0.0.1:7702')
+  .addOption(new Option('--p0 <host:port>', 'where evaluator P0 is').argParser(hostPort).default('127.0.0.1:7700'))
+  .addOption(new Option('--p1 <host:port>', 'where evaluator P1 is').argParser(hostPort).default('127.0.0.1:7701'))
+  .addOption(new Option('--helper-at <host:port>', 'where the helper is').argParser(hostPort).default('127.0.0.1:7702').conflicts('two'))
   .option('--two', 'no helper: clients deal for themselves')
   .option('--insecure', 'allow machines other than this one: links have no TLS yet')
   .option('--force', 'overwrite files that exist')
   .option('--json', 'what was written as JSON on stdout')
+  .addHelpText(
+    'after',
+    `
+Copy each party's file to its machine. Its ledger, the file of what it has used
+up, is kept in the folder that the configuration is in: "ledger", "store" and
+"storeKey" in a configuration are seen from there, as flags from the folder that
+the command runs in.`,
+  )
   .action(async (o: Options) => {
     const roles: PartyRole[] = o.two ? ['p0', 'p1'] : ['helper', 'p0', 'p1'],
       at: Readonly<Record<PartyRole, string>> = { p0: o.p0, p1: o.p1, helper: o.helperAt };
@@ -38,9 +47,9 @@ export const initCommand = new Command('init')
       ...Object.fromEntries(['p0', 'p1', 'helper'].filter((r) => roles.includes(r as PartyRole)).map((r) => [r, `ws://${at[r as PartyRole]}`])),
       ...(o.insecure ? { insecure: true } : {}),
     };
-    checkConfig(shared, 'options', new Set(['p0', 'p1']));
+    checkConfig(shared, 'options', { p0: '--p0', p1: '--p1', helper: '--helper-at' });
     const files = [
-      ...roles.map((role) => ({ role, path: join(o.out, `${role}.json`), content: { ...shared, ledger: join(o.out, `${role}.ledger`) } })),
+      ...roles.map((role) => ({ role, path: join(o.out, `${role}.json`), content: { ...shared, ledger: `${role}.ledger` } })),
       { role: 'client' as const, path: join(o.out, 'client.json'), content: shared },
     ];
     const there = files.find((f) => existsSync(f.path));

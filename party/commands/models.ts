@@ -1,14 +1,15 @@
 /** `cachet models`: what is supported, and what is found. */
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Command } from 'commander';
 import { artefactPath, EMBEDDED_MODEL, modelFolder, openModel, readModelArtefact, weightsPath } from '../../client/node.ts';
+import { CachetError } from '../../protocols/errors.ts';
 import { ARCHITECTURES, type Architecture } from '../../protocols/models/config.ts';
 import { RANDOM_SHAPES } from '../../protocols/models/random.ts';
 import { FORMATS } from '../../protocols/models/registry.ts';
 import { parameterCount } from '../../protocols/models/weights.ts';
-import { bytes, count, table } from '../terminal.ts';
+import { bytes, count, table, wrap } from '../terminal.ts';
 
 interface Found {
   readonly model: string;
@@ -56,6 +57,20 @@ async function modelsIn(folder: string): Promise<string[]> {
   return (await Promise.all(inside.map((e) => modelsOf(join(folder, e.name))))).flat();
 }
 
+/** @throws CachetError 'usage' for what is not a folder. */
+function checkFolder(path: string): string {
+  const got = statSync(path, { throwIfNoEntry: false });
+  if (got?.isDirectory()) return path;
+  throw new CachetError({
+    code: 'usage',
+    step: '--dir',
+    what: 'not a folder',
+    expected: 'a folder with models in it, or a model',
+    got: got ? `a file, ${path}` : `${path}, which does not exist`,
+    hint: 'check the path',
+  });
+}
+
 const place = (model: string): string => resolve(model === EMBEDDED_MODEL ? modelFolder(model) : model);
 
 export const modelsCommand = new Command('models')
@@ -63,15 +78,20 @@ export const modelsCommand = new Command('models')
   .option('--dir <dir>', 'look there too (default: the folders of CACHET_MODELS and the present one)')
   .option('--json', 'as JSON on stdout')
   .action(async (o: { dir?: string; json?: boolean }) => {
-    const places = o.dir === undefined ? [...(process.env['CACHET_MODELS'] ?? '').split(':').filter(Boolean), '.'] : [o.dir],
+    const places = o.dir === undefined ? [...(process.env['CACHET_MODELS'] ?? '').split(':').filter(Boolean), '.'] : [checkFolder(o.dir)],
       folders = (await Promise.all(places.map((p) => modelsIn(p)))).flat(),
       names = [...new Map([EMBEDDED_MODEL, ...folders].map((m) => [place(m), m])).values()],
       found = await Promise.all(names.map(look));
     const random = Object.keys(RANDOM_SHAPES).map((name) => `random:${name}`);
     if (o.json) return void console.log(JSON.stringify({ architectures: ARCHITECTURES, formats: FORMATS, random, models: found }));
-    console.log(`architectures: ${ARCHITECTURES.join(', ')}`);
-    for (const f of FORMATS) console.log(`${f.format}: ${f.tensorTypes.join(', ')}`);
-    console.log(`of random weights, for benchmarks: ${random.join(', ')}\n`);
+    console.log('what can be prepared, and what is there for benchmarks:');
+    for (const [name, items] of [
+      ['architectures', ARCHITECTURES],
+      ...FORMATS.map((f) => [f.format, f.tensorTypes] as const),
+      ['random weights', random],
+    ] as const)
+      console.log(wrap(`${name}: ${items.join(', ')}`));
+    console.log();
     console.log(
       table([
         ['model', 'architecture', 'layers', 'width', 'parameters', 'artefact', 'digest'],

@@ -3,9 +3,11 @@ import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { z } from 'zod';
 import { readBytes } from '../../client/node.ts';
 import type { Sampling } from '../../client/sampling.ts';
+import { CachetError } from '../../protocols/errors.ts';
 import { POLICY_NAMES } from '../../protocols/policy.ts';
 import type { SessionSpec } from '../../protocols/session.ts';
-import { configSchema, flagOf, readConfigFile, type Config, type ConfigField } from '../config.ts';
+import { configSchema, flagOf, isHostPort, readConfigFile, type Config, type ConfigField } from '../config.ts';
+import { parseNet } from '../shaper.ts';
 import { TraceFile } from '../trace/file.ts';
 
 export interface SamplingOptions {
@@ -36,22 +38,83 @@ export function real(text: string): number {
   return v;
 }
 
-/** The configuration: --config and a flag for every field, which goes before the file. */
-export function addConfig(command: Command): Command {
-  command.option('--config <file>', 'configuration, JSON; each of its fields has a flag as well');
+/** HOST:PORT, as init takes it. */
+export function hostPort(text: string): string {
+  if (!isHostPort(text)) throw new InvalidArgumentError(`expected HOST:PORT, of a port up to 65535, got ${text}.`);
+  return text;
+}
+
+/** What help texts and completions have for the value of a field that is text. */
+const VALUES: Readonly<Partial<Record<ConfigField, string>>> = {
+  model: 'dir',
+  p0: 'url',
+  p1: 'url',
+  helper: 'url',
+  listen: 'host:port',
+  policy: 'policy',
+  ledger: 'file',
+  store: 'dir',
+  storeKey: 'file',
+  net: 'net',
+};
+
+/** Of fields that a client does nothing with: they are no flags of a command that only asks. */
+const PARTYS: readonly ConfigField[] = [
+  'listen',
+  'clientTimeoutMs',
+  'progressMs',
+  'maxSessions',
+  'memoryMib',
+  'aheadMib',
+  'ledger',
+  'store',
+  'storeKey',
+  'benchmark',
+];
+
+/** The configuration: --config and a flag for every field, which goes before the file. `client`: for those alone that a client reads. */
+export function addConfig(command: Command, o: { readonly client?: boolean } = {}): Command {
+  command.option('--config <file>', 'configuration, JSON; its fields are flags as well');
   for (const [field, schema] of Object.entries(configSchema.shape) as [ConfigField, z.ZodType][]) {
+    if (o.client && PARTYS.includes(field)) continue;
     const standard = schema.safeParse(undefined).data,
       text = `${schema.description}${standard === undefined || standard === false ? '' : ` [${String(standard)}]`}`,
       flag = flagOf(field);
     if (standard === false) command.addOption(new Option(flag, text));
-    else
-      command.addOption(
-        new Option(`${flag} <${typeof standard === 'number' ? 'n' : 'value'}>`, text).argParser<unknown>(
-          typeof standard === 'number' ? integer(1) : (value) => value,
-        ),
-      );
+    else if (typeof standard === 'number') command.addOption(new Option(`${flag} <n>`, text).argParser(integer(1)));
+    else if (field === 'kernels' || field === 'backend')
+      command.addOption(new Option(`${flag} <name>`, text).choices(configSchema.shape[field].unwrap().options));
+    else command.addOption(new Option(`${flag} <${VALUES[field]!}>`, text));
   }
   return command;
+}
+
+/** Refuses options where they would be passed over in silence: unless `met`, `expected` is wanted and `got` there instead. */
+export const idleUnless = (command: Command, met: (command: Command) => boolean, expected: string, got: string, ...options: readonly string[]): Command =>
+  command.hook('preAction', (own, acting) => {
+    // A command below has options of its own.
+    const idle = own !== acting || met(own) ? undefined : options.find((option) => isGiven(own, option));
+    if (idle !== undefined)
+      throw new CachetError({
+        code: 'usage',
+        step: idle,
+        what: 'option without effect',
+        expected,
+        got,
+        hint: `leave ${idle} out, or see cachet ${nameOf(own)} --help`,
+      });
+  });
+
+/** Refuses options that say nothing without another one. */
+export const needing = (command: Command, other: string, ...options: readonly string[]): Command =>
+  idleUnless(command, (own) => isGiven(own, other), `${other} as well`, `no ${other}`, ...options);
+
+const isGiven = (command: Command, option: string): boolean => command.getOptionValueSource(attribute(option)) === 'cli';
+
+/** A command as it is called, without the program's own name. */
+export function nameOf(command: Command): string {
+  const parent = command.parent?.parent ? `${nameOf(command.parent)} ` : '';
+  return `${parent}${command.name()}`;
 }
 
 /** The configuration that a command's options give. @throws CachetError 'config' naming the field or the flag. */
@@ -59,7 +122,7 @@ export function configOf(o: object & { readonly config?: string }): Promise<Conf
   const given = o as Readonly<Record<string, unknown>>,
     flags: Record<string, unknown> = {};
   for (const field of Object.keys(configSchema.shape) as ConfigField[]) {
-    const value = given[field === 'helper' ? 'helperUrl' : camel(flagOf(field))];
+    const value = given[attribute(flagOf(field))];
     if (value !== undefined) flags[field] = value;
   }
   return readConfigFile(o.config, flags);
@@ -68,18 +131,22 @@ export function configOf(o: object & { readonly config?: string }): Promise<Conf
 /** A private text from a file, its white space made plain. */
 export const readNote = async (path: string): Promise<string> =>
   new TextDecoder()
-    .decode(await readBytes(path, 'usage'))
+    .decode(await readBytes(path, 'usage', '--note FILE, with the private text in it'))
     .trim()
     .replaceAll(/\s+/g, ' ');
 
 /** As commander names an option: --memory-mib is memoryMib. */
-const camel = (flag: string): string => flag.slice(2).replaceAll(/-([a-z])/g, (_, c: string) => c.toUpperCase());
+const attribute = (flag: string): string => flag.slice(2).replaceAll(/-([a-z])/g, (_, c: string) => c.toUpperCase());
 
 export const policyOption = (): Option =>
   new Option(
     '--policy <policy>',
     `what the cache keeps and tokens attend to: ${POLICY_NAMES.join(', ')}, or a JSON file; auto: the cheapest that is good enough, where lengths are known`,
   ).default('full');
+
+/** Of commands that start parties on this machine. */
+export const netOption = (): Option =>
+  new Option('--net <net>', 'links are made to be loopback, lan, wan or rtt=MS,mbps=N').argParser((net) => parseNet(net).name).default('loopback');
 
 export type Weights = SessionSpec['weights'];
 
@@ -99,7 +166,7 @@ export const dealerOption = (stored = false): Option =>
     .default('server');
 
 export const addSampling = (command: Command): Command =>
-  command
+  idleUnless(command, (own) => own.opts<SamplingOptions>().temperature > 0, '--temperature above 0', 'the best token each time', '--top-k', '--top-p', '--seed')
     .addOption(new Option('--max-tokens <n>', 'tokens to generate at most').argParser(integer(1)).default(16))
     .addOption(new Option('--temperature <t>', '0: greedy').argParser(real).default(0))
     .addOption(new Option('--top-k <k>', 'sample from the k best tokens, 0: all').argParser(integer(0)).default(0))

@@ -154,7 +154,11 @@ const prune = new Command('prune')
 const key = new Command('key')
   .description("Make an evaluator's key, unless it is there, and print its public key for cachet deal.")
   .argument('<file>', 'the key: keep it at the evaluator, with its ledger')
-  .action((path: string) => console.log(ensureKey(path)));
+  .option('--json', 'as JSON on stdout')
+  .action((path: string, o: { json?: boolean }) => {
+    const publicKey = ensureKey(path);
+    console.log(o.json ? JSON.stringify({ file: path, publicKey }) : publicKey);
+  });
 
 export const storeCommand = new Command('store')
   .description('Stores of material dealt ahead: list, verify, prune; keys of evaluators.')

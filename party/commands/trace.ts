@@ -10,8 +10,10 @@ export const traceCommand = new Command('trace')
   .addHelpText(
     'after',
     `
-Rounds and bytes are all parties' together, as cachet cost says them; a party's table has its own times. Steps that did not end are left out.
-A trace is public information: how long each gate took for which shapes, and which waits there were.`,
+Rounds and bytes are all parties' together, as cachet cost says them; a party's
+table has its own times. Steps that did not end are left out.
+A trace is public information: how long each gate took for which shapes, and
+which waits there were.`,
   )
   .action(async (files: string[], o: { json?: boolean }) => {
     const traces = await Promise.all(files.map(readTrace)),
