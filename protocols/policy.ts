@@ -168,7 +168,8 @@ export function parsePolicy(json: unknown, from: string): Policy {
     step: `${from}, ${issue.path.join('.') || 'top level'}`,
     what: 'bad cache policy',
     expected: '{ "name", "static", "dynamic", "sharing", "skipLayers", "layers", "streaming" }',
-    got: issue.message,
+    // The file may be another one, a private text: of its names, those alone that look like a field's.
+    got: issue.code === 'unrecognized_keys' && !issue.keys.every((key) => /^[A-Za-z]\w{0,30}$/.test(key)) ? 'fields of other names' : issue.message,
     hint: 'cachet policy --json prints the presets as examples',
   });
 }

@@ -59,6 +59,7 @@ describe('a policy', () => {
 
   it.each<[string, unknown, RegExp]>([
     ['an unknown field', { ...FULL, colour: 1 }, /x, top level: bad cache policy.*colour.*try: /],
+    ['a name that may be a private text', { ...FULL, 'Nina lives in': 1 }, /x, top level: bad cache policy.*got fields of other names; try: /],
     ['a share above 1', { ...paper, static: { ...paper.static, keep: 1.5 } }, /x, static.keep: bad cache policy/],
     ['an unknown score', { ...paper, dynamic: { ...paper.dynamic, score: 'best' } }, /x, dynamic.score: bad cache policy/],
     ['a name that would break a log line', { ...FULL, name: 'a\nb' }, /x, name: bad cache policy/],
