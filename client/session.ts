@@ -64,6 +64,8 @@ export interface SessionOptions {
   /** The session is agreed; nothing private has been sent. */
   readonly onSession?: (session: PrivateSession) => void;
   readonly onReport?: (step: number, report: StepReport) => void;
+  /** Called once if the session fails after it was agreed, also while nobody waits for anything: a party is gone. */
+  readonly onFailure?: (error: CachetError) => void;
   /** Called when a step's shares are sent, and when its result is there. */
   readonly onPhase?: (step: number, phase: 'sent' | 'received') => void;
 }
@@ -140,8 +142,12 @@ export class PrivateSession {
       o.onSession?.(session);
       return session;
     } catch (error) {
-      dealing.abort();
-      for (const link of links) link.close();
+      dealing.abort(error);
+      // The evaluator that did not refuse hears why.
+      for (const link of links) {
+        if (error instanceof CachetError) link.fail(error);
+        else link.close();
+      }
       throw error;
     }
   }
@@ -297,7 +303,7 @@ export class PrivateSession {
       if (link.open) link.control({ type: 'stop' });
       link.close();
     }
-    this.dealing.abort();
+    this.dealing.abort(new CachetError({ code: 'aborted', what: 'session over' }));
   }
 
   private result(): Promise<void> {
@@ -346,9 +352,11 @@ export class PrivateSession {
   }
 
   private fail(error: CachetError): void {
+    const first = this.failure === undefined;
     this.failure ??= error;
     for (const link of this.links) link.fail(error);
-    this.dealing.abort();
+    this.dealing.abort(error);
+    if (first) this.o.onFailure?.(error);
     const waiting = this.waiting;
     this.waiting = undefined;
     waiting?.reject(this.failure);
