@@ -117,10 +117,14 @@ export class PrivateSession {
       ticket = crypto.getRandomValues(new Uint8Array(16)),
       nonce = crypto.getRandomValues(new Uint8Array(32));
     const dealing = new AbortController(),
+      interrupted = (): void => dealing.abort(),
       links = await connectBoth(o.connect);
+    o.signal?.addEventListener('abort', interrupted, { once: true });
     try {
-      const ready = links.map((link) => expectControl(link, 'ready', timeoutMs, o.signal)),
+      // What one evaluator refuses, the other is not waited for.
+      const ready = links.map((link) => expectControl(link, 'ready', timeoutMs, dealing.signal)),
         both = Promise.all(ready);
+      both.catch(() => undefined);
       for (const link of links) link.control({ type: 'hello', role: 'client', ticket, nonce, spec });
       const dealt = o.deal?.({ ticket, spec, nonce, signal: dealing.signal });
       dealt?.catch(() => undefined);
@@ -149,6 +153,8 @@ export class PrivateSession {
         else link.close();
       }
       throw error;
+    } finally {
+      o.signal?.removeEventListener('abort', interrupted);
     }
   }
 
