@@ -29,16 +29,23 @@ export const lineOf = (config: { readonly net: string; readonly silenceMs: numbe
 
 /** Pings while open; a peer that is silent for too long (no answer to pings either: stopped, or its network is gone) is given up. */
 function heartbeat(socket: WebSocket, silenceMs: number, onSilence: () => void): void {
-  let heard = Date.now();
+  const every = silenceMs / 4;
+  let heard = Date.now(),
+    looked = heard;
   const alive = (): void => void (heard = Date.now());
   socket.on('pong', alive);
   socket.on('message', alive);
   const timer = setInterval(() => {
-    if (Date.now() - heard > silenceMs) {
+    const now = Date.now(),
+      late = now - looked - every;
+    looked = now;
+    // Time in which this process did not run itself (stopped, starved) is not the peer's: what it sent meanwhile is read after this.
+    if (late > every) heard += late;
+    if (now - heard > silenceMs) {
       onSilence();
       socket.terminate();
     } else if (socket.readyState === WebSocket.OPEN) socket.ping();
-  }, silenceMs / 4);
+  }, every);
   timer.unref();
   socket.on('close', () => clearInterval(timer));
 }
