@@ -241,6 +241,10 @@ function relayedError({ code, message, origin }: Extract<Control, { type: 'error
   return new CachetError({ code, what: message, ...(message.startsWith(`${by}: `) ? {} : { party: by }), relayed: { origin: by, text: message } });
 }
 
+/** Why a signal was aborted, as an error. */
+export const abortedBy = ({ reason }: AbortSignal): CachetError =>
+  reason instanceof CachetError ? reason : new CachetError({ code: 'aborted', what: 'interrupted' });
+
 /** Waits for the next control message, which must be of that type. @throws CachetError if another comes, the link ends or time is up. */
 export function expectControl<T extends Control['type']>(
   link: Link,
@@ -251,6 +255,7 @@ export function expectControl<T extends Control['type']>(
   const accepted = [types].flat() as readonly string[],
     name = accepted.join(' or ');
   return new Promise((resolve, reject) => {
+    if (signal?.aborted) return reject(abortedBy(signal));
     const finish = (error?: CachetError, message?: Control): void => {
       clearTimeout(timer);
       signal?.removeEventListener('abort', aborted);
@@ -272,7 +277,7 @@ export function expectControl<T extends Control['type']>(
         ),
       timeoutMs,
     );
-    const aborted = (): void => finish(new CachetError({ code: 'aborted', what: 'interrupted' }));
+    const aborted = (): void => finish(abortedBy(signal!));
     signal?.addEventListener('abort', aborted, { once: true });
     link.onEnd = (error) => finish(error);
     link.onControl = (message) =>

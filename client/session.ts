@@ -64,6 +64,8 @@ export interface SessionOptions {
   /** The session is agreed; nothing private has been sent. */
   readonly onSession?: (session: PrivateSession) => void;
   readonly onReport?: (step: number, report: StepReport) => void;
+  /** Called once if the session fails after it was agreed, also while nobody waits for anything: a party is gone. */
+  readonly onFailure?: (error: CachetError) => void;
   /** Called when a step's shares are sent, and when its result is there. */
   readonly onPhase?: (step: number, phase: 'sent' | 'received') => void;
 }
@@ -115,10 +117,14 @@ export class PrivateSession {
       ticket = crypto.getRandomValues(new Uint8Array(16)),
       nonce = crypto.getRandomValues(new Uint8Array(32));
     const dealing = new AbortController(),
+      interrupted = (): void => dealing.abort(),
       links = await connectBoth(o.connect);
+    o.signal?.addEventListener('abort', interrupted, { once: true });
     try {
-      const ready = links.map((link) => expectControl(link, 'ready', timeoutMs, o.signal)),
+      // What one evaluator refuses, the other is not waited for.
+      const ready = links.map((link) => expectControl(link, 'ready', timeoutMs, dealing.signal)),
         both = Promise.all(ready);
+      both.catch(() => undefined);
       for (const link of links) link.control({ type: 'hello', role: 'client', ticket, nonce, spec });
       const dealt = o.deal?.({ ticket, spec, nonce, signal: dealing.signal });
       dealt?.catch(() => undefined);
@@ -140,9 +146,15 @@ export class PrivateSession {
       o.onSession?.(session);
       return session;
     } catch (error) {
-      dealing.abort();
-      for (const link of links) link.close();
+      dealing.abort(error);
+      // The evaluator that did not refuse hears why.
+      for (const link of links) {
+        if (error instanceof CachetError) link.fail(error);
+        else link.close();
+      }
       throw error;
+    } finally {
+      o.signal?.removeEventListener('abort', interrupted);
     }
   }
 
@@ -297,7 +309,7 @@ export class PrivateSession {
       if (link.open) link.control({ type: 'stop' });
       link.close();
     }
-    this.dealing.abort();
+    this.dealing.abort(new CachetError({ code: 'aborted', what: 'session over' }));
   }
 
   private result(): Promise<void> {
@@ -346,9 +358,11 @@ export class PrivateSession {
   }
 
   private fail(error: CachetError): void {
+    const first = this.failure === undefined;
     this.failure ??= error;
     for (const link of this.links) link.fail(error);
-    this.dealing.abort();
+    this.dealing.abort(error);
+    if (first) this.o.onFailure?.(error);
     const waiting = this.waiting;
     this.waiting = undefined;
     waiting?.reject(this.failure);

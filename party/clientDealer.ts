@@ -3,7 +3,7 @@
  * nothing but its own text; what the evaluators send each other it never sees.
  */
 import { bytesToHex } from '@noble/hashes/utils.js';
-import { expectControl, type Link } from '../client/link.ts';
+import { abortedBy, expectControl, type Link } from '../client/link.ts';
 import type { Connect, Deal } from '../client/session.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { CachetError } from '../protocols/errors.ts';
@@ -49,7 +49,7 @@ export function clientDealer(o: { artefact: Artefact; kernels: string; backend: 
           links: [p0!.link, p1!.link],
           onEnd: (error) => (error && !signal.aborted ? reject(error) : resolve()),
         });
-        signal.addEventListener('abort', () => session.abort(new CachetError({ code: 'aborted', what: 'session over' })), { once: true });
+        signal.addEventListener('abort', () => session.abort(abortedBy(signal)), { once: true });
       });
     } catch (error) {
       for (const link of links) link.fail(error as CachetError);

@@ -13,6 +13,7 @@ import { arenaBytes, type SessionSpec } from '../protocols/session.ts';
 import type { BulkThread } from './bulk/thread.ts';
 import { ADDRESS, REPLY, type EngineMessage, type EngineStart } from './engineMessages.ts';
 import { KernelThreads } from './kernelThreads.ts';
+import { PlaceCell } from './place.ts';
 import { MIN_RING_BYTES, ringsEnd, SharedRing, type RingSizes } from './sharedRing.ts';
 import type { TraceRows } from './trace/recorder.ts';
 
@@ -60,6 +61,8 @@ export function engineSpace(
 export class EngineThread {
   readonly memory: WebAssembly.Memory;
   readonly rings: readonly [SharedRing, SharedRing];
+  /** Where the program waits, or waited last. */
+  readonly place: PlaceCell;
   private readonly worker: Worker;
   private readonly threads: KernelThreads;
   private readonly completed: Int32Array;
@@ -83,6 +86,7 @@ export class EngineThread {
   }) {
     const { rings, threads } = o.space;
     this.memory = reserveMemory(o.space.total);
+    this.place = new PlaceCell(this.memory);
     this.completed = new Int32Array(this.memory.buffer, ADDRESS.completed, 1);
     this.reply = new Int32Array(this.memory.buffer, ADDRESS.reply, 3);
     this.rings = [new SharedRing(this.memory, 0, rings), new SharedRing(this.memory, 1, rings)];

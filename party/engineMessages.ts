@@ -18,6 +18,8 @@ export const ADDRESS = {
   reply: 1048,
   turnTokens: 1052,
   turnAnswer: 1056,
+  /** Of place.ts. */
+  place: 1064,
 } as const;
 
 /** Answers to an input that may be left out. */

@@ -9,12 +9,13 @@ import { Arena } from '../kernels/memory.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { openShared } from './artefactShare.ts';
 import { bulkRunner } from './bulk/thread.ts';
-import { MAX_TAKE_BYTES, type DealtSink, type DealtSource, type DesyncHash, type Program } from '../protocols/engines/effects.ts';
+import { MAX_TAKE_BYTES, type DealtSink, type DealtSource, type DesyncHash, type Place, type Program } from '../protocols/engines/effects.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
 import { dealerProgram, evaluatorProgram } from '../protocols/session.ts';
 import { collectSoon } from './collect.ts';
 import { ADDRESS, REPLY, type EngineMessage, type EngineStart } from './engineMessages.ts';
+import { PlaceCell } from './place.ts';
 import { block, CREDIT_BYTES, SharedRing } from './sharedRing.ts';
 import { Recorder } from './trace/recorder.ts';
 
@@ -32,6 +33,7 @@ class Run implements DealtSource, DealtSink {
   private readonly rings: readonly [SharedRing, SharedRing];
   private readonly arena: Arena;
   private readonly reply: Int32Array;
+  private readonly place: PlaceCell;
   private readonly relay: boolean;
   private readonly trace: Recorder | undefined;
   private effects = 0;
@@ -54,6 +56,7 @@ class Run implements DealtSource, DealtSink {
     this.completed = new Int32Array(memory.buffer, ADDRESS.completed, 1);
     this.cancelled = new Int32Array(memory.buffer, ADDRESS.cancelled, 1);
     this.reply = new Int32Array(memory.buffer, ADDRESS.reply, 3);
+    this.place = new PlaceCell(memory);
     this.rings = [new SharedRing(memory, 0, start.rings), new SharedRing(memory, 1, start.rings)];
     this.arena = new Arena(memory, start.arena, start.arenaBytes);
     this.relay = start.spec.dealer === 'client';
@@ -87,6 +90,7 @@ class Run implements DealtSource, DealtSink {
       switch (effect.kind) {
         case 'round':
           this.rounds++;
+          this.place.set(effect.at);
           this.ask({ type: 'round', out: effect.out, into: effect.into, bytes: effect.bytes, hash: effect.hash });
           break;
         case 'input':
@@ -120,12 +124,12 @@ class Run implements DealtSource, DealtSink {
   }
 
   // ---- evaluator: material from the dealer, out of ring 0; what P0 relays out of ring 1 ----------------------------------------------
-  take(n: number): number {
-    return this.takeFrom(0, n);
+  take(n: number, at: Place): number {
+    return this.takeFrom(0, n, at);
   }
 
-  takeBoth(n: number): number {
-    return this.takeFrom(this.bothStream, n);
+  takeBoth(n: number, at: Place): number {
+    return this.takeFrom(this.bothStream, n, at);
   }
 
   discard(own: number, both: number): void {
@@ -139,11 +143,12 @@ class Run implements DealtSource, DealtSink {
       }
   }
 
-  private takeFrom(stream: 0 | 1, n: number): number {
+  private takeFrom(stream: 0 | 1, n: number, at?: Place): number {
     this.release();
     const ring = this.rings[stream];
     if (ring.available < n) {
       const since = performance.now();
+      if (at) this.place.set(at);
       ring.waitAvailable(n);
       this.waitedMs += performance.now() - since;
       this.trace?.waited('dealt', since, n);

@@ -97,8 +97,8 @@ export class EvaluatorSession {
       limit = arenaBytes('evaluator', o.artefact, o.spec);
     this.relay = o.spec.dealer !== 'client' ? 'none' : o.party === 0 ? 'out' : 'in';
     this.slots = turnSlots({ tokens: o.spec.promptTokens, answer: o.spec.maxTokens });
-    this.rounds = new Inbox(peer.peer, limit);
-    this.inputs = new Inbox(client.peer, limit);
+    this.rounds = new Inbox(peer.peer, limit, () => this.where());
+    this.inputs = new Inbox(client.peer, limit, () => `step ${this.steps}`);
     this.engine = new EngineThread({
       role: { role: 'evaluator', party: o.party, keys: o.keys },
       artefact: o.artefact,
@@ -316,6 +316,7 @@ export class EvaluatorSession {
         return this.answerDealt();
       } else {
         if (this.peerGone) throw this.peerGone;
+        this.engine.place.set(effect.at);
         peer.send(FRAME.round, this.engine.view(effect.out, effect.bytes), effect.hash);
         if (!this.heard(effect)) return;
       }
@@ -356,12 +357,17 @@ export class EvaluatorSession {
     this.end(
       new CachetError({
         code: 'timeout',
-        what: `no progress in step ${this.steps}`,
+        what: `no progress in ${this.where()}`,
         expected: `${this.o.links.peer.peer}'s next message or the dealer's material within ${this.o.progressMs / 1000} s`,
         got: 'nothing',
         hint: 'look at the logs of the other parties; progressMs in the configuration for a slow network',
       }),
     );
+  }
+
+  /** For messages: what the engine waits in. */
+  private where(): string {
+    return `step ${this.steps}${String(this.engine.place)}`;
   }
 
   /** The engine waits for the client. */
@@ -376,6 +382,7 @@ export class EvaluatorSession {
 
   private answered(): void {
     clearTimeout(this.timer);
+    this.engine.place.clear();
     this.progressed = performance.now();
     this.asked = undefined;
   }

@@ -13,14 +13,16 @@ export class Inbox {
   private readonly frames: { header: FrameHeader; payload: Uint8Array }[] = [];
   private readonly peer: string;
   private readonly limit: number;
+  private readonly where: () => string;
   private held = 0;
   private filled = 0;
   private expected: Expected | undefined;
 
-  /** `limit`: bytes that may wait here. */
-  constructor(peer: string, limit: number) {
+  /** `limit`: bytes that may wait here. `where`: what the expected message belongs to, for errors. */
+  constructor(peer: string, limit: number, where: () => string) {
     this.peer = peer;
     this.limit = limit;
+    this.where = where;
   }
 
   /** @throws CachetError 'frame' or 'desync' if the frames are not the message that is expected. */
@@ -63,6 +65,7 @@ export class Inbox {
         throw new CachetError({
           code: 'desync',
           party: this.peer,
+          step: this.where(),
           what: 'parties run different programs',
           expected: 'the same gates and shapes',
           got: 'another running hash',
@@ -73,6 +76,7 @@ export class Inbox {
         throw new CachetError({
           code: 'frame',
           party: this.peer,
+          step: this.where(),
           what: 'message of the wrong length',
           expected: `${into.length} bytes`,
           got: `${header.last ? '' : 'more than '}${end} bytes`,

@@ -13,6 +13,8 @@ const ORDER: readonly PartyRole[] = ['helper', 'p0', 'p1'];
 export interface TrioOptions extends Partial<Config> {
   /** Models that differ from the configuration's: parts of a private one. */
   readonly models?: Readonly<Partial<Record<PartyRole, string>>>;
+  /** Other fields that differ at one party. */
+  readonly own?: Readonly<Partial<Record<PartyRole, Partial<Config>>>>;
   /** Without 'helper' the client deals. @default all three */
   readonly roles?: readonly PartyRole[];
   /** The address that the others are told, for one at which a party listens: something may stand between. */
@@ -41,17 +43,18 @@ export class Trio {
   readonly events: TrioEvent[] = [];
   private readonly children: Map<PartyRole, ChildProcess>;
   private readonly trace: string | undefined;
-  private readonly models: NonNullable<TrioOptions['models']>;
+  private readonly own: NonNullable<TrioOptions['own']>;
   private readonly listeners = new Set<() => void>();
 
   /** @throws CachetError 'link' if a process does not come up. */
   static async start(
     model: string,
-    { roles = ORDER, between = (_, address) => Promise.resolve(address), trace, models = {}, ...options }: TrioOptions = {},
+    { roles = ORDER, between = (_, address) => Promise.resolve(address), trace, models = {}, own = {}, ...options }: TrioOptions = {},
   ): Promise<Trio> {
     const addresses = Object.fromEntries(roles.map((role) => [role, 'ws://127.0.0.1:0'])),
       config = checkConfig({ model, ...addresses, ...options }, 'options');
-    const trio = new Trio(config, trace, models);
+    const of = (role: PartyRole): Partial<Config> => ({ ...(models[role] !== undefined && { model: models[role] }), ...own[role] }),
+      trio = new Trio(config, trace, Object.fromEntries(ORDER.map((role) => [role, of(role)])));
     try {
       // Each listens on a free port; those who connect to it are started after it.
       for (const role of ORDER) if (roles.includes(role)) config[role] = await between(role, await trio.launch(role));
@@ -62,8 +65,8 @@ export class Trio {
     }
   }
 
-  private constructor(config: Config, trace: string | undefined, models: NonNullable<TrioOptions['models']>) {
-    this.models = models;
+  private constructor(config: Config, trace: string | undefined, own: NonNullable<TrioOptions['own']>) {
+    this.own = own;
     this.trace = trace;
     this.config = config;
     this.children = new Map();
@@ -73,7 +76,7 @@ export class Trio {
     const program = join(packageRoot(), 'dist', 'party', 'cli.js'),
       trace = this.trace === undefined ? [] : ['--trace', this.trace, '--trace-shared'];
     // Flags, not a file: nothing is left behind. The pipe on stdin ends with this process, however it ends, and the party with it.
-    const flags = Object.entries({ ...this.config, model: this.models[role] ?? this.config.model }).flatMap(([field, value]) =>
+    const flags = Object.entries({ ...this.config, ...this.own[role] }).flatMap(([field, value]) =>
       value === false ? [] : value === true ? [flagOf(field as ConfigField)] : [flagOf(field as ConfigField), String(value)],
     );
     const child = spawn(process.execPath, [program, 'party', '--role', role, ...flags, '--json', '--until-stdin-ends', ...trace], {

@@ -3,7 +3,7 @@
  * happens: a ticket in hex; `store ROLE ID TOKEN` when a store becomes this party's; `unit ROLE ID INDEX TOKEN` before a unit is used. The token goes into the store's
  * folder as well, a new one with every line: a folder that has another one was copied or restored.
  */
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, fsyncSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { CachetError } from '../protocols/errors.ts';
 
 /** What the ledger knows of a store. */
@@ -22,8 +22,10 @@ export class Ledger {
   private readonly stores = new Map<string, StoreRecord>();
   private readonly file: number | undefined;
   private readonly path: string | undefined;
+  /** The file may end in a part of a line. */
+  private torn = false;
 
-  /** @throws CachetError 'config' for a file that cannot be read or written. */
+  /** @throws CachetError 'config' for a file that cannot be read or written, or a disk that is full. */
   constructor(path?: string) {
     this.path = path;
     if (path === undefined) return;
@@ -31,8 +33,8 @@ export class Ledger {
       const text = existsSync(path) ? readFileSync(path, 'utf8') : '';
       for (const line of text.split('\n')) this.take(line);
       this.file = openSync(path, 'a', 0o600);
-      // A line that a crash cut off stands for nothing; the next one begins behind it.
-      if (text !== '' && !text.endsWith('\n')) writeSync(this.file, '\n');
+      // A line that a crash cut off stands for nothing; the next one begins behind it. A new file shows that there is space.
+      if (!text.endsWith('\n')) this.append('\n');
     } catch (cause) {
       throw this.unusable(cause);
     }
@@ -86,12 +88,19 @@ export class Ledger {
   private write(line: string): void {
     if (this.file !== undefined)
       try {
-        writeSync(this.file, `${line}\n`);
-        fsyncSync(this.file);
+        this.append(`${this.torn ? '\n' : ''}${line}\n`);
       } catch (cause) {
         throw this.unusable(cause);
       }
     this.take(line);
+  }
+
+  /** All of it, or what was written of it is torn: a disk that becomes full takes a part first. */
+  private append(text: string): void {
+    this.torn = true;
+    writeFileSync(this.file!, text);
+    fsyncSync(this.file!);
+    this.torn = false;
   }
 
   /** What a whole line says. */
@@ -110,12 +119,13 @@ export class Ledger {
   }
 
   private unusable(cause: unknown): CachetError {
+    const { code } = cause as NodeJS.ErrnoException;
     return new CachetError({
       code: 'config',
       what: 'ledger cannot be kept',
       expected: `${this.path} to be readable and writable`,
-      got: (cause as NodeJS.ErrnoException).code ?? String(cause),
-      hint: '"ledger" in the configuration',
+      got: code ?? String(cause),
+      hint: code === 'ENOSPC' ? 'free some space, or another "ledger" in the configuration' : '"ledger" in the configuration',
       cause,
     });
   }

@@ -45,9 +45,14 @@ interface Meeting {
   readonly ticket: string;
   readonly greetings: Map<string, Greeting>;
   readonly timer: NodeJS.Timeout;
+  /** Why the first of its links ended. */
+  ended?: CachetError;
   /** Of the store, for this session. */
   unit?: ClaimedUnit;
 }
+
+/** Tickets of refused sessions that are remembered. */
+const MAX_REFUSALS = 1000;
 
 export class Party {
   private readonly role: PartyRole;
@@ -57,6 +62,8 @@ export class Party {
   private readonly trace: TraceFile | undefined;
   private readonly policy: Policy | undefined;
   private readonly meetings = new Map<string, Meeting>();
+  /** The latest, by ticket: links that come late hear the same, and a session's refusal is logged once. */
+  private readonly refusals = new Map<string, CachetError>();
   private readonly active = new Set<{ abort(error: CachetError): void }>();
   private readonly closing = new AbortController();
   private readonly line: Line;
@@ -123,6 +130,7 @@ export class Party {
     try {
       const message = await this.firstMessage(link);
       link.peer = message.role;
+      key = bytesToHex(message.ticket);
       const welcome = this.role === 'helper' ? this.awaited() : [...this.awaited(), 'dealer'];
       if (!welcome.includes(message.role))
         throw new CachetError({
@@ -143,12 +151,14 @@ export class Party {
           hint: 'give all parties and the client the same model',
         });
       if (message.type !== 'deal') this.checkSession(message.spec);
-      key = bytesToHex(message.ticket);
       const meeting = this.meeting(key);
       if (meeting.greetings.has(message.role))
         throw new CachetError({ code: 'handshake', party: this.role, what: `second ${message.role} for one ticket`, expected: 'one', got: 'two' });
       meeting.greetings.set(message.role, { link, message });
-      link.onEnd = (e) => this.fail(key!, e);
+      link.onEnd = (e) => {
+        meeting.ended ??= e;
+        this.fail(key!, e);
+      };
       if (this.awaited(meeting).every((role) => meeting.greetings.has(role))) {
         this.meetings.delete(key);
         clearTimeout(meeting.timer);
@@ -156,8 +166,8 @@ export class Party {
       }
     } catch (error) {
       link.fail(error as CachetError);
-      if (key !== undefined) this.fail(key, error as CachetError);
-      this.onEvent({ event: 'refused', error: error as Error });
+      if (key === undefined) this.onEvent({ event: 'refused', error: error as Error });
+      else this.fail(key, error as CachetError);
     }
   }
 
@@ -212,6 +222,8 @@ export class Party {
   private meeting(key: string): Meeting {
     const known = this.meetings.get(key);
     if (known) return known;
+    const refused = this.refusals.get(key);
+    if (refused) throw refused;
     if (this.ledger.has(key)) this.ledger.use(key, this.role);
     if (this.sessions + this.meetings.size >= this.config.maxSessions)
       throw new CachetError({
@@ -220,7 +232,7 @@ export class Party {
         what: 'too many sessions',
         expected: `at most ${this.config.maxSessions} at a time`,
         got: 'one more',
-        hint: 'try again later, or raise maxSessions in the configuration',
+        hint: 'again later, or raise maxSessions in the configuration',
       });
     const timer = setTimeout(() => {
       const missing = this.awaited(this.meetings.get(key)).filter((role) => !this.meetings.get(key)?.greetings.has(role));
@@ -241,12 +253,15 @@ export class Party {
     return meeting;
   }
 
+  /** Before a session runs. */
   private fail(key: string, error: CachetError): void {
     const meeting = this.meetings.get(key);
-    if (!meeting) return;
     this.meetings.delete(key);
-    clearTimeout(meeting.timer);
-    for (const { link } of meeting.greetings.values()) link.fail(error);
+    clearTimeout(meeting?.timer);
+    for (const { link } of meeting?.greetings.values() ?? []) link.fail(error);
+    if (this.refusals.has(key)) return;
+    this.refusals.set(key, error);
+    if (this.refusals.size > MAX_REFUSALS) this.refusals.delete(this.refusals.keys().next().value!);
     this.onEvent({ event: 'refused', error });
   }
 
@@ -286,7 +301,7 @@ export class Party {
       what: 'not enough memory for one more session',
       expected: `${free} MiB at most`,
       got: `${mib(bytes)} MiB for a session of this length`,
-      hint: 'try again later, a shorter prompt, or raise memoryMib in the configuration',
+      hint: 'again later, a shorter prompt, or raise memoryMib in the configuration',
     });
   }
 
@@ -350,7 +365,8 @@ export class Party {
     const peerKeys = withPeer.derive(peer.publicKey, session),
       keys = unit ? storedKeys(unit.id, unit.keys, peerKeys) : evaluatorKeys(party, session, withHelper.derive(helper!.welcome.publicKey, session), peerKeys),
       run = this.running(spec);
-    for (const link of links) if (!link.open) throw new CachetError({ code: 'link', party: role, what: `${link.peer} left while the session was set up` });
+    for (const link of links)
+      if (!link.open) throw meeting.ended ?? new CachetError({ code: 'link', party: role, what: `${link.peer} left while the session was set up` });
     client.link.control({ type: 'ready', session, ...(unit ? { promptRows: run.promptTokens } : {}) });
     for (const link of links) link.bind(session);
     this.run(

@@ -1,4 +1,6 @@
 /** WebSockets of the `ws` package as links: connecting, listening, heartbeats. */
+import { createServer } from 'node:http';
+import type { AddressInfo, Socket as TcpSocket } from 'node:net';
 import { WebSocket, WebSocketServer } from 'ws';
 import { Link, type Socket } from '../client/link.ts';
 import { CachetError } from '../protocols/errors.ts';
@@ -12,6 +14,8 @@ import { HEADER_BYTES, MAX_FRAME_PAYLOAD } from '../protocols/frames.ts';
  */
 const NO_MASK = { generateMask: (mask: Buffer): void => void mask.fill(0) } as const;
 const OPTIONS = { perMessageDeflate: false, maxPayload: HEADER_BYTES + MAX_FRAME_PAYLOAD } as const;
+/** How long a peer may take to hear why, once this end is interrupted. */
+const GRACE_MS = 2000;
 
 /** What a link goes over. */
 export interface Line {
@@ -25,16 +29,23 @@ export const lineOf = (config: { readonly net: string; readonly silenceMs: numbe
 
 /** Pings while open; a peer that is silent for too long (no answer to pings either: stopped, or its network is gone) is given up. */
 function heartbeat(socket: WebSocket, silenceMs: number, onSilence: () => void): void {
-  let heard = Date.now();
+  const every = silenceMs / 4;
+  let heard = Date.now(),
+    looked = heard;
   const alive = (): void => void (heard = Date.now());
   socket.on('pong', alive);
   socket.on('message', alive);
   const timer = setInterval(() => {
-    if (Date.now() - heard > silenceMs) {
+    const now = Date.now(),
+      late = now - looked - every;
+    looked = now;
+    // Time in which this process did not run itself (stopped, starved) is not the peer's: what it sent meanwhile is read after this.
+    if (late > every) heard += late;
+    if (now - heard > silenceMs) {
       onSilence();
       socket.terminate();
     } else if (socket.readyState === WebSocket.OPEN) socket.ping();
-  }, silenceMs / 4);
+  }, every);
   timer.unref();
   socket.on('close', () => clearInterval(timer));
 }
@@ -110,7 +121,10 @@ export async function connect(url: string, peer: string, timeoutMs: number, sign
         resolve(error);
       });
     });
-    if (!failure) return link(socket, peer, line);
+    if (!failure) {
+      if (signal) endSoonAfter(signal, socket);
+      return link(socket, peer, line);
+    }
     if (signal?.aborted) throw new CachetError({ code: 'aborted', what: 'interrupted' });
     if (Date.now() > until)
       throw new CachetError({
@@ -124,16 +138,36 @@ export async function connect(url: string, peer: string, timeoutMs: number, sign
   }
 }
 
+/** A peer that does not answer a close (stopped, its network gone) does not keep an interrupted process alive. */
+function endSoonAfter(signal: AbortSignal, socket: WebSocket): void {
+  const aborted = (): void => void setTimeout(() => socket.terminate(), GRACE_MS).unref();
+  signal.addEventListener('abort', aborted, { once: true });
+  socket.once('close', () => signal.removeEventListener('abort', aborted));
+}
+
 export interface Listener {
   readonly port: number;
   close(): Promise<void>;
 }
 
-/** @throws CachetError 'link' if the address is in use. */
+/**
+ * A connection that has not become a WebSocket after the silence that a peer may keep is closed. @throws CachetError 'link' if the address is in use.
+ */
 export function listen(host: string, port: number, onLink: (link: Link) => void, line: Line = PLAIN): Promise<Listener> {
+  const { silenceMs } = line,
+    /** All that are open, whatever they have become: a half-open one would keep the process alive. */
+    open = new Set<TcpSocket>(),
+    server = createServer({ headersTimeout: silenceMs, requestTimeout: silenceMs, connectionsCheckingInterval: silenceMs / 4 }, (_, response) =>
+      response.writeHead(426, { connection: 'close' }).end(),
+    );
+  server.on('connection', (socket) => {
+    open.add(socket);
+    socket.once('close', () => open.delete(socket));
+  });
+  const sockets = new WebSocketServer({ server, ...OPTIONS });
+  sockets.on('connection', (socket, request) => onLink(link(socket, request.socket.remoteAddress ?? 'peer', line)));
   return new Promise((resolve, reject) => {
-    const server = new WebSocketServer({ host, port, ...OPTIONS });
-    server.once('error', (cause: NodeJS.ErrnoException) =>
+    sockets.once('error', (cause: NodeJS.ErrnoException) =>
       reject(
         new CachetError({
           code: 'link',
@@ -145,14 +179,13 @@ export function listen(host: string, port: number, onLink: (link: Link) => void,
         }),
       ),
     );
-    server.on('connection', (socket, request) => onLink(link(socket, request.socket.remoteAddress ?? 'peer', line)));
-    server.once('listening', () =>
+    server.listen(port, host, () =>
       resolve({
-        port: (server.address() as { port: number }).port,
+        port: (server.address() as AddressInfo).port,
         close: () =>
           new Promise((done) => {
-            for (const socket of server.clients) socket.terminate();
             server.close(() => done());
+            for (const socket of open) socket.destroy();
           }),
       }),
     );

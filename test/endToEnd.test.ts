@@ -4,7 +4,9 @@ import { WebSocket } from 'ws';
 import { generate } from '../client/generate.ts';
 import { PrivateSession } from '../client/session.ts';
 import { connect } from '../party/sockets.ts';
+import type { PartyRole } from '../party/config.ts';
 import { Trio } from '../party/launch.ts';
+import { reach } from '../party/reach.ts';
 import { meterSession } from '../protocols/cost.ts';
 import { FULL, type Policy } from '../protocols/policy.ts';
 import { golden, tinyNotes } from './support/tinyNotes.ts';
@@ -18,6 +20,53 @@ afterAll(() => trio.stop());
 
 const open = (promptTokens: number, maxTokens: number, stepTimeoutMs = 60_000) =>
   PrivateSession.open({ artefact, promptTokens, maxTokens, stepTimeoutMs, connect: (role) => connect(trio.config[role], role, 10_000) });
+
+/** Within 200 ms, while the session's 250 tokens are read. */
+async function expectPongs(parties: Trio, session: PrivateSession): Promise<void> {
+  const sockets = await Promise.all(
+    Object.keys(parties.pids).map(async (role) => {
+      const socket = new WebSocket(parties.config[role as PartyRole]!);
+      await new Promise((resolve) => socket.once('open', resolve));
+      return socket;
+    }),
+  );
+  let running = true;
+  const prefill = session.step(Array.from({ length: 250 }, (_, i) => 5 + i)).then(() => (running = false)),
+    times: number[] = [];
+  while (running) {
+    for (const socket of sockets) {
+      const start = performance.now(),
+        pong = new Promise((resolve) => socket.once('pong', resolve));
+      socket.ping();
+      await pong;
+      times.push(performance.now() - start);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  await prefill;
+  expect(times.length).toBeGreaterThan(20);
+  expect(Math.max(...times)).toBeLessThan(200);
+  for (const socket of sockets) socket.terminate();
+  await session.stop();
+}
+
+describe('two processes', () => {
+  it('answer pings while a long prefill runs that the client deals', async () => {
+    const duo = await Trio.start('tiny-notes', { roles: ['p0', 'p1'] });
+    try {
+      const session = await PrivateSession.open({
+        ...reach(duo.config, artefact, 'client', new AbortController().signal),
+        artefact,
+        promptTokens: 250,
+        maxTokens: 1,
+      });
+      await expectPongs(duo, session);
+      await duo.ended(session.id);
+    } finally {
+      await duo.stop();
+    }
+  });
+});
 
 describe('three processes', () => {
   // Short, of two tokens more, of middle length, the longest.
@@ -65,32 +114,8 @@ describe('three processes', () => {
   });
 
   it('answer pings while a long prefill runs', async () => {
-    const session = await open(250, 1),
-      sockets = await Promise.all(
-        (['p0', 'p1', 'helper'] as const).map(async (role) => {
-          const socket = new WebSocket(trio.config[role]!);
-          await new Promise((resolve) => socket.once('open', resolve));
-          return socket;
-        }),
-      );
-    let running = true;
-    const prefill = session.step(Array.from({ length: 250 }, (_, i) => 5 + i)).then(() => (running = false)),
-      times: number[] = [];
-    while (running) {
-      for (const socket of sockets) {
-        const start = performance.now(),
-          pong = new Promise((resolve) => socket.once('pong', resolve));
-        socket.ping();
-        await pong;
-        times.push(performance.now() - start);
-      }
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
-    await prefill;
-    expect(times.length).toBeGreaterThan(20);
-    expect(Math.max(...times)).toBeLessThan(200);
-    for (const socket of sockets) socket.terminate();
-    await session.stop();
+    const session = await open(250, 1);
+    await expectPongs(trio, session);
     await trio.ended(session.id);
   });
 

@@ -176,7 +176,7 @@ describe('inbox', () => {
   ];
   it('puts frames together whether they come before or after the engine asks', () => {
     for (const early of [true, false]) {
-      const inbox = new Inbox('p1', 100),
+      const inbox = new Inbox('p1', 100, () => 'step 0'),
         into = new Uint8Array(5);
       let done = 0;
       if (early) inbox.push(...frame(false, 3));
@@ -188,14 +188,14 @@ describe('inbox', () => {
   });
   it('refuses another hash, a wrong length and too much', () => {
     const start = (): Inbox => {
-      const inbox = new Inbox('p1', 100);
+      const inbox = new Inbox('p1', 100, () => 'step 0');
       inbox.expect(new Uint8Array(5), { low: 1, high: 0 }, () => undefined);
       return inbox;
     };
     expect(() => start().push(...frame(true, 5, 2))).toThrow(/different programs/);
     expect(() => start().push(...frame(true, 4))).toThrow(/wrong length; expected 5 bytes; got 4/);
     expect(() => start().push(...frame(false, 6))).toThrow(/wrong length/);
-    expect(() => new Inbox('p1', 100).push(...frame(true, 101))).toThrow(CachetError);
+    expect(() => new Inbox('p1', 100, () => 'step 0').push(...frame(true, 101))).toThrow(CachetError);
   });
 });
 

@@ -15,7 +15,7 @@ import { meterSession } from '../protocols/cost.ts';
 import { Meter } from '../protocols/engines/meter.ts';
 import { CachetError } from '../protocols/errors.ts';
 import { session } from '../protocols/programs/transformer.ts';
-import { leaks } from './support/leaks.ts';
+import { leaks } from './support/leaks.mjs';
 import { golden, tinyNotes } from './support/tinyNotes.ts';
 
 const artefact = tinyNotes(),
@@ -357,6 +357,7 @@ describe('a traced session of real processes', () => {
       JSON.stringify(key),
       JSON.stringify(new Uint8Array(key)),
       key.join(','),
+      String(key.readBigUInt64LE()),
     ])
       expect([leak, leaks(`${outputs['p0.jsonl']}{"x":${JSON.stringify(leak)}}`, known).length > 0]).toEqual([leak, true]);
   });

@@ -5,6 +5,13 @@
  */
 import type { BulkJob, BulkKind } from '../../kernels/bulk.ts';
 
+/** Where a program is, for messages: public, since lengths alone decide it. */
+export interface Place {
+  readonly layer: number;
+  readonly gate: number;
+  readonly name: string;
+}
+
 /** One exchange between the evaluators: send `bytes` bytes at `out`, receive as many into `into`. `hash` is the desync hash for the header. */
 export interface RoundEffect {
   readonly kind: 'round';
@@ -12,6 +19,8 @@ export interface RoundEffect {
   readonly into: number;
   readonly bytes: number;
   readonly hash: DesyncHash;
+  /** Good until the program is resumed. */
+  readonly at: Place;
 }
 
 /** Wait for `bytes` bytes from the client (its shares of `rows` embedded tokens) and write them to `into`. */
@@ -74,9 +83,9 @@ export interface DesyncHash {
  * what is for both (`takeBoth`) may come in one stream or in two.
  */
 export interface DealtSource {
-  /** Pointer to the next `bytes` bytes, contiguous; valid until the next call. */
-  take(bytes: number): number;
-  takeBoth(bytes: number): number;
+  /** Pointer to the next `bytes` bytes, contiguous; valid until the next call. `at`: the gate that takes them. */
+  take(bytes: number, at: Place): number;
+  takeBoth(bytes: number, at: Place): number;
   /** Passes over material of a step that is not run. */
   discard(own: number, both: number): void;
   /** Checks the dealer's running hash for the step just finished, or passed over. */

@@ -100,6 +100,8 @@ export abstract class Engine {
   /** Up to the first input, an attached engine finds what another one has placed. */
   protected attaching = false;
   protected gateNumber = 0;
+  /** The gate or opening that the program is in. */
+  protected readonly at = { layer: 0, gate: 0, name: '' };
   private hashLow = 0x9e3779b9 | 0;
   private hashHigh = 0x85ebca6b | 0;
   private step: StepCost = newStep();
@@ -319,10 +321,17 @@ export abstract class Engine {
     if (this.part !== '') this.step.partRounds.set(this.part, (this.step.partRounds.get(this.part) ?? 0) + 1);
     this.step.onlineBytes += 2 * framedBytes(bytes);
     this.drawMasks(wires.filter((w, i) => w.root === first + i));
+    this.enter(open.name, first);
     yield* this.exchange(shares, wires, bytes);
     this.trace?.gate(first, open.name, this.layer, wires.length, elements(wires), 1, 2 * bytes, 0);
     if (this.observe) wires.forEach((w, i) => this.observe!(first + i, open.name, [w], [shares[i]!]));
     return wires;
+  }
+
+  private enter(name: string, gate: number): void {
+    this.at.layer = this.layer;
+    this.at.gate = gate;
+    this.at.name = name;
   }
 
   protected abstract exchange(shares: readonly Tensor[], wires: readonly Tensor[], bytes: number): Program<void>;
@@ -406,6 +415,7 @@ export abstract class Engine {
     this.dealt[0] += cost.p0;
     this.dealt[1] += toP1;
     this.count(gate.name, 0, cost.p0 + toP1);
+    this.enter(gate.name, this.gateNumber);
     // Of gates before the first input an attached engine finds the results.
     if (this.skipping) this.skipDealt(cost);
     else if (!this.attaching) this.run(gate, params, inputs, outputs);

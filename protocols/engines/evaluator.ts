@@ -132,7 +132,7 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
       at += open.cost(w);
       largest = Math.max(largest, w.size);
     });
-    yield { kind: 'round', out, into, bytes, hash: this.hash };
+    yield { kind: 'round', out, into, bytes, hash: this.hash, at: this.at };
     const temporary = this.scratch(largest);
     at = 0;
     for (const w of wires) {
@@ -204,7 +204,7 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
       most = Math.floor(MAX_TAKE_BYTES / bytes);
     for (let from = 0; from < n; from += most) {
       const count = Math.min(most, n - from);
-      this.kernels.unpack(dst + 8 * from, this.source.take(count * bytes), bits === 1 ? 8 : bits, count);
+      this.kernels.unpack(dst + 8 * from, this.source.take(count * bytes, this.at), bits === 1 ? 8 : bits, count);
     }
   };
 
@@ -213,12 +213,12 @@ export class Evaluator extends LocalEngine implements EvaluateContext {
       const top = this.mark();
       this.halves.drawWide(lo, hi, this.scratch(highWords(bits, n)), this.gateNumber, bits, n);
       this.release(top);
-    } else this.kernels.unpackWide(lo, hi, this.source.take(Math.ceil(bits / 8) * n), bits - 64, n);
+    } else this.kernels.unpackWide(lo, hi, this.source.take(Math.ceil(bits / 8) * n, this.at), bits - 64, n);
   };
 
   readonly receiveWords = (dst: number, n: number): void => this.receive(dst, 64, n);
 
-  readonly receiveBoth = (bytes: number): number => this.source.takeBoth(bytes);
+  readonly receiveBoth = (bytes: number): number => this.source.takeBoth(bytes, this.at);
 
   readonly roots = (dst: number, n: number): void => this.rootStream.draw(dst, this.gateNumber, 64, 2 * n);
 }

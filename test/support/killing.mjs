@@ -51,9 +51,9 @@ export async function startParty(role, args, { env, onEvent, violate }) {
   return party;
 }
 
-/** A client or another command to its end: its output, and `ended` with status and signal. */
-export function run(args, env) {
-  const child = spawn(process.execPath, [CLI, ...args], { env, stdio: ['ignore', 'pipe', 'pipe'] }),
+/** A client or another command to its end: its output, and `ended` with status and signal. `stdin`: 'pipe' for one that is left open. */
+export function run(args, env, stdin = 'ignore') {
+  const child = spawn(process.execPath, [CLI, ...args], { env, stdio: [stdin, 'pipe', 'pipe'] }),
     command = { child, out: '', err: '' };
   child.stdout.on('data', (data) => (command.out += data));
   child.stderr.on('data', (data) => (command.err += data));

@@ -1,18 +1,8 @@
 /** Looks for secrets in text that anybody may read: words, lists of token ids, runs of key material in the usual spellings. */
 
-export interface Secrets {
-  readonly words: readonly string[];
-  /** Token ids in order: any four in a row count. */
-  readonly ids: readonly number[];
-  /** Known keys: any spelling of eight bytes in a row counts. */
-  readonly keys: readonly Uint8Array[];
-  /** Public strings that may stand there. */
-  readonly allowed?: readonly string[];
-}
-
-/** What was found, each with the reason; a run of 16 bytes in hex, base64 or decimal is one whatever it is. */
-export function leaks(text: string, s: Secrets): string[] {
-  const found: string[] = [];
+/** What was found, each with the reason; a run of 16 bytes in hex, base64 or decimal is one whatever it is, and an integer that no count or time is as long as. */
+export function leaks(text, s) {
+  const found = [];
   let rest = text;
   for (const allowed of s.allowed ?? []) rest = rest.replaceAll(allowed, ' ');
   for (const word of s.words) if (new RegExp(`\\b${word}\\b`).test(rest)) found.push(`word ${word}`);
@@ -28,6 +18,8 @@ export function leaks(text: string, s: Secrets): string[] {
   if (/(?<![0-9A-Za-z])(?:[0-9a-f]{32,}|[0-9A-F]{32,})/.test(rest)) found.push('16 bytes in hex');
   for (const [run] of rest.matchAll(/[A-Za-z0-9+/_-]{22,}/g)) if (/[a-z]/.test(run) && /[A-Z]/.test(run) && /[0-9]/.test(run)) found.push('16 bytes in base64');
   if (/(?:\d{1,3}[, ]+){15}\d{1,3}/.test(rest)) found.push('16 bytes in decimal');
+  // Not the digits behind a point; a Chrome event's time is in microseconds since 1970.
+  if (/(?<![\d.]|"ts":)\d{15,}/.test(rest)) found.push('long decimal');
   if (/"Buffer"|(?:\\?"\d+\\?":\d{1,3},){7}/.test(rest)) found.push('a buffer');
   return found;
 }
