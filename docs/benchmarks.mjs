@@ -206,7 +206,7 @@ function text(files, rows, points, operators, found, quality, dealing) {
     'The environment of SPU (CPython 3.11, x86-64 Linux) is made on the first run; about 8 GB of memory must be free.',
     '```sh\nnpm run build\nnpm run bench:spu -- --reps 3 --out docs/benchmarks/gpt2.json\nnpm run bench:policies\nnpm run docs\n```',
     'Quality of policies, of a prepared model in DIR: a run is one object of the list in `benchmarks/quality.json`.',
-    '```sh\nnpm run -s cachet -- eval --model DIR --text docs/PROTOCOL.md --policy full docs/benchmarks/policies/*-[0-9]*.json --spread --streaming --questions 80 --prompt-tokens "500 600 700" --positions 96 --continuation 48 --sample 2 --report --json\nnpm run -s cachet -- eval --model tiny-notes --policy full mpcache --questions 504 --json\n```',
+    '```sh\nnpm run -s cachet -- eval --model DIR --text docs/PROTOCOL.md --policy full docs/benchmarks/policies/*-[0-9]*.json --spread --streaming --questions 80 --prompt-tokens "500 600 700" --positions 96 --continuation 48 --sample 2 --report --json\nnpm run -s cachet -- eval --model DIR --policy full docs/benchmarks/policies/streaming*.json --questions 104 --seed 101 --prompt-tokens "500 600 700" --sample 0 --json\nnpm run -s cachet -- eval --model DIR --text docs/PROTOCOL.md --policy full docs/benchmarks/policies/streaming*.json --questions 8 --prompt-tokens "1000 1500" --positions 96 --continuation 48 --sample 0 --json\nnpm run -s cachet -- eval --model tiny-notes --policy full mpcache --questions 504 --json\n```',
   ].join('\n\n');
 }
 

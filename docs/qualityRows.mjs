@@ -40,7 +40,7 @@ export function qualitySection(runs) {
       "Attended: tokens that a token attends to, of all. Recall: full attention's mass on them. Overlap: of a layer's choice with that of the layer before. Bytes by the Meter at the longest prompt.",
     ].join('\n'),
     ...runs.flatMap((run) => [
-      `### ${run.model}, prompts of ${run.promptTokens.join(', ')} tokens`,
+      `### ${run.model}, prompts of ${run.promptTokens.join(', ')} tokens, facts of seed ${run.seed}`,
       rowsOf(run),
       ...(drawn(run).length > 0 ? [`![Divergence over bytes per token, ${run.model}](benchmarks/${chartOf(run)})`] : []),
     ]),
