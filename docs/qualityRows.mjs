@@ -27,7 +27,7 @@ const rowsOf = (run) =>
     ]),
   ]);
 
-const chartOf = (run) => `quality-${run.model.replaceAll(/[^A-Za-z0-9]+/g, '-').toLowerCase()}.svg`,
+const chartOf = (run) => `quality-${run.model.replaceAll(/[^A-Za-z0-9]+/g, '-').toLowerCase()}-${Math.max(...run.promptTokens)}.svg`,
   drawn = (run) => run.policies.filter((r) => r.divergence > 0);
 
 /** Blocks of the page; none without runs. */
@@ -54,7 +54,7 @@ export const qualityCharts = (runs) =>
       .filter((run) => drawn(run).length > 0)
       .map((run) => {
         const full = run.policies.find(isFull),
-          title = `${run.model}: divergence over bytes per token${full ? ` (full cache: ${megabytes(bytesOf(full))} MB, 0 nats)` : ''}`,
+          title = `${run.model}, prompts of up to ${Math.max(...run.promptTokens)} tokens: divergence over bytes per token${full ? ` (full cache: ${megabytes(bytesOf(full))} MB, 0 nats)` : ''}`,
           points = (rows) => rows.map((r) => ({ name: r.policy.name, x: bytesOf(r) / 1e6, y: r.divergence }));
         return [
           chartOf(run),
