@@ -189,7 +189,7 @@ it('the page shows what policies cost in quality, and a chart of bytes and diver
   const { page, charts } = render([{ name: 'quality.json', runs: [run('SmolLM2-135M'), run('tiny-notes')] }]);
   expect(page).toContain('### SmolLM2-135M, prompts of 500, 900 tokens');
   expect(page).toContain('| mine | 53.1 % | 0.0020 | +0.10 % | 97.0 % | 47 of 50 | 1 of 48 | 98.0 % | - | 15.0 |');
-  expect(Object.keys(charts)).toEqual(['quality-smollm2-135m.svg', 'quality-tiny-notes.svg']);
+  expect(Object.keys(charts)).toEqual(['quality-smollm2-135m-900.svg', 'quality-tiny-notes-900.svg']);
   for (const svg of Object.values(charts)) {
     for (const label of ['full cache: 30.0 MB', 'mpcache-paper', 'mine', 'ours']) expect(svg).toContain(label);
     expect(svg).not.toMatch(/NaN|undefined|Infinity/);
