@@ -3,7 +3,7 @@ import { dirname, isAbsolute, join } from 'node:path';
 import { z } from 'zod';
 import { EMBEDDED_MODEL, readJson } from '../client/node.ts';
 import { parseNet } from './shaper.ts';
-import { CachetError } from '../protocols/errors.ts';
+import { areFieldNames, CachetError } from '../protocols/errors.ts';
 import { POLICY_NAMES } from '../protocols/policy.ts';
 
 export const ROLES = ['p0', 'p1', 'helper'] as const;
@@ -98,8 +98,7 @@ function wanted(issue: z.core.$ZodIssue): string {
 
 /** What it was, as far as that may be shown. */
 function given(json: unknown, issue: z.core.$ZodIssue): string {
-  // The file may be another one altogether, a private note: of its names, those alone that look like a field's.
-  if (issue.code === 'unrecognized_keys') return issue.keys.every((key) => /^[A-Za-z]\w{0,30}$/.test(key)) ? issue.keys.join(', ') : 'others';
+  if (issue.code === 'unrecognized_keys') return areFieldNames(issue.keys) ? issue.keys.join(', ') : 'others';
   const [field] = issue.path,
     value = field === undefined ? json : (json as Readonly<Record<PropertyKey, unknown>>)[field];
   if (value === undefined) return 'nothing';

@@ -53,3 +53,6 @@ export class CachetError extends Error {
     this.details = details;
   }
 }
+
+/** Whether a message may have these names of a JSON file, which may be another one than was meant, a private text. */
+export const areFieldNames = (keys: readonly string[]): boolean => keys.every((key) => /^[A-Za-z]\w{0,30}$/.test(key));

@@ -3,7 +3,7 @@
  * (dynamic selection over clusters of survivors), and which layers share these choices. Source: MPCache (arXiv 2501.06807, sections 3 and 4).
  */
 import { z } from 'zod';
-import { CachetError } from './errors.ts';
+import { areFieldNames, CachetError } from './errors.ts';
 import type { ModelShape } from './models/config.ts';
 
 const share = z.number().gt(0).max(1);
@@ -168,8 +168,7 @@ export function parsePolicy(json: unknown, from: string): Policy {
     step: `${from}, ${issue.path.join('.') || 'top level'}`,
     what: 'bad cache policy',
     expected: '{ "name", "static", "dynamic", "sharing", "skipLayers", "layers", "streaming" }',
-    // The file may be another one, a private text: of its names, those alone that look like a field's.
-    got: issue.code === 'unrecognized_keys' && !issue.keys.every((key) => /^[A-Za-z]\w{0,30}$/.test(key)) ? 'fields of other names' : issue.message,
+    got: issue.code === 'unrecognized_keys' && !areFieldNames(issue.keys) ? 'fields of other names' : issue.message,
     hint: 'cachet policy --json prints the presets as examples',
   });
 }

@@ -184,18 +184,20 @@ export class Branch {
     for (let r = 0; r < this.rows; r++) {
       const step = this.steps[layer]![r],
         slots = all.subarray(0, kept.length + r + 1),
+        // Heads that do not stream may have nothing to choose.
+        part = step && (streams || !attendsToAll(step.layout)) ? step : undefined,
         chooses = step !== undefined && step.leader === layer && step.from === r;
-      if (chooses && !streams && !attendsToAll(step.layout)) this.choose(layer, r, step.layout, selection!, tile, slots, keys);
+      if (chooses && part && !streams) this.choose(layer, r, step.layout, selection!, tile, slots, keys);
       for (let g = 0; g < group; g++) {
         const head = tile.kv * group + g;
         let clusters: Int32Array | undefined;
-        if (step) {
-          const { layout: l } = step;
-          on.fill(!streams && attendsToAll(l) ? 1 : 0, 0, slots.length);
+        if (part) {
+          const { layout: l } = part;
+          on.fill(0, 0, slots.length);
           on.fill(1, 0, l.head);
           on.fill(1, l.slots - l.tail, l.slots);
-          if (!streams && !attendsToAll(l)) {
-            clusters = this.chosen.get(step.leader)![step.from]![selection!.dynamic.perHead === 'kv' ? tile.kv : head]!;
+          if (!streams) {
+            clusters = this.chosen.get(part.leader)![part.from]![selection!.dynamic.perHead === 'kv' ? tile.kv : head]!;
             for (const c of clusters) on.fill(1, l.head + c * l.size, l.head + (c + 1) * l.size);
           }
         } else on.fill(1, 0, slots.length);

@@ -12,7 +12,7 @@ import type { ModelShape } from './models/config.ts';
 import type { Safetensors } from './models/safetensors.ts';
 import { COMPARE_BITS, compareScale, firstPlaces } from './programs/argmax.ts';
 import { negativeTable } from './gates/less.ts';
-import { RING, SCALE, type NormPlan, type Projection, type SecretPlan } from './programs/plan.ts';
+import { droppedBits, RING, SCALE, type NormPlan, type Projection, type SecretPlan } from './programs/plan.ts';
 import type { Constant } from './tensor.ts';
 
 type SecretHeader = ArtefactHeader & { readonly secret: NonNullable<ArtefactHeader['secret']> };
@@ -29,12 +29,9 @@ export const entryColumns = ({ vocab }: Pick<ModelShape, 'vocab'>): number => Ma
 
 /** Ring and scale of the logits that the client gets shares of. */
 export function logitRing({ secret: { head } }: SecretHeader): { readonly bits: number; readonly scale: number } {
-  const dropped = droppedBits(head.operandBits, head.wide);
+  const dropped = droppedBits(head.operandBits, head.wide ? 64 : 32);
   return { bits: head.operandBits - dropped, scale: head.norm.scale + head.norm.rsqrtScale + head.fraction - dropped };
 }
-
-/** Bits by which an operand that is opened over `bits` is narrowed to its matrices' ring, Z_2^32 or where `wide` Z_2^64. */
-export const droppedBits = (bits: number, wide: boolean): number => (wide ? 0 : Math.max(0, bits - 32));
 
 /** All private tensors of a model in a fixed order: a wire's place in it is the nonce of its mask. */
 export function secretTensors({ shape, layers, prefixIds, secret }: SecretHeader): readonly SecretTensor[] {

@@ -25,7 +25,8 @@ import { digestOfTensors, writeSafetensors, type TensorData } from './models/saf
 import { bitsFor, calibrate, fitting, largestOf, MARGIN, planNorm, windowsInto, type CalibrationOptions, type Ranges } from './prepare.ts';
 import { randomWords } from './randomWords.ts';
 import { realProduct } from './realProduct.ts';
-import { droppedBits, entryColumns, isSecret, secretTensors } from './secret.ts';
+import { droppedBits } from './programs/plan.ts';
+import { entryColumns, isSecret, secretTensors } from './secret.ts';
 
 export interface SplitOptions extends Pick<CalibrationOptions, 'documents' | 'onProgress'> {
   /** With open weights, the client's tensors among them. */
@@ -113,7 +114,7 @@ export function secretModel({ artefact, documents, hideLogits = false, onProgres
   const int64 = (name: string, data: BigInt64Array): void => void out.set(name, { dtype: 'I64', shape: [data.length], data });
   int32('entry', [shape.width, entryColumns(shape)], entry.table);
   if (entry.positions) int64('positions', entry.positions);
-  const dropped = (g: Group): number => droppedBits(g.bits, g.wide),
+  const dropped = (g: Group): number => droppedBits(g.bits, g.wide ? 64 : 32),
     headScale = planned.norm.scale + planned.norm.rsqrtScale + planned.fractions[0]! - dropped(headGroup);
   int32('head', [shape.vocab, shape.width], quantised(head.weights, planned.fractions[0]!));
   if (head.bias)
@@ -196,7 +197,7 @@ function operandOf(norm: LayerHeader['norm1'], R: number, readers: readonly { re
   const ring = norm.openBits - R + norm.scale,
     scale = norm.scale + norm.rsqrtScale,
     bits = Math.min(ring, Math.max(...readers.map((r) => scale + r.fraction + r.bits + 2)));
-  return { bits, wide: scale - droppedBits(bits, false) < LEAST_SCALE };
+  return { bits, wide: scale - droppedBits(bits, 32) < LEAST_SCALE };
 }
 
 const groupOf = (p: ProjectionName): 0 | 1 | undefined => (p === 'q' || p === 'k' || p === 'v' ? 0 : p === 'gate' || p === 'up' ? 1 : undefined);

@@ -136,7 +136,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
   const trio = await Trio.start(o.model, { net: o.net, aheadMib: o.aheadMib, threads: o.threads, benchmark: true, ...(o.parts && { models: o.parts }) }),
     choose = chooser(artefact),
     prompt = Array.from({ length: promptTokens }, (_, i) => 5 + ((i * 37) % (artefact.shape.vocab - 5))),
-    last: { steps: number; reports: readonly StepReport[]; ended: readonly TrioEvent[] } = { steps: 0, reports: [], ended: [] };
+    last: { reports: readonly StepReport[]; ended: readonly TrioEvent[] } = { reports: [], ended: [] };
   /** Of the session before. */
   const dealMs = (): number => last.ended.find((e) => e.role === 'helper')?.stepMs ?? 0;
   const run = async (n: number, ready: boolean, name: string): Promise<number[]> => {
@@ -165,7 +165,6 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
       times.push(performance.now() - start);
     }
     await session.stop();
-    last.steps = skip + n;
     last.reports = session.reports.slice(skip);
     last.ended = await trio.ended(session.id);
     // Parties give a session's memory back before the next one's is reserved.
@@ -205,7 +204,7 @@ export async function benchSteps(o: StepsOptions): Promise<StepsRow> {
     after,
     ...costOf(last.reports, ahead),
     attentionBytes: predicted.parts.get('attention') ?? 0,
-    predicted: costOf(ahead ? meterSession(artefact, shape(last.steps)).steps.slice(skip) : [predicted], ahead),
+    predicted: costOf(ahead ? meterSession(artefact, shape(skip + last.reports.length)).steps.slice(skip) : [predicted], ahead),
     peakRssMiB: { p0: mib(of('p0').memory!), p1: mib(of('p1').memory!), helper: mib(of('helper').memory!), client: mib(peakResident()) },
     commit: commit(),
     cpu: describeMachine(),

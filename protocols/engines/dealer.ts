@@ -124,14 +124,7 @@ export class Dealer extends LocalEngine implements DealContext {
 
   protected override drawMasks(wires: readonly Tensor[]): void {
     const top = this.mark();
-    if (!this.drawInBulk(wires)) {
-      const other = this.scratch(Math.max(0, ...wires.map((w) => w.size)));
-      for (const w of wires) {
-        this.masks[0].draw(w.mask, w.root, w.bits, w.size);
-        this.masks[1].draw(other, w.root, w.bits, w.size);
-        open.deal(this.kernels, w, other);
-      }
-    }
+    if (!this.drawInBulk(wires)) this.drawWhole(this.masks, wires);
     this.arena.release(top);
   }
 

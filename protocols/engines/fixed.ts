@@ -90,14 +90,7 @@ export class Fixed extends LocalEngine implements FixedContext {
   }
 
   protected override drawMasks(wires: readonly Tensor[]): void {
-    const top = this.mark(),
-      other = this.scratch(Math.max(0, ...wires.map((w) => w.size)));
-    for (const w of wires) {
-      this.masks[0].draw(w.mask, w.root, w.bits, w.size);
-      this.masks[1].draw(other, w.root, w.bits, w.size);
-      open.deal(this.kernels, w, other);
-    }
-    this.release(top);
+    this.drawWhole(this.masks, wires);
   }
 
   protected override run<P>(gate: Gate<P>, params: P, inputs: readonly Tensor[], outputs: readonly Tensor[]): void {

@@ -1,7 +1,10 @@
 /** What the engines that compute on integers share: an arena of u64 elements and the scratch that gates use. */
 import type { Arena } from '../../kernels/memory.ts';
 import type { Kernels } from '../../kernels/kernels.ts';
+import { open } from '../gates/open.ts';
+import type { Tensor } from '../tensor.ts';
 import { Engine, type SecretSource } from './engine.ts';
+import type { Stream } from './streams.ts';
 
 /** Elements of a private matrix that are worked on at a time. */
 const CHUNK = 1 << 13;
@@ -48,6 +51,18 @@ export abstract class LocalEngine extends Engine {
   protected drawSecret(dst: number, source: SecretSource, party: 0 | 1, first: number, bits: number, n: number): void {
     const top = this.mark();
     this.kernels.prg(dst, this.place(source.seed(party)), source.index, 0, first, bits, n);
+    this.release(top);
+  }
+
+  /** Masks of wires whole, from the streams of both halves. */
+  protected drawWhole([first, second]: readonly [Stream, Stream], wires: readonly Tensor[]): void {
+    const top = this.mark(),
+      other = this.scratch(Math.max(0, ...wires.map((w) => w.size)));
+    for (const w of wires) {
+      first.draw(w.mask, w.root, w.bits, w.size);
+      second.draw(other, w.root, w.bits, w.size);
+      open.deal(this.kernels, w, other);
+    }
     this.release(top);
   }
 

@@ -9,7 +9,7 @@ import type { Program } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
 import { mulWeights } from '../gates/mulWeights.ts';
 import type { Tensor, WeightWire } from '../tensor.ts';
-import type { ModelPlan, Projection, SecretPlan } from './plan.ts';
+import { droppedBits, type ModelPlan, type Projection, type SecretPlan } from './plan.ts';
 
 /** Tokens whose masks are drawn at once, at most. */
 export const AHEAD_TOKENS = 4;
@@ -21,9 +21,6 @@ export interface Ahead {
   /** [r_x] m_W: share [cols]. */
   readonly products: ReadonlyMap<WeightWire, Tensor>;
 }
-
-/** Bits by which an operand that is opened over `bits` is narrowed to a matrix's ring. */
-export const droppedFrom = (bits: number, w: WeightWire): number => Math.max(0, bits - w.bits);
 
 /** x W^T of a wire with halves: share [rows, cols]. */
 export function timesWeights(e: Engine, { secret }: ModelPlan, w: WeightWire, x: Tensor, rows: number): Tensor {
@@ -64,7 +61,7 @@ export function* aheadOf(e: Engine, plan: ModelPlan, secret: SecretPlan, tokens:
       { inner } = first;
     e.layer = layer;
     const opened = e.maskAhead(tokens * inner, bits),
-      narrowed = e.withHalves(e.narrow(opened, droppedFrom(bits, first)));
+      narrowed = e.withHalves(e.narrow(opened, droppedBits(bits, first.bits)));
     for (const w of of) {
       const products = yield* e.maskProduct(w, tokens, narrowed);
       each.forEach((token, j) => token.products.set(w, products.part(j * w.cols, w.cols)));

@@ -24,6 +24,9 @@ import type { Constant, Matrix, Tensor, WeightWire } from '../tensor.ts';
 export const SCALE = { activation: 12, value: 10, rope: 12, silu: 32 } as const;
 export const RING = { residual: 64, logits: 32, mlp: 56 } as const;
 
+/** Bits by which an operand that is opened over `bits` is narrowed to the ring of its private matrices, Z_2^ring. */
+export const droppedBits = (bits: number, ring: 32 | 64): number => Math.max(0, bits - ring);
+
 export interface NormPlan {
   /** Ring over which the residual stream is opened. */
   readonly openBits: number;

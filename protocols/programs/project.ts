@@ -6,15 +6,15 @@ import type { Program } from '../engines/effects.ts';
 import type { Engine } from '../engines/engine.ts';
 import { matmul } from '../gates/linear.ts';
 import type { Tensor } from '../tensor.ts';
-import { droppedFrom, timesWeights } from './ahead.ts';
-import type { ModelPlan, Projection } from './plan.ts';
+import { timesWeights } from './ahead.ts';
+import { droppedBits, type ModelPlan, type Projection } from './plan.ts';
 
 /** What `project` multiplies by p and by others of the same operand: the share x itself, or with private weights x opened and narrowed: 1 round. */
 export function* operand(e: Engine, plan: ModelPlan, { secret }: Projection, x: Tensor): Program<Tensor> {
   if (!secret) return x;
   const own = plan.secret?.ahead?.operands.get(secret.w),
     [w] = yield* e.open([{ x, bits: secret.operandBits, mask: own?.opened }]),
-    y = e.narrow(w!, droppedFrom(w!.bits, secret.w));
+    y = e.narrow(w!, droppedBits(w!.bits, secret.w.bits));
   return own ? e.withHalvesOf(y, own.narrowed) : e.withHalves(y);
 }
 

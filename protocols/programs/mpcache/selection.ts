@@ -292,7 +292,7 @@ function attendedRow(e: Engine, l: Layout, runs: readonly HeadRun[], lengths: Ui
     );
   for (const r of runs)
     if (r.streams) e.store(row, r.attended, head + tail, all, r.logits, head + tail, r.count, head + tail);
-    else if (attendsToAll(l)) e.store(row, r.attended, n, all, r.logits, slots, r.count, slots);
+    else if (attendsToAll(l)) e.store(row, r.attended, n, all, r.logits, n, r.count, n);
     else {
       e.store(row, r.attended, n, all, r.logits, slots, r.count, head);
       e.store(row, r.attended + head, n, chosen!, r.choosing * middle, middle, r.count, middle);
@@ -309,7 +309,7 @@ function wholeRow(e: Engine, l: Layout, runs: readonly HeadRun[], count: number,
   for (const r of runs) {
     const n = r.streams ? head + tail : attended(l),
       to = r.first * slots;
-    if (n === slots) {
+    if (!r.streams && attendsToAll(l)) {
       e.store(row, to, slots, attendedOnes, r.attended, n, r.count, n);
       continue;
     }
