@@ -112,9 +112,10 @@ export class Link {
     }
   }
 
+  /** Nothing that comes after this is taken. What the handlers refer to is let go of now, not when the other end has closed as well. */
   close(): void {
     this.ended = true;
-    this.onEnd = undefined;
+    this.forget();
     this.socket.close(1000);
   }
 
@@ -225,11 +226,16 @@ export class Link {
     }
   }
 
+  private forget(): void {
+    this.onFrame = undefined;
+    this.onControl = undefined;
+    this.onEnd = undefined;
+  }
+
   private end(error: CachetError, clean = false): void {
     const handler = this.onEnd;
     this.ended = true;
-    this.onEnd = undefined;
-    this.onControl = undefined;
+    this.forget();
     if (this.socket.readyState === OPEN) this.socket.close(1000);
     handler?.(error, clean);
   }

@@ -5,6 +5,7 @@ import { packageRoot } from '../client/node.ts';
 import { reserveMemory, WORKING_BYTES } from '../kernels/memory.ts';
 import type { Artefact } from '../protocols/artefact.ts';
 import { shareArtefact } from './artefactShare.ts';
+import { collectSoon } from './collect.ts';
 import { meterSession, tokenCost } from '../protocols/cost.ts';
 import { CachetError, type ErrorCode } from '../protocols/errors.ts';
 import { BULK_BYTES } from '../protocols/engines/dealer.ts';
@@ -25,6 +26,9 @@ const idle: Worker[] = [];
 const MAX_IDLE = 2;
 /** How long a worker may take to notice that its session is over. */
 const STOP_MS = 10_000;
+
+/** Engines whose worker has not come back. */
+let running = 0;
 
 /** Tokens whose material an engine has room for. */
 const TOKENS_AHEAD = 4;
@@ -114,6 +118,8 @@ export class EngineThread {
       else o.onMessage(message);
     });
     this.worker.on('error', stopped);
+    running++;
+    this.worker.once('exit', this.left);
     this.worker.postMessage(start, start.role === 'helper' && start.bulk ? [start.bulk.port] : []);
   }
 
@@ -147,13 +153,20 @@ export class EngineThread {
     this.threads.stop();
   }
 
-  private release(): void {
+  /** Sessions may be over before their workers have noticed, and only then is the memory nobody's. */
+  private readonly left = (): void => {
     clearTimeout(this.stopping);
+    if (--running === 0) collectSoon();
+  };
+
+  private release(): void {
     this.released = true;
     this.threads.stop();
     // Without a name this would remove Node's own listeners as well.
     this.worker.removeAllListeners('message');
     this.worker.removeAllListeners('error');
+    this.worker.off('exit', this.left);
+    this.left();
     this.worker.unref();
     if (idle.length < MAX_IDLE) idle.push(this.worker);
     else void this.worker.terminate();

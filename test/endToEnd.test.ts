@@ -44,14 +44,16 @@ async function expectPongs(parties: Trio, session: PrivateSession): Promise<void
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
   await prefill;
-  expect(times.length).toBeGreaterThan(20);
-  expect(Math.max(...times)).toBeLessThan(200);
   for (const socket of sockets) socket.terminate();
   await session.stop();
+  expect(times.length).toBeGreaterThan(20);
+  expect(Math.max(...times)).toBeLessThan(200);
 }
+/** A machine that does other things as well may be late by itself, but not every time. */
+const TIMED = { retry: 2 };
 
 describe('two processes', () => {
-  it('answer pings while a long prefill runs that the client deals', async () => {
+  it('answer pings while a long prefill runs that the client deals', TIMED, async () => {
     const duo = await Trio.start('tiny-notes', { roles: ['p0', 'p1'] });
     try {
       const session = await PrivateSession.open({
@@ -113,7 +115,7 @@ describe('three processes', () => {
     expect((await trio.ended(session!.id)).map((e) => e.error)).toEqual([undefined, undefined, undefined]);
   });
 
-  it('answer pings while a long prefill runs', async () => {
+  it('answer pings while a long prefill runs', TIMED, async () => {
     const session = await open(250, 1);
     await expectPongs(trio, session);
     await trio.ended(session.id);

@@ -160,6 +160,19 @@ describe('links', () => {
       expect(reason).toMatch(said);
     }
   });
+  it.each<[string, (link: Link) => void]>([
+    ['closed', (link) => link.close()],
+    ['failed', (link) => link.fail(new CachetError({ code: 'link', what: 'x' }))],
+    ['lost', (link) => link.lost(new CachetError({ code: 'link', what: 'x' }))],
+  ])('that are %s let go of their handlers, and of the session behind them, though the other end stays open', (_, end) => {
+    const { b, left } = pair();
+    b.emit = () => undefined;
+    left.onFrame = left.onControl = left.onEnd = () => undefined;
+    end(left);
+    expect(b.readyState).toBe(3);
+    expect([left.onFrame, left.onControl, left.onEnd]).toEqual([undefined, undefined, undefined]);
+  });
+
   it('say when the other end closed in good order', () => {
     const { left, right } = pair();
     let clean: boolean | undefined;
