@@ -146,7 +146,9 @@ describe('three party processes', () => {
     all.slice(0, 20).forEach((ids, i) => expect(ids).toEqual(cases[i % 3]!.continuationIds));
     expect(new Set(sessions).size).toBe(20);
     await settled();
-    await expect.poll(() => Math.max(...Object.values(trio.pids).map((pid, i) => resident(pid) - before[i]!)), { timeout: 20_000, interval: 500 }).toBeLessThan(120);
+    await expect
+      .poll(() => Math.max(...Object.values(trio.pids).map((pid, i) => resident(pid) - before[i]!)), { timeout: 20_000, interval: 500 })
+      .toBeLessThan(120);
   });
 
   it('a ticket is good for one session, across restarts', async () => {
