@@ -117,6 +117,23 @@ export function benchKernels(backend: string, onRow: (row: KernelRow) => void = 
           ...(large ? fromMemory(stream / 2) : ofMultiplier(bits)),
         });
     });
+  for (const [inner, cols] of [
+    [768, 24576],
+    [3072, 6144],
+  ] as const)
+    group(() => {
+      const x = random(inner),
+        w = random(inner * cols),
+        dst = arena.alloc(8 * cols);
+      for (const bits of [32, 64])
+        bench(
+          `gemmRing 1 x ${inner} x ${cols}, ${bits} bits`,
+          'GMAC/s',
+          inner * cols,
+          () => k.gemmRing(dst, x, w, 1, inner, cols, bits, SET),
+          fromMemory((8 * stream) / bits),
+        );
+    });
   group(() => {
     const [inner, cols] = [768, 50257],
       w = arena.alloc(4 * inner * cols),
