@@ -101,6 +101,7 @@ export function benchKernels(backend: string, onRow: (row: KernelRow) => void = 
   for (const [r, inner, cols, ring] of [
     [1, 160, 768, [64]],
     [1, 768, 3072, [64, 52, 44]],
+    [1, 768, 49152, [52]],
     [1, 4096, 8192, [52]],
     [32, 768, 3072, [64, 52]],
     [150, 160, 768, [64]],

@@ -15,15 +15,14 @@ export function sum2(v: v128): u64 {
 
 // ---- 64-bit lanes -------------------------------------------------------------------------------------------------------
 
-/** Four columns at a time, so that a row of x is read from registers four times; weights are widened on the way. */
+/** Four columns at a time, a quarter apart, so that a row of x is read from registers four times; weights are widened on the way. */
 export function gemmI16Lanes(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32, bits: i32, stride: i32): void {
-  const bytes = <usize>inner << 1, line = stride ? stride : cols;
+  const bytes = <usize>inner << 1, line = stride ? stride : cols, quarter = cols >> 2, far = <usize>quarter * bytes, apart = <usize>quarter << 3;
   for (let r = 0; r < rows; r++) {
     const row = x + ((<usize>r * inner) << 3), end = row + (<usize>inner << 3);
-    let c = 0;
-    for (; c + 4 <= cols; c += 4) {
+    for (let c = 0; c < quarter; c++) {
       let a0 = i64x2.splat(0), a1 = i64x2.splat(0), a2 = i64x2.splat(0), a3 = i64x2.splat(0);
-      let w0 = w + <usize>c * bytes, w1 = w0 + bytes, w2 = w1 + bytes, w3 = w2 + bytes;
+      let w0 = w + <usize>c * bytes, w1 = w0 + far, w2 = w1 + far, w3 = w2 + far;
       for (let p = row; p < end; p += 64, w0 += 16, w1 += 16, w2 += 16, w3 += 16) {
         const x0 = v128.load(p), x1 = v128.load(p, 16), x2 = v128.load(p, 32), x3 = v128.load(p, 48);
         a0 = i64x2.add(a0, dot8(x0, x1, x2, x3, v128.load(w0)));
@@ -33,11 +32,11 @@ export function gemmI16Lanes(dst: usize, x: usize, w: usize, rows: i32, inner: i
       }
       const out = dst + ((<usize>r * line + c) << 3);
       store<u64>(out, sum2(a0));
-      store<u64>(out, sum2(a1), 8);
-      store<u64>(out, sum2(a2), 16);
-      store<u64>(out, sum2(a3), 24);
+      store<u64>(out + apart, sum2(a1));
+      store<u64>(out + 2 * apart, sum2(a2));
+      store<u64>(out + 3 * apart, sum2(a3));
     }
-    for (; c < cols; c++) {
+    for (let c = 4 * quarter; c < cols; c++) {
       let a = i64x2.splat(0), wp = w + <usize>c * bytes;
       for (let p = row; p < end; p += 64, wp += 16) a = i64x2.add(a, dot8(v128.load(p), v128.load(p, 16), v128.load(p, 32), v128.load(p, 48), v128.load(wp)));
       store<u64>(dst + ((<usize>r * line + c) << 3), sum2(a));
@@ -62,7 +61,7 @@ const LIMBS: usize = 16384, LIMB_BYTES = 49152;
 
 /** A tile of rows of x (all of them use a pair of columns while it is in L1), `inner` cut into pieces of which the tile holds two rows at least. */
 export function gemmI16Limbs(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32, bits: i32, stride: i32): void {
-  const tiles = working + LIMBS, line = <usize>(stride ? stride : cols) << 3;
+  const tiles = working + LIMBS, line = <usize>(stride ? stride : cols) << 3, half = cols >> 1, far = (<usize>half * inner) << 1, apart = <usize>half << 3;
   const limbs = bits <= 32 ? 2 : bits <= 44 ? 3 : bits <= 56 ? 4 : 5, digits = limbs - 2;
   const b = digits ? max(1, (bits - 32 + digits - 1) / digits) : 0, flush = digits ? (1 << min(16 - b, 10)) - 1 : i32.MAX_VALUE;
   const most = LIMB_BYTES / (2 * limbs * min(rows, 2)) & ~7, pieces = (inner + most - 1) / most, piece = ((inner + pieces - 1) / pieces + 7) & ~7;
@@ -72,8 +71,11 @@ export function gemmI16Limbs(dst: usize, x: usize, w: usize, rows: i32, inner: i
       const count = min(tile, rows - r);
       for (let i = 0; i < count; i++) split(tiles + <usize>i * rowBytes, x + ((<usize>(r + i) * inner + from) << 3), length, digits, b);
       const out = dst + <usize>r * line;
-      for (let c = 0; c < cols; c += 2) {
-        const w0 = w + ((<usize>c * inner + from) << 1), last = c + 1 == cols, w1 = last ? w0 : w0 + (<usize>inner << 1);
+      // Columns c and c + half: two long streams of weights, which the processor reads ahead better than many short ones. What is left comes last, alone.
+      for (let n = (cols + 1) >> 1, c = 0; n > 0; n--, c++) {
+        const last = c == half;
+        if (last) c += half;
+        const w0 = w + ((<usize>c * inner + from) << 1), w1 = last ? w0 : w0 + far;
         let at = out + (<usize>c << 3), p = tiles;
         for (let i = 0; i < count; i++, at += line, p += rowBytes) {
           let s: v128;
@@ -81,12 +83,19 @@ export function gemmI16Limbs(dst: usize, x: usize, w: usize, rows: i32, inner: i
           else if (limbs == 3) s = pair3(p, w0, w1, length, b, flush);
           else if (limbs == 4) s = pair4(p, w0, w1, length, b, flush);
           else s = pair5(p, w0, w1, length, b, flush);
-          if (last) store<u64>(at, i64x2.extract_lane(s, 0) + (from ? load<u64>(at) : 0));
-          else v128.store(at, from ? i64x2.add(s, v128.load(at)) : s);
+          put64(at, i64x2.extract_lane(s, 0), from);
+          if (!last) put64(at + apart, i64x2.extract_lane(s, 1), from);
         }
       }
     }
   }
+}
+
+/** Sets, or from the second piece on adds. */
+// @ts-ignore: decorator
+@inline
+function put64(at: usize, v: u64, from: i32): void {
+  store<u64>(at, from ? v + load<u64>(at) : v);
 }
 
 /** Digits of n (a multiple of 8) elements. */
@@ -262,19 +271,21 @@ function ringWide(out: usize, apart: usize, x: usize, w0: usize, far: usize, inn
 
 // ---- float32 ------------------------------------------------------------------------------------------------------------
 
-/** Column by column, so that the weights are one stream, read in order; all rows use a column while it is in the first-level cache. */
+/** Two columns at a time, half the matrix apart, so that the weights are two long streams; all rows use a column while it is in the first-level cache. */
 export function gemmF32(dst: usize, x: usize, w: usize, rows: i32, inner: i32, cols: i32): void {
   const bytes = <usize>inner << 2,
-    step = <usize>cols << 2;
-  let c = 0;
-  for (; c + 2 <= cols; c += 2, w += 2 * bytes, dst += 8) {
+    step = <usize>cols << 2,
+    half = <usize>cols >> 1,
+    far = half * bytes,
+    apart = half << 2;
+  for (const end = w + far; w < end; w += bytes, dst += 4) {
     let p = x, out = dst, r = 0;
     // Two rows and two columns at once: each value is loaded for two products.
     for (; r + 2 <= rows; r += 2, p += bytes, out += 2 * step) {
       let a0 = f32x4.splat(0), b0 = a0, a1 = a0, b1 = a0, a2 = a0, b2 = a0, a3 = a0, b3 = a0;
       let v = w;
       for (const end = p + bytes; p < end; p += 32, v += 32) {
-        const q = p + bytes, u = v + bytes;
+        const q = p + bytes, u = v + far;
         const xa = v128.load(p), xb = v128.load(p, 16), ya = v128.load(q), yb = v128.load(q, 16);
         const va = v128.load(v), vb = v128.load(v, 16), ua = v128.load(u), ub = v128.load(u, 16);
         a0 = f32x4.add(a0, f32x4.mul(xa, va));
@@ -287,16 +298,17 @@ export function gemmF32(dst: usize, x: usize, w: usize, rows: i32, inner: i32, c
         b3 = f32x4.add(b3, f32x4.mul(yb, ub));
       }
       store<f32>(out, sum4(f32x4.add(a0, b0)));
-      store<f32>(out, sum4(f32x4.add(a1, b1)), 4);
+      store<f32>(out + apart, sum4(f32x4.add(a1, b1)));
       store<f32>(out + step, sum4(f32x4.add(a2, b2)));
-      store<f32>(out + step, sum4(f32x4.add(a3, b3)), 4);
+      store<f32>(out + step + apart, sum4(f32x4.add(a3, b3)));
     }
     if (r < rows) {
       store<f32>(out, dotF32(p, w, bytes));
-      store<f32>(out, dotF32(p, w + bytes, bytes), 4);
+      store<f32>(out + apart, dotF32(p, w + far, bytes));
     }
   }
-  if (c < cols) {
+  w += far; dst += apart;
+  if (cols & 1) {
     let p = x, out = dst;
     for (let r = 0; r < rows; r++, p += bytes, out += step) store<f32>(out, dotF32(p, w, bytes));
   }
