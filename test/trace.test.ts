@@ -247,6 +247,11 @@ describe('a log', () => {
     // Positive control: what a logger that takes anything would have written.
     for (const secret of [JSON.stringify(secrets), String(thrown.stack), Buffer.from(key).toString('hex'), Buffer.from(key).toString('base64'), key.join(' ')])
       expect(leaks(secret, { words, ids: [], keys: [key] })).not.toEqual([]);
+    // Digits alone are a session's id where one is named, and a share elsewhere.
+    const found = (text: string): string[] => leaks(text, { words, ids: [], keys: [] });
+    for (const text of ['connected: session 3414862186296941, keys', '{"session":"3414862186296941"}', JSON.stringify('{"session":"3414862186296941"}')])
+      expect(found(text)).toEqual([]);
+    for (const text of ['share 3414862186296941', '"x":3414862186296941', '"session":"34148621862969412"']) expect(found(text)).toEqual(['long decimal']);
   });
 
   it('keeps a peer from writing lines of its own', () => {
