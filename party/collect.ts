@@ -8,13 +8,8 @@ import { runInNewContext } from 'node:vm';
 setFlagsFromString('--expose-gc');
 const gc = runInNewContext('gc') as (options?: { readonly type: 'minor' }) => void;
 
-let soon: NodeJS.Timeout | undefined;
-
 /** Collects on this thread, soon: not before the present call chain has let go of its objects. */
-export function collectSoon(): void {
-  clearTimeout(soon);
-  soon = setTimeout(() => gc(), 50).unref();
-}
+export const collectSoon = (): void => void setTimeout(() => gc(), 50).unref();
 
 const YOUNG_BYTES = 8 << 20;
 let young = 0;
