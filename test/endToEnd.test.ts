@@ -49,6 +49,7 @@ async function expectPongs(parties: Trio, session: PrivateSession): Promise<void
   expect(times.length).toBeGreaterThan(20);
   expect(Math.max(...times)).toBeLessThan(200);
 }
+
 /** A machine that does other things as well may be late by itself, but not every time. */
 const TIMED = { retry: 2 };
 

@@ -8,3 +8,4 @@ export interface Secrets {
   readonly allowed?: readonly string[];
 }
 export function leaks(text: string, s: Secrets): string[];
+export function withoutSessionIds(text: string): string;

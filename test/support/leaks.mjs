@@ -1,10 +1,12 @@
 /** Looks for secrets in text that anybody may read: words, lists of token ids, runs of key material in the usual spellings. */
 
+/** A session's id is public: 16 random hex digits, one in 2 000 of them decimal throughout. */
+export const withoutSessionIds = (text) => text.replaceAll(/(?<=\bsession(?:\\?":\s?\\?"| ))[0-9a-f]{16}\b/g, ' ');
+
 /** What was found, each with the reason; a run of 16 bytes in hex, base64 or decimal is one whatever it is, and an integer that no count or time is as long as. */
 export function leaks(text, s) {
   const found = [];
-  // A session's id is public: 16 random hex digits, one in 2 000 of them decimal throughout.
-  let rest = text.replaceAll(/(?<=\bsession(?:\\?":\s?\\?"| ))[0-9a-f]{16}\b/g, ' ');
+  let rest = withoutSessionIds(text);
   for (const allowed of s.allowed ?? []) rest = rest.replaceAll(allowed, ' ');
   for (const word of s.words) if (new RegExp(`\\b${word}\\b`).test(rest)) found.push(`word ${word}`);
   for (let i = 0; i + 4 <= s.ids.length; i++)

@@ -72,9 +72,8 @@ export function gemmI16Limbs(dst: usize, x: usize, w: usize, rows: i32, inner: i
       for (let i = 0; i < count; i++) split(tiles + <usize>i * rowBytes, x + ((<usize>(r + i) * inner + from) << 3), length, digits, b);
       const out = dst + <usize>r * line;
       // Columns c and c + half: two long streams of weights, which the processor reads ahead better than many short ones. What is left comes last, alone.
-      for (let n = (cols + 1) >> 1, c = 0; n > 0; n--, c++) {
-        const last = c == half;
-        if (last) c += half;
+      for (let n = 0; n < cols - half; n++) {
+        const last = n == half, c = last ? cols - 1 : n;
         const w0 = w + ((<usize>c * inner + from) << 1), w1 = last ? w0 : w0 + far;
         let at = out + (<usize>c << 3), p = tiles;
         for (let i = 0; i < count; i++, at += line, p += rowBytes) {
@@ -83,19 +82,13 @@ export function gemmI16Limbs(dst: usize, x: usize, w: usize, rows: i32, inner: i
           else if (limbs == 3) s = pair3(p, w0, w1, length, b, flush);
           else if (limbs == 4) s = pair4(p, w0, w1, length, b, flush);
           else s = pair5(p, w0, w1, length, b, flush);
-          put64(at, i64x2.extract_lane(s, 0), from);
-          if (!last) put64(at + apart, i64x2.extract_lane(s, 1), from);
+          // The first piece sets, further ones add.
+          putOne(at, i64x2.extract_lane(s, 0), from);
+          if (!last) putOne(at + apart, i64x2.extract_lane(s, 1), from);
         }
       }
     }
   }
-}
-
-/** Sets, or from the second piece on adds. */
-// @ts-ignore: decorator
-@inline
-function put64(at: usize, v: u64, from: i32): void {
-  store<u64>(at, from ? v + load<u64>(at) : v);
 }
 
 /** Digits of n (a multiple of 8) elements. */
